@@ -1,0 +1,374 @@
+//! Parameter structs of the stems: `repr(C)`, 4-byte words only, a multiple of 16 bytes, so that one
+//! definition serves Rust, WGSL uniforms and CUDA arguments. Extents are in elements, pitches in
+//! channels. What varies between launches of one plan is in [`Item`], never here.
+
+use super::Stem;
+use bytemuck::{Pod, Zeroable};
+
+/// Pixels of one statistics block: partial statistics cover runs of this many pixels of an item's
+/// row-major pixel order, whatever the launch shape.
+pub const NORM_BLOCK: u32 = 256;
+
+/// Words of the control buffer before the first [`Item`].
+pub const CONTROL_HEADER_WORDS: u32 = 16;
+
+/// Bit of status word 0: a store to f16 met |v| > 65504 or a value that is not finite.
+pub const STATUS_NARROW: u32 = 1;
+
+/// One batch element of one launch; 64 bytes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable, Default)]
+pub struct Item {
+    /// Row and column of the window in its canvas, pixels of the graph's first window input.
+    pub origin: [i32; 2],
+    /// `[y0, x0, y1, x1]` of the window that lies inside the picture; zero means all of it.
+    pub valid_rect: [i32; 4],
+    /// `[y0, x0, y1, x1]`, the part that counts for statistics, in 1/65536 of the value's height and width
+    /// (the same rectangle at every level of the network); zero means all of it.
+    pub stats_rect: [i32; 4],
+    /// Row of the tables over steps.
+    pub step_row: u32,
+    /// Row of the tables over contexts.
+    pub ctx_row: u32,
+    /// Guidance branch: 0 = conditional, 1 = unconditional.
+    pub branch: u32,
+    /// Slot the result goes to.
+    pub out_slot: u32,
+    /// Zero.
+    pub pad: [u32; 2],
+}
+
+/// Head of the control buffer; items follow.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable, Default)]
+pub struct Control {
+    /// Word 0: status bits, set by kernels, cleared by the host. The others are zero.
+    pub status: [u32; CONTROL_HEADER_WORDS as usize],
+}
+
+macro_rules! params {
+    ($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* $field:ident : $ty:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable, Default)]
+        pub struct $name { $($(#[$fdoc])* pub $field: $ty),* }
+        impl $name {
+            /// Field names and Rust types in order, for the generated `abi.wgsl`.
+            pub const FIELDS: &'static [(&'static str, &'static str)] = &[$((stringify!($field), stringify!($ty))),*];
+        }
+    };
+}
+
+params! {
+    /// `conv2d`.
+    Conv2dParams {
+        /// Items.
+        n: u32,
+        /// Input rows, before upsampling.
+        h: u32,
+        /// Input columns, before upsampling.
+        w: u32,
+        /// Channel pitch of `x`.
+        pitch_x: u32,
+        /// Channel pitch of `x2`, 0 without it.
+        pitch_x2: u32,
+        /// Output rows.
+        oh: u32,
+        /// Output columns.
+        ow: u32,
+        /// Output channels.
+        oc: u32,
+        /// Output channel pitch.
+        pitch_y: u32,
+        /// Kernel side: 1 or 3.
+        kernel: u32,
+        /// Stride: 1 or 2.
+        stride: u32,
+        /// Zero rows above.
+        pad_top: u32,
+        /// Zero columns on the left.
+        pad_left: u32,
+        /// 1: the input is doubled by nearest neighbour first.
+        upsample: u32,
+        /// Activation code, see [`act_code`].
+        act: u32,
+        /// Bit 0 `x2`, bit 1 `row_bias`, bit 2 `residual` present.
+        parts: u32,
+        /// Channel pitch of `row_bias`.
+        pitch_row_bias: u32,
+        /// Zero.
+        pad0: u32,
+        /// Zero.
+        pad1: u32,
+        /// Zero.
+        pad2: u32,
+    }
+}
+
+params! {
+    /// `gemm`: `m` rows of `k` channels by `[k][n]`.
+    GemmParams {
+        /// Rows in all: items * pixels.
+        m: u32,
+        /// Output channels (after GEGLU).
+        n: u32,
+        /// Channel pitch of `x`: the K extent, padding included.
+        k: u32,
+        /// Output channel pitch; the weight has this many columns, twice with GEGLU.
+        pitch_y: u32,
+        /// Activation code.
+        act: u32,
+        /// Bit 0: GEGLU. Bit 2: `residual` present.
+        parts: u32,
+        /// Zero.
+        pad0: u32,
+        /// Zero.
+        pad1: u32,
+    }
+}
+
+params! {
+    /// `attention`.
+    AttentionParams {
+        /// Items.
+        n: u32,
+        /// Query tokens per item.
+        queries: u32,
+        /// Key tokens per item (or context row).
+        keys: u32,
+        /// Heads.
+        heads: u32,
+        /// Channels of a head.
+        head_dim: u32,
+        /// Channel pitch of `q`.
+        pitch_q: u32,
+        /// Channel pitch of `k`.
+        pitch_k: u32,
+        /// Channel pitch of `v`.
+        pitch_v: u32,
+        /// Channel pitch of `y`.
+        pitch_y: u32,
+        /// First channel of `q`.
+        offset_q: u32,
+        /// First channel of `k`.
+        offset_k: u32,
+        /// First channel of `v`.
+        offset_v: u32,
+        /// Factor of the scores.
+        scale: f32,
+        /// Bit 0: causal. Bit 1: keys and values are context tables, row `Item::ctx_row`.
+        parts: u32,
+        /// Zero.
+        pad0: u32,
+        /// Zero.
+        pad1: u32,
+    }
+}
+
+params! {
+    /// `group_norm_stats`: partials `[n][blocks][3][pitch_x + pitch_x2]` f32 = count, mean, M2.
+    GroupNormStatsParams {
+        /// Items.
+        n: u32,
+        /// Rows.
+        h: u32,
+        /// Columns.
+        w: u32,
+        /// Channel pitch of `x`.
+        pitch_x: u32,
+        /// Channel pitch of `x2`, 0 without it.
+        pitch_x2: u32,
+        /// Blocks of [`NORM_BLOCK`] pixels per item.
+        blocks: u32,
+        /// Bit 0: `x2` present.
+        parts: u32,
+        /// Zero.
+        pad0: u32,
+    }
+}
+
+params! {
+    /// `norm_finalize`: ab `[n][2][pitch_x + pitch_x2]` f32 in the sources' channel positions;
+    /// `affine` = weight then bias, each `c` values padded to its pitch, in concatenated channel order.
+    NormFinalizeParams {
+        /// Items.
+        n: u32,
+        /// Blocks per item.
+        blocks: u32,
+        /// Channels of `x`.
+        c: u32,
+        /// Channels of `x2`, 0 without it.
+        c2: u32,
+        /// Channel pitch of `x`.
+        pitch_x: u32,
+        /// Channel pitch of `x2`, 0 without it.
+        pitch_x2: u32,
+        /// Groups over `c + c2` channels.
+        groups: u32,
+        /// Added to the variance.
+        eps: f32,
+    }
+}
+
+params! {
+    /// `norm_apply`: y has the concatenated channels without inner padding, pitch `pitch_y`.
+    NormApplyParams {
+        /// Items.
+        n: u32,
+        /// Pixels per item.
+        pixels: u32,
+        /// Channels of `x`.
+        c: u32,
+        /// Channels of `x2`, 0 without it.
+        c2: u32,
+        /// Channel pitch of `x`.
+        pitch_x: u32,
+        /// Channel pitch of `x2`, 0 without it.
+        pitch_x2: u32,
+        /// Output channel pitch.
+        pitch_y: u32,
+        /// Activation code.
+        act: u32,
+    }
+}
+
+params! {
+    /// `layer_norm`: affine = weight then bias.
+    LayerNormParams {
+        /// Rows: items * pixels.
+        rows: u32,
+        /// Channels.
+        c: u32,
+        /// Channel pitch.
+        pitch: u32,
+        /// Added to the variance.
+        eps: f32,
+    }
+}
+
+params! {
+    /// `time_embedding`: `t` is `[rows]` with pitch 8, f32.
+    TimeEmbeddingParams {
+        /// Rows.
+        rows: u32,
+        /// Output channels, even.
+        dim: u32,
+        /// Output channel pitch.
+        pitch: u32,
+        /// 1: cosines first.
+        flip: u32,
+        /// `freq_shift`.
+        shift: f32,
+        /// 10000 usually.
+        max_period: f32,
+        /// Zero.
+        pad0: u32,
+        /// Zero.
+        pad1: u32,
+    }
+}
+
+params! {
+    /// `pointwise`: `y[p][c] = clamp(act(alpha * a[p][offset + c] + beta * b[p][c] + gamma))`.
+    PointwiseParams {
+        /// Items.
+        n: u32,
+        /// Pixels per item.
+        pixels: u32,
+        /// Output channels.
+        c: u32,
+        /// Channel pitch of `a`.
+        pitch_a: u32,
+        /// Channel pitch of `b`, 0 without it.
+        pitch_b: u32,
+        /// Output channel pitch.
+        pitch_y: u32,
+        /// First channel of `a`.
+        offset: u32,
+        /// Activation code.
+        act: u32,
+        /// Factor of `a`.
+        alpha: f32,
+        /// Factor of `b`.
+        beta: f32,
+        /// Constant.
+        gamma: f32,
+        /// Lower bound, -inf without one.
+        lo: f32,
+        /// Upper bound, +inf without one.
+        hi: f32,
+        /// Bit 0: `b` present. Bit 1: `table` present (row `step_row` holds alpha, beta; pitch 8).
+        parts: u32,
+        /// Zero.
+        pad0: u32,
+        /// Zero.
+        pad1: u32,
+    }
+}
+
+/// Code of an activation in the parameter structs and shaders: 0 none, 1 SiLU, 2 GELU (erf),
+/// 3 quick GELU, 4 ReLU.
+pub const ACT_NONE: u32 = 0;
+/// See [`ACT_NONE`].
+pub const ACT_SILU: u32 = 1;
+/// See [`ACT_NONE`].
+pub const ACT_GELU: u32 = 2;
+/// See [`ACT_NONE`].
+pub const ACT_QUICK_GELU: u32 = 3;
+/// See [`ACT_NONE`].
+pub const ACT_RELU: u32 = 4;
+
+/// The parameters of one launch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Params {
+    /// See [`Conv2dParams`].
+    Conv2d(Conv2dParams),
+    /// See [`GemmParams`].
+    Gemm(GemmParams),
+    /// See [`AttentionParams`].
+    Attention(AttentionParams),
+    /// See [`GroupNormStatsParams`].
+    GroupNormStats(GroupNormStatsParams),
+    /// See [`NormFinalizeParams`].
+    NormFinalize(NormFinalizeParams),
+    /// See [`NormApplyParams`].
+    NormApply(NormApplyParams),
+    /// See [`LayerNormParams`].
+    LayerNorm(LayerNormParams),
+    /// See [`TimeEmbeddingParams`].
+    TimeEmbedding(TimeEmbeddingParams),
+    /// See [`PointwiseParams`].
+    Pointwise(PointwiseParams),
+}
+
+impl Params {
+    /// The stem these parameters belong to.
+    pub fn stem(&self) -> Stem {
+        match self {
+            Params::Conv2d(_) => Stem::Conv2d,
+            Params::Gemm(_) => Stem::Gemm,
+            Params::Attention(_) => Stem::Attention,
+            Params::GroupNormStats(_) => Stem::GroupNormStats,
+            Params::NormFinalize(_) => Stem::NormFinalize,
+            Params::NormApply(_) => Stem::NormApply,
+            Params::LayerNorm(_) => Stem::LayerNorm,
+            Params::TimeEmbedding(_) => Stem::TimeEmbedding,
+            Params::Pointwise(_) => Stem::Pointwise,
+        }
+    }
+
+    /// The struct's bytes, as uploaded.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Params::Conv2d(p) => bytemuck::bytes_of(p),
+            Params::Gemm(p) => bytemuck::bytes_of(p),
+            Params::Attention(p) => bytemuck::bytes_of(p),
+            Params::GroupNormStats(p) => bytemuck::bytes_of(p),
+            Params::NormFinalize(p) => bytemuck::bytes_of(p),
+            Params::NormApply(p) => bytemuck::bytes_of(p),
+            Params::LayerNorm(p) => bytemuck::bytes_of(p),
+            Params::TimeEmbedding(p) => bytemuck::bytes_of(p),
+            Params::Pointwise(p) => bytemuck::bytes_of(p),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Builds graphs: modules are entered by name, so that values and tensors carry the checkpoint's own
+//! module paths.
+
+use super::op::{
+    Act, Attention, Conv2d, Graph, GroupNorm, LayerNorm, Lifetime, Linear, Node, Op, Padding, Pointwise,
+    TimeEmbedding, Value, ValueId, WeightDecl, WeightId,
+};
+use super::{DType, Shape, shape};
+use crate::error::Result;
+
+/// Builds one [`Graph`], op by op. Every method returns the new value, or the shape error.
+#[derive(Debug)]
+pub struct Builder {
+    graph: Graph,
+    dtype: DType,
+    path: Vec<String>,
+}
+
+impl Builder {
+    /// An empty graph called `name` whose values are stored as `dtype` unless asked otherwise.
+    pub fn new(name: impl Into<String>, dtype: DType) -> Builder {
+        Builder { graph: Graph { name: name.into(), ..Graph::default() }, dtype, path: Vec::new() }
+    }
+
+    /// Runs `body` inside the module `name`: tensors and values made there are prefixed by it.
+    pub fn module<T>(&mut self, name: &str, body: impl FnOnce(&mut Builder) -> Result<T>) -> Result<T> {
+        self.path.push(name.to_owned());
+        let out = body(self);
+        self.path.pop();
+        out
+    }
+
+    /// Shape of `id`.
+    pub fn shape(&self, id: ValueId) -> Shape {
+        self.graph.value(id).shape
+    }
+
+    /// The module path plus `leaf` (empty: the path alone).
+    pub fn full_name(&self, leaf: &str) -> String {
+        let mut parts: Vec<&str> = self.path.iter().map(String::as_str).collect();
+        if !leaf.is_empty() {
+            parts.push(leaf);
+        }
+        parts.join(".")
+    }
+
+    /// Declares a graph input called exactly `name`.
+    pub fn input(&mut self, name: &str, shape: Shape, dtype: DType, lifetime: Lifetime) -> ValueId {
+        let output = self.add_value(name.to_owned(), shape, dtype, lifetime);
+        self.graph.nodes.push(Node { op: Op::Input(lifetime), inputs: Vec::new(), output });
+        output
+    }
+
+    /// Declares (or finds again) the tensor `leaf` of the current module.
+    pub fn weight(&mut self, leaf: &str, shape: &[u64]) -> WeightId {
+        let name = self.full_name(leaf);
+        if let Some(i) = self.graph.weights.iter().position(|w| w.name == name) {
+            return WeightId(i as u32);
+        }
+        self.graph.weights.push(WeightDecl { name, shape: shape.to_vec() });
+        WeightId(self.graph.weights.len() as u32 - 1)
+    }
+
+    /// Adds any op; the value is named by the module path plus `leaf`. Tables over steps and whatever
+    /// else is made once per job stay f32; all others are stored as the builder's type.
+    pub fn push(&mut self, leaf: &str, op: Op, inputs: &[ValueId]) -> Result<ValueId> {
+        let table = inputs.iter().all(|&v| self.graph.value(v).lifetime <= Lifetime::Step);
+        self.push_as(leaf, op, inputs, if table { DType::F32 } else { self.dtype })
+    }
+
+    /// Like [`Builder::push`], stored as `dtype`.
+    pub fn push_as(&mut self, leaf: &str, op: Op, inputs: &[ValueId], dtype: DType) -> Result<ValueId> {
+        let name = self.full_name(leaf);
+        let out = shape::infer(&op, &shape::of(&self.graph, inputs)).map_err(|e| e.at(&name))?;
+        let lifetime =
+            inputs.iter().map(|&v| self.graph.value(v).lifetime).max().unwrap_or(Lifetime::Weight);
+        let output = self.add_value(name, out, dtype, lifetime);
+        self.graph.nodes.push(Node { op, inputs: inputs.to_vec(), output });
+        Ok(output)
+    }
+
+    /// A plain convolution module `name` with bias: tensors `name.weight` and `name.bias`.
+    pub fn conv(&mut self, name: &str, x: ValueId, out: u32, kernel: u32, stride: u32, padding: Padding) -> Result<ValueId> {
+        let dtype = self.dtype;
+        self.conv_as(name, x, out, kernel, stride, padding, dtype)
+    }
+
+    /// Like [`Builder::conv`], stored as `dtype`.
+    #[expect(clippy::too_many_arguments, reason = "these are the convolution's own parameters")]
+    pub fn conv_as(&mut self, name: &str, x: ValueId, out: u32, kernel: u32, stride: u32, padding: Padding, dtype: DType) -> Result<ValueId> {
+        let c = u64::from(self.shape(x).c);
+        self.module(name, |b| {
+            let weight = b.weight("weight", &[u64::from(out), c, u64::from(kernel), u64::from(kernel)]);
+            let bias = Some(b.weight("bias", &[u64::from(out)]));
+            let op = Conv2d {
+                weight,
+                bias,
+                out_channels: out,
+                kernel: [kernel, kernel],
+                stride,
+                padding,
+                upsample: None,
+                second: false,
+                row_bias: false,
+                residual: false,
+                act: Act::None,
+            };
+            b.push_as("", Op::Conv2d(op), &[x], dtype)
+        })
+    }
+
+    /// A linear module `name` with or without bias.
+    pub fn linear(&mut self, name: &str, x: ValueId, out: u32, bias: bool) -> Result<ValueId> {
+        let c = u64::from(self.shape(x).c);
+        self.module(name, |b| {
+            let weights = vec![b.weight("weight", &[u64::from(out), c])];
+            let biases = if bias { vec![b.weight("bias", &[u64::from(out)])] } else { Vec::new() };
+            let op = Linear { weights, biases, out_channels: out, geglu: false, residual: false, act: Act::None };
+            b.push("", Op::Linear(op), &[x])
+        })
+    }
+
+    /// A group norm module `name`.
+    pub fn group_norm(&mut self, name: &str, x: ValueId, groups: u32, eps: f32, act: Act) -> Result<ValueId> {
+        let c = u64::from(self.shape(x).c);
+        self.module(name, |b| {
+            let weight = b.weight("weight", &[c]);
+            let bias = b.weight("bias", &[c]);
+            b.push("", Op::GroupNorm(GroupNorm { groups, eps, weight, bias, second: false, act }), &[x])
+        })
+    }
+
+    /// A layer norm module `name`.
+    pub fn layer_norm(&mut self, name: &str, x: ValueId, eps: f32) -> Result<ValueId> {
+        let c = u64::from(self.shape(x).c);
+        self.module(name, |b| {
+            let weight = b.weight("weight", &[c]);
+            let bias = b.weight("bias", &[c]);
+            b.push("", Op::LayerNorm(LayerNorm { eps, weight, bias }), &[x])
+        })
+    }
+
+    /// Attention of `heads` heads over separate q, k and v.
+    pub fn attention(&mut self, leaf: &str, [q, k, v]: [ValueId; 3], heads: u32, scale: f32) -> Result<ValueId> {
+        let head_dim = self.shape(q).c / heads;
+        let op = Attention { heads, head_dim, scale, q_offset: 0, k_offset: 0, v_offset: 0, causal: false };
+        self.push(leaf, Op::Attention(op), &[q, k, v])
+    }
+
+    /// `a + b`.
+    pub fn add(&mut self, leaf: &str, a: ValueId, b: ValueId) -> Result<ValueId> {
+        let op = Pointwise { alpha: 1.0, beta: Some(1.0), gamma: 0.0, act: Act::None, clamp: None, table: false };
+        self.push(leaf, Op::Pointwise(op), &[a, b])
+    }
+
+    /// `act(a)`.
+    pub fn activation(&mut self, leaf: &str, a: ValueId, act: Act) -> Result<ValueId> {
+        let op = Pointwise { alpha: 1.0, beta: None, gamma: 0.0, act, clamp: None, table: false };
+        self.push(leaf, Op::Pointwise(op), &[a])
+    }
+
+    /// Sinusoidal embedding, always f32.
+    pub fn time_embedding(&mut self, leaf: &str, t: ValueId, op: TimeEmbedding) -> Result<ValueId> {
+        self.push_as(leaf, Op::TimeEmbedding(op), &[t], DType::F32)
+    }
+
+    /// Names `id` as an output of the graph.
+    pub fn output(&mut self, name: &str, id: ValueId) {
+        self.graph.outputs.push((name.to_owned(), id));
+    }
+
+    /// Ends building.
+    pub fn finish(self) -> Graph {
+        self.graph
+    }
+
+    fn add_value(&mut self, name: String, shape: Shape, dtype: DType, lifetime: Lifetime) -> ValueId {
+        self.graph.values.push(Value { name, shape, dtype, lifetime });
+        ValueId(self.graph.values.len() as u32 - 1)
+    }
+}

@@ -1,0 +1,31 @@
+//! The only reader of environment variables. Each knob is a row of [`KNOBS`]; the README's table
+//! is checked against it.
+
+/// One environment variable.
+pub struct Knob {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does, one sentence.
+    pub meaning: &'static str,
+}
+
+/// Every environment variable the program reads.
+pub const KNOBS: [Knob; 3] = [
+    Knob { name: "TESSERA_WEIGHTS", meaning: "folder that holds the shipped models (default: beside the program, then the source tree)" },
+    Knob { name: "TESSERA_PRINT_PLAN", meaning: "1 prints each plan once, as it is made" },
+    Knob { name: "TESSERA_REQUIRE_WGPU", meaning: "1 makes tests fail, instead of skip, where no wgpu adapter is found" },
+];
+
+/// The value of the knob `name`, when it is set and not empty.
+///
+/// # Panics
+/// Debug builds panic when `name` is not a row of [`KNOBS`].
+pub fn get(name: &str) -> Option<String> {
+    debug_assert!(KNOBS.iter().any(|k| k.name == name), "unknown knob {name}");
+    std::env::var(name).ok().filter(|v| !v.is_empty())
+}
+
+/// Whether the knob `name` is set to `1`.
+pub fn is_on(name: &str) -> bool {
+    get(name).as_deref() == Some("1")
+}

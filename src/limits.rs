@@ -1,0 +1,43 @@
+//! Every numeric limit of the program, with its reason. No other file holds one.
+
+/// Longest side of a picture in or out, pixels: libvips' coordinate cap is 10^8; ours is lower so
+/// that `width * channels * 4` always fits 32 bits.
+pub const MAX_SIDE: u64 = 1 << 24;
+/// Most pixels of an input picture: 4 gigapixels.
+pub const MAX_INPUT_PIXELS: u64 = 1 << 32;
+/// Most pixels of an output picture: 64 gigapixels.
+pub const MAX_OUTPUT_PIXELS: u64 = 1 << 36;
+/// JPEG's own limit for a side, pixels.
+pub const MAX_JPEG_SIDE: u64 = 65_535;
+/// Largest ICC profile carried, bytes; larger ones are metadata bombs.
+pub const MAX_ICC_BYTES: usize = 4 << 20;
+/// Largest EXIF block read, bytes.
+pub const MAX_EXIF_BYTES: usize = 1 << 20;
+/// Largest memory a decoder may take for one picture that can't be read by rows, bytes.
+pub const MAX_DECODE_BYTES: u64 = 16 << 30;
+/// Largest scale factor accepted.
+pub const MAX_SCALE: f64 = 64.0;
+
+/// Largest safetensors header, bytes.
+pub const MAX_SAFETENSORS_HEADER: u64 = 16 << 20;
+/// Most tensors in one safetensors file.
+pub const MAX_TENSORS: usize = 65_536;
+/// Longest tensor name, bytes.
+pub const MAX_TENSOR_NAME: usize = 512;
+/// Highest tensor rank.
+pub const MAX_TENSOR_RANK: usize = 8;
+/// Largest config.json, bytes.
+pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// Most elements of one graph value: indices stay within i32 on every backend.
+pub const MAX_VALUE_ELEMENTS: u64 = (1 << 31) - 1;
+/// Most nodes of one graph.
+pub const MAX_NODES: usize = 1 << 20;
+/// Most channels of one graph value.
+pub const MAX_CHANNELS: u64 = 1 << 20;
+/// Most workgroups per grid dimension on wgpu; grids fold into two dimensions above it.
+pub const MAX_GRID_DIM: u32 = 65_535;
+/// Most storage bindings of one kernel (the WebGPU default limit).
+pub const MAX_BINDINGS: usize = 8;
+/// Largest f16, above which a narrowing store sets the status bit.
+pub const F16_MAX: f32 = 65_504.0;
