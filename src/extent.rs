@@ -36,8 +36,7 @@ pub fn to_usize(what: &str, value: u64) -> Result<usize> {
 
 /// `value` as `u32`, or an error that names `what`.
 pub fn to_u32(what: &str, value: u64) -> Result<u32> {
-    u32::try_from(value)
-        .map_err(|_| Error::new(Kind::Limit, "extent", format!("{what}: {value} does not fit 32 bits")))
+    u32::try_from(value).map_err(|_| Error::new(Kind::Limit, "extent", format!("{what}: {value} does not fit 32 bits")))
 }
 
 /// Output side of a picture: `round(side * scale)`, half away from zero, at least 1.

@@ -11,9 +11,15 @@ pub struct Knob {
 
 /// Every environment variable the program reads.
 pub const KNOBS: [Knob; 3] = [
-    Knob { name: "TESSERA_WEIGHTS", meaning: "folder that holds the shipped models (default: beside the program, then the source tree)" },
+    Knob {
+        name: "TESSERA_WEIGHTS",
+        meaning: "folder that holds the shipped models (default: beside the program, then the source tree)",
+    },
     Knob { name: "TESSERA_PRINT_PLAN", meaning: "1 prints each plan once, as it is made" },
-    Knob { name: "TESSERA_REQUIRE_WGPU", meaning: "1 makes tests fail, instead of skip, where no wgpu adapter is found" },
+    Knob {
+        name: "TESSERA_REQUIRE_WGPU",
+        meaning: "1 makes tests fail, instead of skip, where no wgpu adapter is found",
+    },
 ];
 
 /// The value of the knob `name`, when it is set and not empty.

@@ -157,8 +157,12 @@ impl Stem {
                 &B
             }
             Stem::LayerNorm => {
-                const B: [Binding; 4] =
-                    [b("x", Read, false), b("affine", Weight, false), b("y", Write, false), b("control", Control, false)];
+                const B: [Binding; 4] = [
+                    b("x", Read, false),
+                    b("affine", Weight, false),
+                    b("y", Write, false),
+                    b("control", Control, false),
+                ];
                 &B
             }
             Stem::TimeEmbedding => {

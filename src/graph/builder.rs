@@ -2,8 +2,8 @@
 //! module paths.
 
 use super::op::{
-    Act, Attention, Conv2d, Graph, GroupNorm, LayerNorm, Lifetime, Linear, Node, Op, Padding, Pointwise,
-    TimeEmbedding, Value, ValueId, WeightDecl, WeightId,
+    Act, Attention, Conv2d, Graph, GroupNorm, LayerNorm, Lifetime, Linear, Node, Op, Padding, Pointwise, TimeEmbedding,
+    Value, ValueId, WeightDecl, WeightId,
 };
 use super::{DType, Shape, shape};
 use crate::error::Result;
@@ -72,22 +72,38 @@ impl Builder {
     pub fn push_as(&mut self, leaf: &str, op: Op, inputs: &[ValueId], dtype: DType) -> Result<ValueId> {
         let name = self.full_name(leaf);
         let out = shape::infer(&op, &shape::of(&self.graph, inputs)).map_err(|e| e.at(&name))?;
-        let lifetime =
-            inputs.iter().map(|&v| self.graph.value(v).lifetime).max().unwrap_or(Lifetime::Weight);
+        let lifetime = inputs.iter().map(|&v| self.graph.value(v).lifetime).max().unwrap_or(Lifetime::Weight);
         let output = self.add_value(name, out, dtype, lifetime);
         self.graph.nodes.push(Node { op, inputs: inputs.to_vec(), output });
         Ok(output)
     }
 
     /// A plain convolution module `name` with bias: tensors `name.weight` and `name.bias`.
-    pub fn conv(&mut self, name: &str, x: ValueId, out: u32, kernel: u32, stride: u32, padding: Padding) -> Result<ValueId> {
+    pub fn conv(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        out: u32,
+        kernel: u32,
+        stride: u32,
+        padding: Padding,
+    ) -> Result<ValueId> {
         let dtype = self.dtype;
         self.conv_as(name, x, out, kernel, stride, padding, dtype)
     }
 
     /// Like [`Builder::conv`], stored as `dtype`.
     #[expect(clippy::too_many_arguments, reason = "these are the convolution's own parameters")]
-    pub fn conv_as(&mut self, name: &str, x: ValueId, out: u32, kernel: u32, stride: u32, padding: Padding, dtype: DType) -> Result<ValueId> {
+    pub fn conv_as(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        out: u32,
+        kernel: u32,
+        stride: u32,
+        padding: Padding,
+        dtype: DType,
+    ) -> Result<ValueId> {
         let c = u64::from(self.shape(x).c);
         self.module(name, |b| {
             let weight = b.weight("weight", &[u64::from(out), c, u64::from(kernel), u64::from(kernel)]);

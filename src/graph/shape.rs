@@ -84,10 +84,9 @@ fn conv(op: &Op, p: &Conv2d, inputs: &[Shape]) -> Result<Shape> {
         }
     };
     let side = |side, before, after, k| conv_side(side, before, after, k, p.stride);
-    let (Some(oh), Some(ow)) = (
-        side(h, p.padding.top, p.padding.bottom, p.kernel[0]),
-        side(w, p.padding.left, p.padding.right, p.kernel[1]),
-    ) else {
+    let (Some(oh), Some(ow)) =
+        (side(h, p.padding.top, p.padding.bottom, p.kernel[0]), side(w, p.padding.left, p.padding.right, p.kernel[1]))
+    else {
         return Err(wrong(op, "the kernel is larger than the padded input", inputs));
     };
     let out = Shape::new(x.n, oh, ow, p.out_channels);
@@ -187,7 +186,12 @@ pub fn infer(op: &Op, inputs: &[Shape]) -> Result<Shape> {
         return Err(Error::new(
             Kind::Limit,
             "graph",
-            format!("{}: output {out} has {} elements, the limit is {}", op.name(), out.elements(), limits::MAX_VALUE_ELEMENTS),
+            format!(
+                "{}: output {out} has {} elements, the limit is {}",
+                op.name(),
+                out.elements(),
+                limits::MAX_VALUE_ELEMENTS
+            ),
         )
         .advise("use a smaller tile"));
     }
