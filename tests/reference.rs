@@ -106,21 +106,33 @@ fn every_checkpoint_fits_its_config() {
     }
 }
 
+fn interpret_and_compare(c: &Case, graph: &Graph, what: &str) {
+    let weights = |name: &str| c.checkpoint.read_f32(name).expect(name);
+    let got = interpreter::run(graph, &weights, &c.inputs, &c.items);
+    assert_eq!(c.outputs.len(), graph.outputs.len(), "{}", c.name);
+    for (name, expected) in &c.outputs {
+        assert_eq!(got[name].len(), expected.len(), "{} {name}", c.name);
+        let error = relative_l2(got[name].iter().copied(), expected);
+        println!("{} {name}, {what}: relative L2 {error:.2e}", c.name);
+        assert!(error <= tolerance::NETWORK_F64, "{} {name}, {what}: {error:e}", c.name);
+    }
+}
+
 #[test]
 fn the_graphs_are_the_networks() {
     for case in CASES {
         let c = load(case, DType::F32);
-        let weights = |name: &str| c.checkpoint.read_f32(name).expect(name);
-        let got = interpreter::run(&c.graph, &weights, &c.inputs, &c.items);
-        assert_eq!(c.outputs.len(), c.graph.outputs.len(), "{}", c.name);
-        for (name, expected) in &c.outputs {
-            let error = relative_l2(got[name].iter().copied(), expected);
-            println!("{} {name}: relative L2 {error:.2e}", c.name);
-            assert!(
-                got[name].len() == expected.len() && error <= tolerance::NETWORK_F64,
-                "{} {name}: {error:e}",
-                c.name
-            );
+        interpret_and_compare(&c, &c.graph, "as built");
+    }
+}
+
+#[test]
+fn fusion_leaves_the_networks_what_they_are() {
+    for dtype in [DType::F32, DType::F16] {
+        for case in CASES {
+            let c = load(case, dtype);
+            let fused = tessera::graph::passes::fuse(c.graph.clone()).expect("fuses");
+            interpret_and_compare(&c, &fused, "fused");
         }
     }
 }
