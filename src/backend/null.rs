@@ -97,14 +97,7 @@ fn hash_bytes(bytes: &[u8]) -> u64 {
 impl Null {
     /// A null device that pretends to be the one `caps` describes.
     pub fn new(caps: Caps) -> Null {
-        Null {
-            caps,
-            buffers: Vec::new(),
-            lists: Vec::new(),
-            counts: Counts::default(),
-            allocated: 0,
-            run: 0,
-        }
+        Null { caps, buffers: Vec::new(), lists: Vec::new(), counts: Counts::default(), allocated: 0, run: 0 }
     }
 
     /// What has been called so far.
@@ -188,7 +181,7 @@ impl Null {
     /// replaces: that one must be the very same range.
     fn check_aliases(&self, d: &Dispatch, slots: &[BufferId]) -> Result<()> {
         let declared = d.stem.bindings();
-        let allowed = table::in_place(&d.params, d.types);
+        let allowed = table::in_place(self.caps.kind, &d.params, d.types);
         for (i, a) in d.bindings.iter().enumerate() {
             let Some(a) = a else { continue };
             if declared[i].access != Access::Write {
