@@ -91,7 +91,7 @@ fn random_op(
         2 => b.linear(&name, x, r.pick(&[8, 16, 24]), r.below(2) == 0),
         3 | 4 => {
             let groups = r.pick(&[1, 2, 4]);
-            if s.c % groups != 0 {
+            if !s.c.is_multiple_of(groups) {
                 return None;
             }
             b.group_norm(&name, x, groups, 1e-5, r.pick(&[Act::None, Act::Silu]))

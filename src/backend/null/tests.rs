@@ -95,7 +95,7 @@ fn grids_variants_and_types_are_checked() {
 fn only_the_operand_that_an_in_place_kernel_replaces_may_be_written_over() {
     let same = copy(range(0, 0, BYTES), range(0, 0, BYTES));
     let (mut null, buffers) = device(Caps::wgpu_default());
-    null.prepare(&[same.clone()], &buffers).expect("the very same range");
+    null.prepare(std::slice::from_ref(&same), &buffers).expect("the very same range");
     refused(copy(range(0, 0, BYTES), range(0, 256, BYTES)), "`y` is written over `a`");
     // The host's kernels do not work in place.
     let (mut null, buffers) = device(Caps::cpu());
