@@ -3,3 +3,4 @@
 mod interpreter;
 mod reference;
 mod tolerance;
+mod weights;
