@@ -1,3 +1,6 @@
-//! The integration tests: one binary, a module per file.
+//! The one integration binary. One line per module, in alphabetical order.
 
+mod interpreter;
 mod plan;
+mod reference;
+mod tolerance;
