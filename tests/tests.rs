@@ -1,3 +1,5 @@
-//! The integration tests: one binary, a module per file.
+//! The one integration binary. One line per module, in alphabetical order.
 
-mod plan;
+mod interpreter;
+mod reference;
+mod tolerance;
