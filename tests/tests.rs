@@ -3,3 +3,11 @@
 mod interpreter;
 mod reference;
 mod tolerance;
+//! The one integration test binary; a module per file.
+
+// Test modules share items by `pub`; nothing is reachable from outside a test binary.
+#![allow(unreachable_pub)]
+
+mod problem;
+mod tolerance;
+mod twin;
