@@ -1,1 +1,7 @@
-//! t
+//! The one integration binary. One line per module, in alphabetical order.
+
+// Test modules share items by `pub`; nothing is reachable from outside a test binary.
+#![allow(unreachable_pub)]
+
+mod images;
+mod tolerance;
