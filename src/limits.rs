@@ -29,6 +29,16 @@ pub const MAX_TENSOR_RANK: usize = 8;
 /// Largest config.json, bytes.
 pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
+/// Most resolution levels of a network, and most layers of one level: published networks have 4 and 3;
+/// the product bounds the graph that a hostile config can ask for.
+pub const MAX_NETWORK_LEVELS: usize = 12;
+/// See [`MAX_NETWORK_LEVELS`].
+pub const MAX_LEVEL_LAYERS: u32 = 64;
+/// Most problems listed one by one in one error; the rest is counted.
+pub const MAX_LISTED: usize = 20;
+/// Most bytes of foreign text (a name, a value of a config) repeated in one error.
+pub const MAX_QUOTED: usize = 80;
+
 /// Most elements of one graph value: indices stay within i32 on every backend.
 pub const MAX_VALUE_ELEMENTS: u64 = (1 << 31) - 1;
 /// Most nodes of one graph.
