@@ -1,2 +1,4 @@
-//! t
+//! The integration tests: one binary, a module per file.
+
+mod plan;
 mod tile;

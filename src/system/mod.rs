@@ -1,6 +1,7 @@
 //! Systems: programs as data. A system says which graphs run over which windows, what feeds them and
 //! where their results go; `run` is the only thing that interprets it.
 
+mod check;
 pub mod link;
 pub mod onestep;
 pub mod program;
