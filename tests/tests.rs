@@ -9,3 +9,5 @@ mod problem;
 mod reference;
 mod tolerance;
 mod twin;
+mod plan;
+mod tile;
