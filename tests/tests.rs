@@ -1,1 +1,5 @@
-//! t
+//! The one integration binary. One line per module, in alphabetical order.
+
+mod arrows;
+mod house;
+mod source;
