@@ -1,1 +1,3 @@
+//! Benches of host code.
+
 fn main() {}
