@@ -1,5 +1,7 @@
 //! The one integration binary. One line per module, in alphabetical order.
 
 mod arrows;
+mod cli;
 mod house;
+mod program;
 mod source;
