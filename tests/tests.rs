@@ -1,6 +1,7 @@
 //! The one integration binary. One line per module, in alphabetical order.
 
 mod arrows;
+mod bad_input;
 mod cli;
 mod house;
 mod program;
