@@ -54,3 +54,30 @@ pub fn select(params: &Params, types: Types, caps: &Caps) -> Result<&'static Row
         .advise("try another --device")
     })
 }
+
+/// The row called `variant`, if the backend has it.
+pub fn find(kind: BackendKind, stem: Stem, variant: &str) -> Option<&'static Row> {
+    rows(kind).iter().find(|r| r.stem == stem && r.variant == variant)
+}
+
+/// The binding that may be the very same range as `y`, where there is one: every element is then read by
+/// the thread that writes it, before it is written, and nobody else reads it. The planner uses it when the
+/// operand dies in this launch.
+pub fn in_place(params: &Params, types: Types) -> Option<usize> {
+    if types.x != types.y {
+        return None;
+    }
+    match params {
+        Params::NormApply(p) => (p.pitch_x2 == 0 && p.pitch_x == p.pitch_y).then_some(0),
+        Params::Pointwise(p) => (p.offset == 0 && p.pitch_a == p.pitch_y).then_some(0),
+        // These read other elements than they write. A residual would be safe, but saves nothing: at the
+        // step that adds it, its product's own operands make the peak.
+        Params::Conv2d(_)
+        | Params::Gemm(_)
+        | Params::Attention(_)
+        | Params::GroupNormStats(_)
+        | Params::NormFinalize(_)
+        | Params::LayerNorm(_)
+        | Params::TimeEmbedding(_) => None,
+    }
+}
