@@ -4,5 +4,6 @@ mod arrows;
 mod bad_input;
 mod cli;
 mod house;
+mod plan;
 mod program;
 mod source;
