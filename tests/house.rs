@@ -232,6 +232,26 @@ fn readme_tables_equal_the_code() {
     }
 }
 
+/// A path in backticks that starts in a top-level folder must exist: documents age by what they point at.
+#[test]
+fn documents_name_files_that_exist() {
+    let folders = ["src/", "tests/", "docs/", "tools/", "weights/", "shaders/", "benches/"];
+    let documents = source::files().into_iter().filter(|p| p.extension().is_some_and(|e| e == "md"));
+    let mut bad = Vec::new();
+    for document in documents {
+        let text = source::read(&document);
+        // What stands between backticks is every second piece.
+        for quoted in text.split('`').skip(1).step_by(2) {
+            let word = quoted.split_whitespace().next().unwrap_or_default();
+            let is_path = folders.iter().any(|f| word.starts_with(f)) && !word.contains(['<', '*', '{', '$']);
+            if is_path && !source::root().join(word).exists() {
+                bad.push(format!("{}: {word}", document.display()));
+            }
+        }
+    }
+    assert!(bad.is_empty(), "documents name what is not there: {}", listed(&bad));
+}
+
 #[test]
 fn tracked_files_stay_small() {
     let size = |p: &Path| std::fs::metadata(source::root().join(p)).map_or(0, |m| m.len());

@@ -97,14 +97,7 @@ fn hash_bytes(bytes: &[u8]) -> u64 {
 impl Null {
     /// A null device that pretends to be the one `caps` describes.
     pub fn new(caps: Caps) -> Null {
-        Null {
-            caps,
-            buffers: Vec::new(),
-            lists: Vec::new(),
-            counts: Counts::default(),
-            allocated: 0,
-            run: 0,
-        }
+        Null { caps, buffers: Vec::new(), lists: Vec::new(), counts: Counts::default(), allocated: 0, run: 0 }
     }
 
     /// What has been called so far.

@@ -184,7 +184,11 @@ fn check_op(graph: &Graph, node: &Node) -> Result<()> {
         Op::TimeEmbedding(p) => {
             let [x, y] = [node.inputs[0], node.output].map(|v| graph.value(v).dtype);
             if p.dim % 2 != 0 || channels(0) != 1 || (x, y) != (DType::F32, DType::F32) {
-                return Err(bad(format!("needs one f32 channel in and an even number out, has {} and {}", x.name(), p.dim)));
+                return Err(bad(format!(
+                    "needs one f32 channel in and an even number out, has {} and {}",
+                    x.name(),
+                    p.dim
+                )));
             }
             Ok(())
         }
@@ -315,10 +319,30 @@ mod tests {
         assert!(broken(|g| g.weights[0].shape[1] = 5).contains("the op needs [8, 4, 3, 3]"));
         assert!(broken(|g| g.outputs.clear()).contains("no outputs"));
         assert!(broken(|g| g.outputs[0].1 = ValueId(99)).contains("value 99 of none"));
-        assert!(broken(|g| { g.nodes[1].inputs.pop(); }).contains("takes 1 inputs"));
-        assert!(broken(|g| { g.nodes.remove(2); }).contains("no node makes it"));
-        assert!(broken(|g| if let Op::Conv2d(p) = &mut g.nodes[1].op { p.stride = 3 }).contains("stride 3"));
-        assert!(broken(|g| if let Op::Conv2d(p) = &mut g.nodes[1].op { p.weight = WeightId(7) }).contains("weight 7 of"));
+        assert!(
+            broken(|g| {
+                g.nodes[1].inputs.pop();
+            })
+            .contains("takes 1 inputs")
+        );
+        assert!(
+            broken(|g| {
+                g.nodes.remove(2);
+            })
+            .contains("no node makes it")
+        );
+        assert!(
+            broken(|g| if let Op::Conv2d(p) = &mut g.nodes[1].op {
+                p.stride = 3
+            })
+            .contains("stride 3")
+        );
+        assert!(
+            broken(|g| if let Op::Conv2d(p) = &mut g.nodes[1].op {
+                p.weight = WeightId(7)
+            })
+            .contains("weight 7 of")
+        );
     }
 
     #[test]

@@ -208,8 +208,7 @@ impl Context<'_> {
             }
             Op::Pointwise(p) => self.pointwise(node, p),
             Op::Slice { begin, channels } => {
-                let plain =
-                    Pointwise { alpha: 1.0, beta: None, gamma: 0.0, act: Act::None, clamp: None, table: false };
+                let plain = Pointwise { alpha: 1.0, beta: None, gamma: 0.0, act: Act::None, clamp: None, table: false };
                 let params = PointwiseParams { offset: *begin, c: *channels, ..self.pointwise_params(node, &plain) };
                 self.simple(node, Params::Pointwise(params), &[Some(node.inputs[0]), None, None])
             }

@@ -47,7 +47,9 @@ fn tags(plan: &Plan, caps: &Caps) -> Result<HashMap<String, u64>> {
     let run = run(plan, caps, 2)?;
     let tag = |p: &Port| {
         let r = p.range;
-        run.null.tag(run.buffers[r.slot.0 as usize], r.offset, r.bytes).unwrap_or_else(|| panic!("{} is not written", p.name))
+        run.null
+            .tag(run.buffers[r.slot.0 as usize], r.offset, r.bytes)
+            .unwrap_or_else(|| panic!("{} is not written", p.name))
     };
     Ok(plan.outputs.iter().map(|p| (p.name.clone(), tag(p))).collect())
 }
