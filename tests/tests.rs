@@ -9,4 +9,5 @@ mod plan;
 mod program;
 mod reference;
 mod source;
+mod tile;
 mod tolerance;

@@ -2,6 +2,7 @@
 //! from them.
 
 pub mod devices;
+pub mod executor;
 pub mod inspect;
 pub mod options;
 pub mod upscale;
