@@ -365,6 +365,14 @@ fn models() {
     configs(&m).iter().for_each(|c| std::fs::remove_file(c).expect("removed"));
     add("no_config", &["config.json"]);
 
+    let m = model_copy(&folder, "no_index");
+    below(&m, "model_index.json").iter().for_each(|c| std::fs::remove_file(c).expect("removed"));
+    add("no_index", &["model_index.json"]);
+
+    let m = model_copy(&folder, "index_of_something_else");
+    std::fs::write(m.join("model_index.json"), b"{\"_class_name\": \"ToasterPipeline\"}").expect("written");
+    add("index_of_something_else", &["ToasterPipeline"]);
+
     let m = model_copy(&folder, "config_is_no_json");
     std::fs::write(&configs(&m)[0], b"{\"half\": ").expect("written");
     add("config_is_no_json", &["config.json"]);
