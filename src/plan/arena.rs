@@ -162,7 +162,7 @@ fn pull_forward(units: &[Unit], arena: &Arena, order: &mut Vec<usize>, round: us
     let movable: Vec<usize> = top.into_iter().filter(|&at| at > 0).collect();
     let Some(&at) = movable.get(round % movable.len().max(1)) else { return false };
     let unit = order.remove(at);
-    order.insert(if round % 2 == 0 { 0 } else { at / 2 }, unit);
+    order.insert(if round.is_multiple_of(2) { 0 } else { at / 2 }, unit);
     true
 }
 

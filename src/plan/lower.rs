@@ -40,6 +40,8 @@ pub(super) struct Step {
     pub(super) flops: u64,
     /// Runs once per job, not once per launch.
     pub(super) setup: bool,
+    /// Binding whose memory the result may take over.
+    replaces: Option<usize>,
 }
 
 /// A value or scratch that wants memory.
@@ -90,7 +92,7 @@ impl Step {
 
     /// The buffer whose memory the result may take over, and the result's own, if the kernel allows it.
     pub(super) fn in_place(&self) -> Option<(usize, usize)> {
-        let from = self.operands[table::in_place(&self.params, self.types)?];
+        let from = self.operands[self.replaces?];
         match (from, self.writes().next()) {
             (Some(Operand::Buffer(x)), Some(y)) => Some((x, y)),
             _ => None,
@@ -244,7 +246,8 @@ impl Context<'_> {
         let setup = self.graph.value(node.output).lifetime != Lifetime::Window;
         let flops = cost::flops(&params, row);
         let label = name.clone();
-        self.lowered.steps.push(Step { params, types, row, operands: list, label, flops, setup });
+        let replaces = table::in_place(self.caps.kind, &params, types);
+        self.lowered.steps.push(Step { params, types, row, operands: list, label, flops, setup, replaces });
         Ok(())
     }
 
