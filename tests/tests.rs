@@ -16,3 +16,5 @@ mod source;
 mod tile;
 mod tolerance;
 mod twin;
+mod images;
+mod tolerance;
