@@ -48,6 +48,9 @@ pub const MAX_LISTED: usize = 20;
 /// Most bytes of foreign text (a name, a value of a config) repeated in one error.
 pub const MAX_QUOTED: usize = 80;
 
+/// Most training steps of a noise schedule; published ones have 1000.
+pub const MAX_TRAIN_STEPS: u32 = 1 << 20;
+
 /// Most elements of one graph value: indices stay within i32 on every backend.
 pub const MAX_VALUE_ELEMENTS: u64 = (1 << 31) - 1;
 /// Most nodes of one graph.
