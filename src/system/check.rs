@@ -159,9 +159,8 @@ impl Program {
             };
             self.check_sink(sink, graph.value(*id).shape, w).map_err(|e| e.at(format!("output `{name}`")))?;
         }
-        let reads = |id: CanvasId| {
-            w.sources.iter().any(|(_, s)| matches!(s, Source::Crop { canvas, .. } if *canvas == id))
-        };
+        let reads =
+            |id: CanvasId| w.sources.iter().any(|(_, s)| matches!(s, Source::Crop { canvas, .. } if *canvas == id));
         for (_, sink) in &w.sinks {
             if let Sink::Blend { canvas, .. } = sink
                 && reads(*canvas)
@@ -207,7 +206,10 @@ impl Program {
                     ratio.of(*origin)?;
                 }
                 if want != [port.h, port.w] || canvas.channels != port.c {
-                    return Err(wrong(format!("canvas `{}` gives {want:?}x{}, not {port}", canvas.name, canvas.channels)));
+                    return Err(wrong(format!(
+                        "canvas `{}` gives {want:?}x{}, not {port}",
+                        canvas.name, canvas.channels
+                    )));
                 }
                 Ok(())
             }

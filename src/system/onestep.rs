@@ -11,8 +11,8 @@
 
 use super::link::Linker;
 use super::program::{
-    Block, Canvas, CanvasId, Contexts, Extent, GraphId, GridId, Nesting, Phase, Program, Ratio, Residency, Sink, Source,
-    Table, TableId, WindowPhase,
+    Block, Canvas, CanvasId, Contexts, Extent, GraphId, GridId, Nesting, Phase, Program, Ratio, Residency, Sink,
+    Source, Table, TableId, WindowPhase,
 };
 use super::schedule::Schedule;
 use crate::error::{Error, Kind, Result};
@@ -184,9 +184,12 @@ impl OneStep {
     /// `planes`, `unet.timestep` and, where the UNet looks at one, `unet.encoder_hidden_states`.
     pub fn graph(&self, batch: u32, height: u32, width: u32, tokens: u32, dtype: DType) -> Result<Graph> {
         let mut l = Linker::new(format!("onestep {height}x{width} b{batch} {}", dtype.name()));
-        let window = |name: &str, shape| Value { name: name.into(), shape, dtype: DType::F32, lifetime: Lifetime::Window };
+        let window =
+            |name: &str, shape| Value { name: name.into(), shape, dtype: DType::F32, lifetime: Lifetime::Window };
         let x = l.input(window("window", Shape::new(batch, height, width, 3)));
-        let narrow = |l: &mut Linker, name: &str, v| if dtype == DType::F32 { Ok(v) } else { affine(l, name, v, 1.0, 0.0, dtype) };
+        let narrow = |l: &mut Linker, name: &str, v| {
+            if dtype == DType::F32 { Ok(v) } else { affine(l, name, v, 1.0, 0.0, dtype) }
+        };
         let sample = narrow(&mut l, "window.stored", x)?;
         let encoder = self.vae.build_encoder(batch, height, width, dtype)?;
         let moments = l.part("vae", &encoder, &[("sample", sample)])?[0];
@@ -250,10 +253,7 @@ impl OneStep {
         program.canvases.extend([canvas(INPUT), canvas(OUTPUT)]);
         program.tables.push(Table { name: "timestep".into(), width: 1, values: vec![self.timestep as f32] });
         let mut sources = vec![
-            (
-                "window".to_owned(),
-                Source::Crop { canvas: CanvasId(0), ratio: Ratio::ONE, gain: 2.0, shift: -1.0 },
-            ),
+            ("window".to_owned(), Source::Crop { canvas: CanvasId(0), ratio: Ratio::ONE, gain: 2.0, shift: -1.0 }),
             ("unet.timestep".to_owned(), Source::Table(TableId(0))),
         ];
         if !self.planes.is_empty() {
@@ -328,7 +328,12 @@ impl Checkpoints {
     }
 
     /// Carries out one packing recipe.
-    pub fn packed(&self, recipe: &[Option<String>], packing: &crate::graph::layout::Packing, dtype: DType) -> Result<Vec<u8>> {
+    pub fn packed(
+        &self,
+        recipe: &[Option<String>],
+        packing: &crate::graph::layout::Packing,
+        dtype: DType,
+    ) -> Result<Vec<u8>> {
         let prefix = recipe.iter().flatten().next().and_then(|n| n.split_once('.')).map_or("", |p| p.0);
         let checkpoint = match prefix {
             "vae" => &self.vae,

@@ -403,9 +403,9 @@ impl Program {
     pub fn extent(&self, canvas: CanvasId) -> [u32; 2] {
         match self.canvases[canvas.0].extent {
             Extent::Fixed(e) => e,
-            Extent::OfTarget { num, den } => self
-                .target
-                .map(|side| ((u64::from(side) * u64::from(num)).div_ceil(u64::from(den.max(1)))) as u32),
+            Extent::OfTarget { num, den } => {
+                self.target.map(|side| ((u64::from(side) * u64::from(num)).div_ceil(u64::from(den.max(1)))) as u32)
+            }
         }
     }
 

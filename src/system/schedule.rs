@@ -78,7 +78,11 @@ impl Schedule {
         let steps = number(&map, "num_train_timesteps", 1000.0)?;
         let fits = (0.0..1.0).contains(&start) && (0.0..1.0).contains(&end);
         if !fits || steps.fract() != 0.0 || !(1.0..=f64::from(limits::MAX_TRAIN_STEPS)).contains(&steps) {
-            return Err(wrong("beta_start, beta_end, num_train_timesteps", &format!("{start}, {end}, {steps}"), "betas in 0..1"));
+            return Err(wrong(
+                "beta_start, beta_end, num_train_timesteps",
+                &format!("{start}, {end}, {steps}"),
+                "betas in 0..1",
+            ));
         }
         Ok(Schedule { alphas_cumprod: alphas_cumprod(kind, start, end, steps as usize), prediction })
     }
