@@ -2,3 +2,5 @@
 
 mod plan;
 mod tile;
+mod toys;
+mod upscale;
