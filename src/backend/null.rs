@@ -97,14 +97,7 @@ fn hash_bytes(bytes: &[u8]) -> u64 {
 impl Null {
     /// A null device that pretends to be the one `caps` describes.
     pub fn new(caps: Caps) -> Null {
-        Null {
-            caps,
-            buffers: Vec::new(),
-            lists: Vec::new(),
-            counts: Counts::default(),
-            allocated: 0,
-            run: 0,
-        }
+        Null { caps, buffers: Vec::new(), lists: Vec::new(), counts: Counts::default(), allocated: 0, run: 0 }
     }
 
     /// What has been called so far.
@@ -166,10 +159,10 @@ impl Null {
     fn check_range(&self, range: &Range, access: Access, slots: &[BufferId]) -> Result<()> {
         let id = slots.get(range.slot.0 as usize).ok_or_else(|| bad(format!("slot {} of none", range.slot.0)))?;
         let buffer = self.buffer(*id)?;
-        if range.offset % ARENA_ALIGN != 0 {
+        if !range.offset.is_multiple_of(ARENA_ALIGN) {
             return Err(bad(format!("offset {} is not a multiple of {ARENA_ALIGN}", range.offset)));
         }
-        let end = range.offset.checked_add(range.bytes).unwrap_or(u64::MAX);
+        let end = range.offset.saturating_add(range.bytes);
         if range.bytes == 0 || end > buffer.bytes {
             return Err(bad(format!("{}+{} is outside a slot of {}", range.offset, range.bytes, buffer.bytes)));
         }
@@ -188,7 +181,7 @@ impl Null {
     /// replaces: that one must be the very same range.
     fn check_aliases(&self, d: &Dispatch, slots: &[BufferId]) -> Result<()> {
         let declared = d.stem.bindings();
-        let allowed = table::in_place(&d.params, d.types);
+        let allowed = table::in_place(self.caps.kind, &d.params, d.types);
         for (i, a) in d.bindings.iter().enumerate() {
             let Some(a) = a else { continue };
             if declared[i].access != Access::Write {
@@ -290,7 +283,7 @@ impl Buffer {
     fn bounds(&self, offset: u64, len: usize) -> Result<std::ops::Range<usize>> {
         let end = offset.checked_add(len as u64).filter(|&e| e <= self.bytes);
         match end {
-            Some(end) if offset % 4 == 0 && len % 4 == 0 => Ok(offset as usize..end as usize),
+            Some(end) if offset.is_multiple_of(4) && len.is_multiple_of(4) => Ok(offset as usize..end as usize),
             _ => Err(bad(format!("{offset}+{len} is outside a buffer of {} or not in words", self.bytes))),
         }
     }

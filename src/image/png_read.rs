@@ -145,7 +145,11 @@ impl Unpack {
         let indexed = info.color_type == png::ColorType::Indexed;
         let trns = info.trns.as_deref().unwrap_or_default();
         let key = |samples: usize| -> Option<Vec<u16>> {
-            let all: Vec<u16> = trns.chunks_exact(2).map(|b| u16::from_be_bytes([b[0], b[1]])).collect();
+            // The decoder drops the high bytes, which are zero, where samples have 8 bits or fewer.
+            let all: Vec<u16> = match trns.len() == samples {
+                true => trns.iter().map(|&b| u16::from(b)).collect(),
+                false => trns.chunks_exact(2).map(|b| u16::from_be_bytes([b[0], b[1]])).collect(),
+            };
             (all.len() == samples).then_some(all)
         };
         Unpack {

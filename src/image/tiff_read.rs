@@ -114,10 +114,8 @@ pub(super) fn open(file: File, len: u64, mut notes: Vec<String>) -> Result<(Box<
     check_extent(width, height)?;
     let (samples, meaning, colour) = interpret(&mut decoder, &mut notes)?;
     let (sample, depth) = sample_kind(&mut decoder, &mut notes)?;
-    if let Sample::Packed(_) = sample {
-        if samples != 1 {
-            return Err(unsupported("packed colour"));
-        }
+    if matches!(sample, Sample::Packed(_)) && samples != 1 {
+        return Err(unsupported("packed colour"));
     }
     let planar = decoder.find_tag_unsigned::<u16>(Tag::PlanarConfiguration).map_err(decode_error)?;
     let planar = planar == Some(PlanarConfiguration::Planar.to_u16()) && samples > 1;
@@ -355,7 +353,7 @@ impl Stored for TiffRows {
 
     fn read_row(&mut self, row: &mut [f32]) -> Result<()> {
         let y = self.next;
-        if y % self.chunk_rows == 0 {
+        if y.is_multiple_of(self.chunk_rows) {
             self.load_band(y)?;
         }
         let rows = self.band.len() / self.stride / self.planes;

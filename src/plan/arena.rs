@@ -87,8 +87,11 @@ fn neighbours(units: &[Unit]) -> Vec<Vec<usize>> {
 /// the time of each unit is.
 fn start_orders(units: &[Unit], neighbours: &[Vec<usize>]) -> Vec<Vec<usize>> {
     let length = |i: usize| (units[i].end - units[i].start) as u64;
-    let crowd: Vec<u64> =
-        neighbours.iter().enumerate().map(|(i, n)| units[i].bytes + n.iter().map(|&j| units[j].bytes).sum::<u64>()).collect();
+    let crowd: Vec<u64> = neighbours
+        .iter()
+        .enumerate()
+        .map(|(i, n)| units[i].bytes + n.iter().map(|&j| units[j].bytes).sum::<u64>())
+        .collect();
     let sorted = |key: &dyn Fn(usize) -> (u64, u64)| {
         let mut order: Vec<usize> = (0..units.len()).collect();
         order.sort_by_key(|&i| (std::cmp::Reverse(key(i)), i));
@@ -159,7 +162,7 @@ fn pull_forward(units: &[Unit], arena: &Arena, order: &mut Vec<usize>, round: us
     let movable: Vec<usize> = top.into_iter().filter(|&at| at > 0).collect();
     let Some(&at) = movable.get(round % movable.len().max(1)) else { return false };
     let unit = order.remove(at);
-    order.insert(if round % 2 == 0 { 0 } else { at / 2 }, unit);
+    order.insert(if round.is_multiple_of(2) { 0 } else { at / 2 }, unit);
     true
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Step {
     pub(super) flops: u64,
     /// Runs once per job, not once per launch.
     pub(super) setup: bool,
+    /// Binding whose memory the result may take over.
+    replaces: Option<usize>,
 }
 
 /// A value or scratch that wants memory.
@@ -90,7 +92,7 @@ impl Step {
 
     /// The buffer whose memory the result may take over, and the result's own, if the kernel allows it.
     pub(super) fn in_place(&self) -> Option<(usize, usize)> {
-        let from = self.operands[table::in_place(&self.params, self.types)?];
+        let from = self.operands[self.replaces?];
         match (from, self.writes().next()) {
             (Some(Operand::Buffer(x)), Some(y)) => Some((x, y)),
             _ => None,
@@ -208,8 +210,7 @@ impl Context<'_> {
             }
             Op::Pointwise(p) => self.pointwise(node, p),
             Op::Slice { begin, channels } => {
-                let plain =
-                    Pointwise { alpha: 1.0, beta: None, gamma: 0.0, act: Act::None, clamp: None, table: false };
+                let plain = Pointwise { alpha: 1.0, beta: None, gamma: 0.0, act: Act::None, clamp: None, table: false };
                 let params = PointwiseParams { offset: *begin, c: *channels, ..self.pointwise_params(node, &plain) };
                 self.simple(node, Params::Pointwise(params), &[Some(node.inputs[0]), None, None])
             }
@@ -245,7 +246,8 @@ impl Context<'_> {
         let setup = self.graph.value(node.output).lifetime != Lifetime::Window;
         let flops = cost::flops(&params, row);
         let label = name.clone();
-        self.lowered.steps.push(Step { params, types, row, operands: list, label, flops, setup });
+        let replaces = table::in_place(self.caps.kind, &params, types);
+        self.lowered.steps.push(Step { params, types, row, operands: list, label, flops, setup, replaces });
         Ok(())
     }
 
@@ -334,10 +336,10 @@ impl Context<'_> {
         });
         let types = self.types(x, node.output, true);
         let outs = verify::linear_outs(self.graph, p);
-        // A GEGLU bias is one tensor that fills two vectors.
-        let lengths = if p.geglu { vec![outs[0]; 2] } else { outs.clone() };
+        // A GEGLU bias is one tensor that fills two vectors; stacked biases fill one, as their columns do.
+        let lengths = if p.geglu { vec![outs[0]; 2] } else { vec![p.out_channels] };
         let biases = if p.biases.is_empty() {
-            vec![None; outs.len()]
+            vec![None; lengths.len()]
         } else {
             p.biases.iter().map(|&b| self.tensor(b)).collect()
         };

@@ -5,8 +5,8 @@
 //! launch reuses, so they are written before every run of the body (and after the setup list, which works
 //! in the same arena); outputs are read before the next run. Everything else persists.
 
-pub mod command;
 mod arena;
+pub mod command;
 pub mod cost;
 mod lifetime;
 mod lower;
@@ -99,7 +99,8 @@ fn place(graph: &Graph, caps: &Caps, lowered: &Lowered, options: Options) -> Res
     for step in &lowered.steps {
         let grid = (step.row.grid)(&step.params, step.types);
         if grid.iter().any(|&g| g == 0 || g > caps.max_grid) {
-            let why = format!("{}: a grid of {grid:?} workgroups, the device takes {} a side", step.label, caps.max_grid);
+            let why =
+                format!("{}: a grid of {grid:?} workgroups, the device takes {} a side", step.label, caps.max_grid);
             return Err(Error::new(Kind::Limit, "plan", why).advise("use a smaller tile or batch"));
         }
         let bindings: Vec<Option<Range>> = step.operands.iter().map(|o| o.as_ref().map(at)).collect();

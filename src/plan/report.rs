@@ -94,8 +94,19 @@ pub fn report(plan: &Plan) -> String {
     let chunks = plan.slots.iter().filter(|s| s.kind == SlotKind::Arena).count();
     let ratio = c.arena_bytes as f64 / c.peak_live_bytes.max(1) as f64;
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "plan {}: {} item(s), {} commands, {} in setup", plan.name, plan.items, plan.body.len(), plan.setup.len());
-    let _ = writeln!(text, "  arena       {:10.2} MiB in {chunks} chunk(s), {ratio:.3} x the peak of live bytes", mib(c.arena_bytes));
+    let _ = writeln!(
+        text,
+        "plan {}: {} item(s), {} commands, {} in setup",
+        plan.name,
+        plan.items,
+        plan.body.len(),
+        plan.setup.len()
+    );
+    let _ = writeln!(
+        text,
+        "  arena       {:10.2} MiB in {chunks} chunk(s), {ratio:.3} x the peak of live bytes",
+        mib(c.arena_bytes)
+    );
     let _ = writeln!(text, "  persistent  {:10.2} MiB", mib(c.persistent_bytes));
     let _ = writeln!(text, "  weights     {:10.2} MiB", mib(c.weight_bytes));
     let _ = writeln!(text, "  work        {:10.2} GFLOP, {:.2} GiB moved", c.flops as f64 / 1e9, mib(c.bytes) / 1024.0);
@@ -114,7 +125,11 @@ pub fn listing(plan: &Plan) -> String {
     text += "  map (chunk:offset+bytes, steps, value)\n";
     for s in stays(plan) {
         let r = s.range;
-        let _ = writeln!(text, "    {}:{:#010x}+{:<10} {:4}..{:<4} {}", r.slot.0, r.offset, r.bytes, s.start, s.end, s.label);
+        let _ = writeln!(
+            text,
+            "    {}:{:#010x}+{:<10} {:4}..{:<4} {}",
+            r.slot.0, r.offset, r.bytes, s.start, s.end, s.label
+        );
     }
     for (name, list) in [("setup", &plan.setup), ("body", &plan.body)] {
         let _ = writeln!(text, "  {name}");
