@@ -110,8 +110,13 @@ pub mod fault {
 
 /// Runs a call again while a signal interrupts it.
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    retry_short(|_| call())
+}
+
+/// The same for calls that can be told to move one byte only.
+fn retry_short<T>(mut call: impl FnMut(bool) -> io::Result<T>) -> io::Result<T> {
     loop {
-        match fault::gate().and_then(|_| call()) {
+        match fault::gate().and_then(&mut call) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             other => return other,
         }
@@ -210,17 +215,20 @@ fn refuse_irregular(path: &Path, meta: &std::fs::Metadata) -> Result<()> {
 
 impl Read for File {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let short = fault::gate()?;
-        let n = if short { buf.len().min(1) } else { buf.len() };
-        self.inner.read(&mut buf[..n])
+        // Interruptions end here: not every decoder retries.
+        retry_short(|short| {
+            let n = if short { buf.len().min(1) } else { buf.len() };
+            self.inner.read(&mut buf[..n])
+        })
     }
 }
 
 impl Write for File {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let short = fault::gate()?;
-        let n = if short { buf.len().min(1) } else { buf.len() };
-        self.inner.write(&buf[..n])
+        retry_short(|short| {
+            let n = if short { buf.len().min(1) } else { buf.len() };
+            self.inner.write(&buf[..n])
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -26,6 +26,15 @@ pub const MAX_TENSORS: usize = 65_536;
 pub const MAX_TENSOR_NAME: usize = 512;
 /// Highest tensor rank.
 pub const MAX_TENSOR_RANK: usize = 8;
+/// Most files of one sharded checkpoint.
+pub const MAX_SHARDS: usize = 1024;
+/// Most tensor names looked at for the nearest one to a missing name, and the largest edit distance
+/// worth suggesting: bounds the work of an error message.
+pub const MAX_NAME_CANDIDATES: usize = 4096;
+/// See [`MAX_NAME_CANDIDATES`].
+pub const MAX_NAME_DISTANCE: usize = 24;
+/// Largest manifest of shipped models, bytes.
+pub const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 /// Largest config.json, bytes.
 pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
@@ -38,6 +47,9 @@ pub const MAX_LEVEL_LAYERS: u32 = 64;
 pub const MAX_LISTED: usize = 20;
 /// Most bytes of foreign text (a name, a value of a config) repeated in one error.
 pub const MAX_QUOTED: usize = 80;
+
+/// Most training steps of a noise schedule; published ones have 1000.
+pub const MAX_TRAIN_STEPS: u32 = 1 << 20;
 
 /// Most elements of one graph value: indices stay within i32 on every backend.
 pub const MAX_VALUE_ELEMENTS: u64 = (1 << 31) - 1;

@@ -1,12 +1,22 @@
-//! The integration tests, one binary: a module per file.
-
-mod abi;
-mod shaders;
-//! The one integration test binary; a module per file.
+//! The one integration test binary. One line per module, in alphabetical order.
 
 // Test modules share items by `pub`; nothing is reachable from outside a test binary.
 #![allow(unreachable_pub)]
 
+mod abi;
+mod arrows;
+mod bad_input;
+mod cli;
+mod house;
+mod images;
+mod interpreter;
+mod plan;
 mod problem;
+mod program;
+mod reference;
+mod shaders;
+mod source;
+mod tile;
 mod tolerance;
 mod twin;
+mod weights;

@@ -108,12 +108,9 @@ pub fn operands(params: &Params, types: Types, row: &Row) -> [Option<Operand>; M
             exact(y, &[p.n, p.pixels, p.pitch_y]),
             control(0),
         ],
-        Params::LayerNorm(p) => &[
-            exact(x, &[p.rows, p.pitch]),
-            exact(f32, &[2, p.pitch]),
-            exact(y, &[p.rows, p.pitch]),
-            control(0),
-        ],
+        Params::LayerNorm(p) => {
+            &[exact(x, &[p.rows, p.pitch]), exact(f32, &[2, p.pitch]), exact(y, &[p.rows, p.pitch]), control(0)]
+        }
         Params::TimeEmbedding(p) => &[exact(x, &[p.rows, 8]), exact(y, &[p.rows, p.pitch]), control(0)],
         Params::Pointwise(p) => {
             let table = p.parts & 2 != 0;

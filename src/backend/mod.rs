@@ -1,5 +1,7 @@
 //! Backends run the commands of a plan. A backend sees commands only, never a graph or a model.
 
+pub mod fault;
+pub mod null;
 pub mod wgpu;
 
 use crate::abi::Caps;

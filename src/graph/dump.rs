@@ -1,7 +1,7 @@
 //! A stable text form of a graph: one line per node, for `inspect`, golden tests and bug reports.
 
-use super::op::{Graph, Lifetime, Op, WeightId};
 use super::Act;
+use super::op::{Graph, Lifetime, Op, WeightId};
 use std::fmt::Write;
 
 /// The graph as text. The same graph gives the same text in every release that has the same op set.

@@ -3,7 +3,7 @@
 //! The first broken rule is returned as an error that names the node; a graph that fails here is a bug
 //! in a model builder or a pass, except for sizes, which a user can reach through the tile.
 
-use super::op::{Conv2d, Graph, Linear, Node, Op, ValueId, WeightId};
+use super::op::{Attention, Conv2d, Graph, Linear, Node, Op, Padding, ValueId, WeightId};
 use super::{Act, DType, Lifetime, shape};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
@@ -180,11 +180,15 @@ fn check_op(graph: &Graph, node: &Node) -> Result<()> {
             tensor(graph, p.weight, &[c])?;
             tensor(graph, p.bias, &[c])
         }
-        Op::Attention(_) => check_attention(graph, node),
+        Op::Attention(p) => check_attention(graph, node, p),
         Op::TimeEmbedding(p) => {
             let [x, y] = [node.inputs[0], node.output].map(|v| graph.value(v).dtype);
             if p.dim % 2 != 0 || channels(0) != 1 || (x, y) != (DType::F32, DType::F32) {
-                return Err(bad(format!("needs one f32 channel in and an even number out, has {} and {}", x.name(), p.dim)));
+                return Err(bad(format!(
+                    "needs one f32 channel in and an even number out, has {} and {}",
+                    x.name(),
+                    p.dim
+                )));
             }
             Ok(())
         }
@@ -198,7 +202,12 @@ fn check_op(graph: &Graph, node: &Node) -> Result<()> {
     }
 }
 
-fn check_attention(graph: &Graph, node: &Node) -> Result<()> {
+fn check_attention(graph: &Graph, node: &Node, p: &Attention) -> Result<()> {
+    // Kernels load heads in groups of the pitch's granularity.
+    let firsts = [p.head_dim, p.q_offset, p.k_offset, p.v_offset];
+    if firsts.iter().any(|&c| u64::from(c) % crate::extent::CHANNEL_ALIGN != 0) {
+        return Err(bad(format!("heads of {} channels at {:?} are off the channel pitch", p.head_dim, &firsts[1..])));
+    }
     let [q, k, v] = [0, 1, 2].map(|i| graph.value(node.inputs[i]));
     let context = |l| l == Lifetime::Context;
     if context(k.lifetime) != context(v.lifetime) {
@@ -220,6 +229,10 @@ fn check_conv(graph: &Graph, p: &Conv2d, c: u32) -> Result<()> {
     let pad = p.padding;
     if [pad.top, pad.left, pad.bottom, pad.right].iter().any(|&p| p >= kh) {
         return Err(bad(format!("{pad:?} is as wide as the kernel")));
+    }
+    let half = Padding::all(kh / 2);
+    if p.upsample.is_some() && (p.stride != 1 || pad != half) {
+        return Err(bad(format!("doubles its input, but has stride {} and {pad:?} instead of {half:?}", p.stride)));
     }
     tensor(graph, p.weight, &[u64::from(p.out_channels), u64::from(c), u64::from(kh), u64::from(kw)])?;
     p.bias.map_or(Ok(()), |b| tensor(graph, b, &[u64::from(p.out_channels)]))
@@ -243,11 +256,6 @@ fn check_linear(graph: &Graph, p: &Linear, c: u32) -> Result<()> {
     }
     if !p.biases.is_empty() && p.biases.len() != p.weights.len() {
         return Err(bad(format!("{} weights but {} biases", p.weights.len(), p.biases.len())));
-    }
-    // Stacked biases are packed one by one to the pitch, stacked columns are not: they agree only then.
-    let last = outs.len() - 1;
-    if outs[..last].iter().any(|o| u64::from(*o) % crate::extent::CHANNEL_ALIGN != 0) {
-        return Err(bad(format!("stacked weights of {outs:?} rows do not end on the channel pitch")));
     }
     for (i, &w) in p.weights.iter().enumerate() {
         let rows = u64::from(outs[i]) * if p.geglu { 2 } else { 1 };
@@ -281,7 +289,6 @@ pub fn uses(graph: &Graph) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::op::Padding;
     use super::super::{Builder, Shape};
     use super::*;
 
@@ -315,10 +322,30 @@ mod tests {
         assert!(broken(|g| g.weights[0].shape[1] = 5).contains("the op needs [8, 4, 3, 3]"));
         assert!(broken(|g| g.outputs.clear()).contains("no outputs"));
         assert!(broken(|g| g.outputs[0].1 = ValueId(99)).contains("value 99 of none"));
-        assert!(broken(|g| { g.nodes[1].inputs.pop(); }).contains("takes 1 inputs"));
-        assert!(broken(|g| { g.nodes.remove(2); }).contains("no node makes it"));
-        assert!(broken(|g| if let Op::Conv2d(p) = &mut g.nodes[1].op { p.stride = 3 }).contains("stride 3"));
-        assert!(broken(|g| if let Op::Conv2d(p) = &mut g.nodes[1].op { p.weight = WeightId(7) }).contains("weight 7 of"));
+        assert!(
+            broken(|g| {
+                g.nodes[1].inputs.pop();
+            })
+            .contains("takes 1 inputs")
+        );
+        assert!(
+            broken(|g| {
+                g.nodes.remove(2);
+            })
+            .contains("no node makes it")
+        );
+        assert!(
+            broken(|g| if let Op::Conv2d(p) = &mut g.nodes[1].op {
+                (p.kernel, p.padding) = ([5, 5], Padding::all(2))
+            })
+            .contains("5x5")
+        );
+        assert!(
+            broken(|g| if let Op::Conv2d(p) = &mut g.nodes[1].op {
+                p.weight = WeightId(7)
+            })
+            .contains("weight 7 of")
+        );
     }
 
     #[test]

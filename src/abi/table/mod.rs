@@ -60,11 +60,13 @@ pub fn find(kind: BackendKind, stem: Stem, variant: &str) -> Option<&'static Row
     rows(kind).iter().find(|r| r.stem == stem && r.variant == variant)
 }
 
-/// The binding that may be the very same range as `y`, where there is one: every element is then read by
-/// the thread that writes it, before it is written, and nobody else reads it. The planner uses it when the
-/// operand dies in this launch.
-pub fn in_place(params: &Params, types: Types) -> Option<usize> {
-    if types.x != types.y {
+/// The binding that may be the very same range as `y`, where there is one. A kernel listed here reads each
+/// element (or packed word) only in the thread that writes it, before it writes it, so a second run of the
+/// same launch is the only thing lost. The planner uses it when the operand dies in this launch.
+///
+/// The cpu backend borrows its operands apart from its result and takes no such launch.
+pub fn in_place(kind: BackendKind, params: &Params, types: Types) -> Option<usize> {
+    if kind == BackendKind::Cpu || types.x != types.y {
         return None;
     }
     match params {

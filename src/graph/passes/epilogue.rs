@@ -11,6 +11,8 @@ pub(super) fn fold(graph: &mut Graph) -> Result<()> {
     let uses = verify::uses(graph);
     let mut done: Vec<Option<Node>> = Vec::with_capacity(graph.nodes.len());
     let mut made: Vec<Option<usize>> = vec![None; graph.values.len()];
+    // Longest way from the inputs, in nodes.
+    let mut depth: Vec<u32> = vec![0; graph.values.len()];
     for node in std::mem::take(&mut graph.nodes) {
         // The product may take the pointwise node's place only if nothing else reads it, and if it does not
         // have to leave the once-per-job list for it.
@@ -34,9 +36,10 @@ pub(super) fn fold(graph: &mut Graph) -> Result<()> {
             }
             Op::Pointwise(p) if is_sum(p) => {
                 let [a, b] = [node.inputs[0], node.inputs[1]];
-                // The later product is the one to extend: the other operand is then stored already.
-                let best = fits(a, takes_residual).map(|at| (at, b)).max(fits(b, takes_residual).map(|at| (at, a)));
-                if let Some((at, other)) = best
+                // Of two products the deeper one takes the addition: it has to come late anyway, and the
+                // planner stays free to compute the shallow one (a shortcut) first, so that its input can die.
+                let choice = |v: ValueId, other| fits(v, takes_residual).map(|at| (depth[v.0 as usize], at, other));
+                if let Some((_, at, other)) = choice(a, b).max(choice(b, a))
                     && let Some(mut product) = done[at].take()
                 {
                     set_residual(&mut product.op);
@@ -57,6 +60,8 @@ pub(super) fn fold(graph: &mut Graph) -> Result<()> {
             | Op::Concat
             | Op::Upsample { .. } => {}
         }
+        let deepest = merged.inputs.iter().map(|v| depth[v.0 as usize]).max();
+        depth[merged.output.0 as usize] = deepest.map_or(0, |d| d + 1);
         made[merged.output.0 as usize] = Some(place);
         if place == done.len() {
             done.push(Some(merged));

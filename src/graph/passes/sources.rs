@@ -55,7 +55,8 @@ pub(super) fn fold_upsample(graph: &mut Graph) -> Result<()> {
     let made = producers(graph);
     for i in 0..graph.nodes.len() {
         let Op::Conv2d(p) = &graph.nodes[i].op else { continue };
-        if p.second || p.upsample.is_some() {
+        // Kernels double only in front of a convolution that keeps the doubled size.
+        if p.second || p.upsample.is_some() || p.stride != 1 || p.padding != Padding::all(p.kernel[0] / 2) {
             continue;
         }
         let Some(source) = made[graph.nodes[i].inputs[0].0 as usize] else { continue };

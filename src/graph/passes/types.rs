@@ -40,7 +40,12 @@ fn wanted(graph: &Graph, node: &Node) -> Vec<Option<DType>> {
             }
         }
         // Concat and Upsample are gone by now, or refused by the verifier.
-        Op::Input(_) | Op::LayerNorm(_) | Op::TimeEmbedding(_) | Op::Slice { .. } | Op::Concat | Op::Upsample { .. } => {}
+        Op::Input(_)
+        | Op::LayerNorm(_)
+        | Op::TimeEmbedding(_)
+        | Op::Slice { .. }
+        | Op::Concat
+        | Op::Upsample { .. } => {}
     }
     if let Some(i) = verify::table_input(&node.op) {
         want[i] = Some(DType::F32);
