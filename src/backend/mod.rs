@@ -2,6 +2,7 @@
 
 pub mod fault;
 pub mod null;
+pub mod wgpu;
 
 use crate::abi::Caps;
 use crate::error::Result;
