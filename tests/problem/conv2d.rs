@@ -188,7 +188,7 @@ pub fn pack_kn(weight: &[f64], oc: usize, c: [usize; 2], k: usize) -> Vec<f64> {
 pub fn pack_up2x2(weight: &[f64], oc: usize, ic: usize) -> Vec<f64> {
     let (pi, py) = (pitch(ic), pitch(oc));
     let mut out = vec![0.0; 16 * pi * py];
-    let tap = |phase: usize, t: usize| (phase + t + 1) / 2 - phase;
+    let tap = |phase: usize, t: usize| (phase + t).div_ceil(2) - phase;
     for (phase, (a, b)) in [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().enumerate() {
         for (ky, kx) in (0..9).map(|t| (t / 3, t % 3)) {
             let (i, j) = (tap(a, ky), tap(b, kx));
