@@ -1,1 +1,569 @@
-//! (filled by its owner)
+//! Every file call of the program, in one place, so that tests can make any of them fail.
+//!
+//! [`File`] and the free functions count their calls per thread; [`fault`] arms one of them to
+//! fail. [`AtomicFile`] is the only way a result reaches its place: after any failure, a kill
+//! included, the path holds the old file, the complete new one, or nothing.
+
+use crate::error::{Error, Kind, Result};
+use std::fs::TryLockError;
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Bytes gathered before one write call reaches the system.
+const WRITE_BUFFER: usize = 1 << 18;
+/// Tries to lock a temporary file that another run keeps renaming away.
+const LOCK_TRIES: usize = 8;
+/// Longest file name that still leaves room for the affixes of its temporary file: file systems
+/// allow 255 bytes.
+const LONGEST_NAME: usize = 220;
+
+pub mod fault {
+    //! Makes the n-th file call of this thread fail: for tests.
+    //!
+    //! A counter per thread, so that tests that run side by side do not meet. Unarmed, a call pays
+    //! for one thread-local read.
+
+    use std::cell::Cell;
+    use std::io;
+
+    /// What happens at the armed call.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Fault {
+        /// The disk is full.
+        NoSpace,
+        /// The device failed (EIO).
+        Device,
+        /// Permission is denied.
+        Denied,
+        /// A signal came in between; a retry works.
+        Interrupted,
+        /// A write or read moves one byte only; other calls succeed.
+        Short,
+    }
+
+    impl Fault {
+        fn error(self) -> Option<io::Error> {
+            let kind = match self {
+                Fault::NoSpace => io::ErrorKind::StorageFull,
+                Fault::Denied => io::ErrorKind::PermissionDenied,
+                Fault::Interrupted => io::ErrorKind::Interrupted,
+                Fault::Device => return Some(io::Error::other("input/output error")),
+                Fault::Short => return None,
+            };
+            Some(io::Error::from(kind))
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    struct Plan {
+        at: u64,
+        fault: Fault,
+        persistent: bool,
+        count: u64,
+        hits: u64,
+    }
+
+    thread_local! {
+        static PLAN: Cell<Option<Plan>> = const { Cell::new(None) };
+    }
+
+    /// While it lives, the calls of this thread are counted and the armed one fails.
+    pub struct Armed(());
+
+    /// Arms call number `at` (from 0) of this thread; `persistent` makes all later ones fail too.
+    pub fn arm(at: u64, fault: Fault, persistent: bool) -> Armed {
+        PLAN.set(Some(Plan { at, fault, persistent, count: 0, hits: 0 }));
+        Armed(())
+    }
+
+    impl Armed {
+        /// Calls that failed or were shortened so far.
+        pub fn hits(&self) -> u64 {
+            PLAN.get().map_or(0, |p| p.hits)
+        }
+
+        /// Calls counted so far.
+        pub fn calls(&self) -> u64 {
+            PLAN.get().map_or(0, |p| p.count)
+        }
+    }
+
+    impl Drop for Armed {
+        fn drop(&mut self) {
+            PLAN.set(None);
+        }
+    }
+
+    /// Counts one call. `Ok(true)` asks a read or write to be short.
+    pub(super) fn gate() -> io::Result<bool> {
+        let Some(mut plan) = PLAN.get() else { return Ok(false) };
+        let hit = plan.count == plan.at || (plan.persistent && plan.count > plan.at);
+        plan.count += 1;
+        plan.hits += u64::from(hit);
+        PLAN.set(Some(plan));
+        if !hit {
+            return Ok(false);
+        }
+        plan.fault.error().map_or(Ok(true), Err)
+    }
+}
+
+/// Runs a call again while a signal interrupts it.
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    retry_short(|_| call())
+}
+
+/// The same for calls that can be told to move one byte only.
+fn retry_short<T>(mut call: impl FnMut(bool) -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match fault::gate().and_then(&mut call) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// The error of a file call: `action` is a verb phrase such as "cannot write".
+pub fn io_error(action: &str, path: &Path, e: &io::Error) -> Error {
+    let error = Error::new(Kind::Io, "files", format!("{action} {}: {e}", path.display()));
+    match e.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            error.advise("free some space, or write elsewhere")
+        }
+        io::ErrorKind::PermissionDenied => error.advise("check the permissions of the file and its folder"),
+        io::ErrorKind::ReadOnlyFilesystem => error.advise("write to another place"),
+        _ => error,
+    }
+}
+
+/// An open file that knows its path; every call passes the fault gate.
+#[derive(Debug)]
+pub struct File {
+    inner: std::fs::File,
+    path: PathBuf,
+}
+
+impl File {
+    /// Opens an existing regular file for reading. Folders, pipes and devices are refused before
+    /// they are opened: opening a pipe would wait for its writer.
+    pub fn open(path: &Path) -> Result<File> {
+        let meta = retry(|| std::fs::metadata(path)).map_err(|e| io_error("cannot open", path, &e))?;
+        refuse_irregular(path, &meta)?;
+        let inner = retry(|| std::fs::File::open(path)).map_err(|e| io_error("cannot open", path, &e))?;
+        // The path may have been swapped in between; what is open decides.
+        let meta = inner.metadata().map_err(|e| io_error("cannot examine", path, &e))?;
+        refuse_irregular(path, &meta)?;
+        Ok(File { inner, path: path.to_owned() })
+    }
+
+    /// Bytes in the file now.
+    pub fn len(&self) -> Result<u64> {
+        let meta = retry(|| self.inner.metadata()).map_err(|e| io_error("cannot examine", &self.path, &e))?;
+        Ok(meta.len())
+    }
+
+    /// Whether the file holds nothing.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Everything in the file, at most `limit` bytes.
+    pub fn read_all(&mut self, limit: u64) -> Result<Vec<u8>> {
+        let len = self.len()?;
+        let path = self.path.clone();
+        let too_big = |n: u64| {
+            Error::new(
+                Kind::Limit,
+                "files",
+                format!("{} holds {n} bytes, more than the {limit} allowed", path.display()),
+            )
+        };
+        if len > limit {
+            return Err(too_big(len));
+        }
+        let size = crate::extent::to_usize("file", len)?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(size).map_err(|_| {
+            Error::new(Kind::Memory, "files", format!("no memory for the {len} bytes of {}", path.display()))
+        })?;
+        let read = Read::take(&mut *self, limit + 1).read_to_end(&mut bytes);
+        read.map_err(|e| io_error("cannot read", &path, &e))?;
+        if bytes.len() as u64 > limit {
+            return Err(too_big(bytes.len() as u64));
+        }
+        Ok(bytes)
+    }
+}
+
+fn refuse_irregular(path: &Path, meta: &std::fs::Metadata) -> Result<()> {
+    if meta.is_dir() {
+        return Err(
+            Error::new(Kind::Io, "files", format!("{} is a folder", path.display())).advise("name a file in it")
+        );
+    }
+    if !meta.is_file() {
+        let what = format!("{} is not a regular file (a pipe, socket or device)", path.display());
+        return Err(Error::new(Kind::Io, "files", what).advise("copy it to a file first"));
+    }
+    Ok(())
+}
+
+impl Read for File {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        // Interruptions end here: not every decoder retries.
+        retry_short(|short| {
+            let n = if short { buf.len().min(1) } else { buf.len() };
+            self.inner.read(&mut buf[..n])
+        })
+    }
+}
+
+impl Write for File {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        retry_short(|short| {
+            let n = if short { buf.len().min(1) } else { buf.len() };
+            self.inner.write(&buf[..n])
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl Seek for File {
+    fn seek(&mut self, pos: SeekFrom) -> io::Result<u64> {
+        retry(|| self.inner.seek(pos))
+    }
+}
+
+/// The folder a path lies in; the current one for a bare name.
+pub fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    }
+}
+
+/// Whether two paths lead to one file, through links of either kind. False where one is absent.
+pub fn same_file(a: &Path, b: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        match (std::fs::metadata(a), std::fs::metadata(b)) {
+            (Ok(a), Ok(b)) => a.dev() == b.dev() && a.ino() == b.ino(),
+            _ => false,
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        matches!((std::fs::canonicalize(a), std::fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
+    }
+}
+
+/// Bytes that may still be written to the file system that holds `folder`; `None` where the system
+/// does not tell.
+pub fn free_space(folder: &Path) -> Option<u64> {
+    fault::gate().ok()?;
+    #[cfg(unix)]
+    {
+        let stat = rustix::fs::statvfs(folder).ok()?;
+        stat.f_bavail.checked_mul(stat.f_frsize)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = folder;
+        None
+    }
+}
+
+/// Where the unfinished file of `target` lies: in the same folder, since a rename is atomic only
+/// within one file system, and named after it, so that a later run finds what a killed one left.
+pub fn temp_path(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default();
+    let mut temp = std::ffi::OsString::from(".");
+    if name.len() <= LONGEST_NAME {
+        temp.push(name);
+    } else {
+        // FNV-1a: names must only be told apart, and the same in every run.
+        let hash = name
+            .as_encoded_bytes()
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        temp.push(format!("{hash:016x}"));
+    }
+    temp.push(".tessera-part");
+    target.with_file_name(temp)
+}
+
+/// A file that takes its place only when it is complete.
+///
+/// It is written beside its target and locked; [`AtomicFile::commit`] syncs it, renames it over
+/// the target and syncs the folder. Dropped before that, it is removed.
+#[derive(Debug)]
+pub struct AtomicFile {
+    // `None` once committed or abandoned: the file must be closed before it is removed on systems
+    // that lock open files.
+    file: Option<BufWriter<File>>,
+    temp: PathBuf,
+    target: PathBuf,
+    overwrite: bool,
+    in_place: bool,
+}
+
+impl AtomicFile {
+    /// Starts a new file for `target`. An unfinished file that a killed run left is taken over; one
+    /// that a living run holds is an error.
+    pub fn create(target: &Path, overwrite: bool) -> Result<AtomicFile> {
+        let temp = temp_path(target);
+        for _ in 0..LOCK_TRIES {
+            let Some(inner) = open_locked(&temp)? else { continue };
+            let file = File { inner, path: temp.clone() };
+            let mut this = AtomicFile {
+                file: Some(BufWriter::with_capacity(WRITE_BUFFER, file)),
+                temp,
+                target: target.to_owned(),
+                overwrite,
+                in_place: false,
+            };
+            // Only now is it certainly ours to empty.
+            let cleared = this.buffer().and_then(|b| retry(|| b.get_ref().inner.set_len(0)));
+            cleared.map_err(|e| io_error("cannot empty", &this.temp, &e))?;
+            return Ok(this);
+        }
+        Err(busy(&temp))
+    }
+
+    fn buffer(&mut self) -> io::Result<&mut BufWriter<File>> {
+        self.file.as_mut().ok_or_else(|| io::Error::other("the file is already finished"))
+    }
+
+    /// The path it will have.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Writes everything out and moves the file to its place.
+    pub fn commit(mut self) -> Result<()> {
+        let temp = self.temp.clone();
+        let failed = |e: &io::Error| io_error("cannot write", &temp, e);
+        self.buffer().and_then(Write::flush).map_err(|e| failed(&e))?;
+        self.buffer().and_then(|b| retry(|| b.get_ref().inner.sync_all())).map_err(|e| failed(&e))?;
+        if !self.overwrite && std::fs::symlink_metadata(&self.target).is_ok() {
+            return Err(exists(&self.target));
+        }
+        // The lock must outlive the rename, or another run could take the file over in between; so
+        // the handle is closed only afterwards.
+        retry(|| std::fs::rename(&self.temp, &self.target))
+            .map_err(|e| io_error("cannot replace", &self.target, &e))?;
+        self.in_place = true;
+        self.file = None;
+        sync_folder(parent(&self.target))
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.buffer()?.write(buf)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.buffer()?.flush()
+    }
+}
+
+impl Seek for AtomicFile {
+    fn seek(&mut self, pos: SeekFrom) -> io::Result<u64> {
+        self.buffer()?.seek(pos)
+    }
+}
+
+impl Drop for AtomicFile {
+    fn drop(&mut self) {
+        if self.in_place {
+            return;
+        }
+        // What is buffered is thrown away, not flushed: it may be what failed. The file is removed
+        // while it is still locked, so that no other run can have taken it over.
+        if let Some(buffer) = self.file.take() {
+            let (file, _) = buffer.into_parts();
+            let _ = std::fs::remove_file(&self.temp);
+            drop(file);
+        }
+    }
+}
+
+/// The error for a target that is there already.
+pub fn exists(target: &Path) -> Error {
+    Error::new(Kind::Io, "files", format!("{} exists", target.display()))
+        .advise("pass --overwrite to replace it, or name another output")
+}
+
+fn busy(temp: &Path) -> Error {
+    Error::new(Kind::Io, "files", format!("another run is writing {}", temp.display()))
+        .advise("wait for it, or name another output")
+}
+
+/// Opens and locks `temp`, without emptying it. `None` when another run moved it away meanwhile.
+fn open_locked(temp: &Path) -> Result<Option<std::fs::File>> {
+    let failed = |e: io::Error| io_error("cannot create", temp, &e);
+    if let Ok(meta) = std::fs::symlink_metadata(temp) {
+        // Never write through a link that someone planted in a shared folder.
+        if !meta.is_file() {
+            return Err(Error::new(Kind::Io, "files", format!("{} is in the way", temp.display())).advise("remove it"));
+        }
+    }
+    let file =
+        retry(|| std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(temp)).map_err(failed)?;
+    match fault::gate().map_err(TryLockError::Error).and_then(|_| file.try_lock()) {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(busy(temp)),
+        // Some network file systems cannot lock; there two runs with one output are the user's care.
+        Err(TryLockError::Error(_)) => {}
+    }
+    Ok(still_named(&file, temp).then_some(file))
+}
+
+/// Whether `file` is what `path` names, not something a link leads to or that was replaced.
+fn still_named(file: &std::fs::File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        match (file.metadata(), std::fs::symlink_metadata(path)) {
+            (Ok(a), Ok(b)) => a.dev() == b.dev() && a.ino() == b.ino(),
+            _ => false,
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        std::fs::symlink_metadata(path).is_ok_and(|m| m.is_file())
+    }
+}
+
+/// Makes a rename in `folder` survive a power cut.
+fn sync_folder(folder: &Path) -> Result<()> {
+    #[cfg(unix)]
+    {
+        let handle = retry(|| std::fs::File::open(folder)).map_err(|e| io_error("cannot open", folder, &e))?;
+        match retry(|| handle.sync_all()) {
+            // File systems that cannot sync a folder say so; the file itself is safe by then.
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput || e.kind() == io::ErrorKind::Unsupported => Ok(()),
+            other => other.map_err(|e| io_error("cannot sync", folder, &e)),
+        }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = folder;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fault::{Fault, arm};
+    use super::*;
+
+    fn write(target: &Path, overwrite: bool, body: &[u8]) -> Result<()> {
+        let mut f = AtomicFile::create(target, overwrite)?;
+        f.write_all(body).map_err(|e| io_error("cannot write", target, &e))?;
+        f.commit()
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut all: Vec<_> =
+            std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn a_failure_at_any_call_leaves_the_old_or_the_new_file() {
+        let body: Vec<u8> = (0..3 * WRITE_BUFFER).map(|i| (i % 251) as u8).collect();
+        for old in [None, Some(&b"old"[..])] {
+            for fault in [Fault::NoSpace, Fault::Device, Fault::Denied, Fault::Interrupted, Fault::Short] {
+                for persistent in [false, true] {
+                    // A signal that interrupts forever would loop forever, as it must.
+                    if persistent && fault == Fault::Interrupted {
+                        continue;
+                    }
+                    for n in 0.. {
+                        let dir = tempfile::tempdir().unwrap();
+                        let target = dir.path().join("a.bin");
+                        if let Some(old) = old {
+                            std::fs::write(&target, old).unwrap();
+                        }
+                        let armed = arm(n, fault, persistent);
+                        // Short for ever means a call per byte: keep that one small.
+                        let body = if persistent && fault == Fault::Short { &body[..64] } else { &body[..] };
+                        let done = write(&target, true, body);
+                        let hits = armed.hits();
+                        drop(armed);
+                        let now = std::fs::read(&target).ok();
+                        match done {
+                            Ok(()) => assert_eq!(now.as_deref(), Some(body)),
+                            // The last call syncs the folder: the new file is there by then.
+                            Err(_) => assert!(now.as_deref() == old || now.as_deref() == Some(body)),
+                        }
+                        let expected: Vec<String> = now.iter().map(|_| "a.bin".to_owned()).collect();
+                        assert_eq!(names(dir.path()), expected, "{fault:?} at call {n}");
+                        if hits == 0 {
+                            assert!(n > 5, "the gate must have seen the calls");
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_stray_unfinished_file_is_taken_over_and_a_living_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("a.bin");
+        std::fs::write(temp_path(&target), b"what a killed run left, longer than the new one").unwrap();
+        write(&target, false, b"new").unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"new");
+        assert_eq!(names(dir.path()), ["a.bin"]);
+
+        let held = AtomicFile::create(&target, true).unwrap();
+        let e = write(&target, true, b"second").expect_err("locked");
+        assert!(e.message().contains("another run"), "{e}");
+        drop(held);
+        assert_eq!(names(dir.path()), ["a.bin"]);
+        assert_eq!(write(&target, false, b"x").expect_err("exists").kind(), Kind::Io);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_never_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        std::fs::write(&victim, b"precious").unwrap();
+        let target = dir.path().join("out.bin");
+        std::os::unix::fs::symlink(&victim, temp_path(&target)).unwrap();
+        assert!(write(&target, true, b"new").is_err());
+        std::fs::remove_file(temp_path(&target)).unwrap();
+        std::os::unix::fs::symlink(&victim, &target).unwrap();
+        assert!(same_file(&victim, &target));
+        write(&target, true, b"new").unwrap();
+        assert_eq!(std::fs::read(&victim).unwrap(), b"precious");
+        assert_eq!(std::fs::read(&target).unwrap(), b"new");
+    }
+
+    #[test]
+    fn folders_and_missing_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(File::open(dir.path()).expect_err("folder").message().contains("is a folder"));
+        assert!(File::open(&dir.path().join("none")).is_err());
+        let long = dir.path().join("n".repeat(250));
+        write(&long, false, b"x").unwrap();
+        assert_eq!(std::fs::read(long).unwrap(), b"x");
+        assert!(free_space(dir.path()).is_none_or(|b| b > 0));
+    }
+}

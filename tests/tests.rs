@@ -1,8 +1,22 @@
-//! The one integration test binary; a module per file.
+//! The one integration test binary. One line per module, in alphabetical order.
 
 // Test modules share items by `pub`; nothing is reachable from outside a test binary.
 #![allow(unreachable_pub)]
 
+mod arrows;
+mod bad_input;
+mod cli;
+mod house;
+mod images;
+mod interpreter;
+mod plan;
 mod problem;
+mod program;
+mod reference;
+mod source;
+mod tile;
+mod toys;
+mod upscale;
 mod tolerance;
 mod twin;
+mod weights;

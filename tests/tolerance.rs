@@ -3,6 +3,19 @@
 use tessera::abi::Stem;
 use tessera::graph::DType;
 
+/// Relative L2 error of a network evaluated in f64 against PyTorch in f64. What differs is the time
+/// embedding: PyTorch computes its frequencies and angles in f32 (one unit in the last place of an angle
+/// near 1000 is 6e-5, and a network passes on a hundredth of it), and the reference outputs are stored in
+/// f32 (6e-8).
+pub(crate) const NETWORK_F64: f64 = 2e-6;
+
+/// Relative L2 error of a network on the cpu backend in f32 against PyTorch in f64: the above, and the f32
+/// roundings of some fifty layers.
+pub(crate) const NETWORK_F32: f64 = 1e-5;
+
+/// Largest difference, relative to the largest value, of a fused graph from the plain one, both in f64: a few
+/// roundings of 1e-16, which normalisations of nearly constant values may amplify a thousandfold.
+pub(crate) const FUSION_F64: f64 = 1e-11;
 /// Allowed error of one value: `relative * |expected| + absolute * (largest |expected| of the output)`.
 #[derive(Debug, Clone, Copy)]
 pub struct Tolerance {
@@ -42,3 +55,10 @@ pub fn kernel(stem: Stem, y: DType) -> Tolerance {
     };
     Tolerance { relative: store + inside, absolute: inside }
 }
+/// JPEG samples of two decoders, in steps of 255: their inverse transforms round differently by one
+/// step, the conversion from YCbCr adds one, and chroma is interpolated by other filters.
+pub const JPEG_DECODERS: u64 = 6;
+
+/// RMS error, in [0, 1], of a smooth picture through JPEG at quality 95: the quantiser's steps there
+/// are 1 to 10 of 255, uniform errors of a third of that.
+pub const JPEG_95_RMS: f64 = 0.012;

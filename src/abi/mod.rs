@@ -3,6 +3,7 @@
 //!
 //! A stem is a meaning with declared optional parts; a variant is one way to compute it on one backend.
 
+pub mod operands;
 pub mod params;
 pub mod table;
 

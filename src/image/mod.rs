@@ -1,1 +1,275 @@
-//! (filled by its owner)
+//! Pictures in and out: PNG, JPEG and TIFF, by rows where the format permits.
+//!
+//! Values are `f32` in [0, 1], interleaved, top to bottom, alpha straight (not premultiplied). The
+//! EXIF orientation is applied while reading; the extents in a [`Header`] are the turned ones. The
+//! format of an input is decided by its bytes, that of an output by its extension.
+
+pub mod colour;
+mod exif;
+mod format;
+mod guard;
+mod jpeg_read;
+mod jpeg_write;
+mod orient;
+mod output;
+mod png_read;
+mod png_write;
+mod raster;
+pub mod resample;
+mod tiff_read;
+mod tiff_write;
+
+use crate::error::{Error, Kind, Result};
+use crate::fs::File;
+use crate::{extent, limits};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+
+pub use output::{check_output, create, output_notes};
+
+/// What the channels of a picture mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Colour {
+    /// One channel of grey.
+    Gray,
+    /// Grey and straight alpha.
+    GrayAlpha,
+    /// Red, green, blue.
+    Rgb,
+    /// Red, green, blue and straight alpha.
+    Rgba,
+}
+
+impl Colour {
+    /// Channels of a pixel, alpha included.
+    pub fn channels(self) -> usize {
+        match self {
+            Colour::Gray => 1,
+            Colour::GrayAlpha => 2,
+            Colour::Rgb => 3,
+            Colour::Rgba => 4,
+        }
+    }
+
+    /// Whether the last channel is alpha.
+    pub fn has_alpha(self) -> bool {
+        matches!(self, Colour::GrayAlpha | Colour::Rgba)
+    }
+
+    /// Whether the colour is a single grey channel.
+    pub fn is_gray(self) -> bool {
+        matches!(self, Colour::Gray | Colour::GrayAlpha)
+    }
+
+    /// The colour with these properties.
+    pub fn new(gray: bool, alpha: bool) -> Colour {
+        match (gray, alpha) {
+            (true, false) => Colour::Gray,
+            (true, true) => Colour::GrayAlpha,
+            (false, false) => Colour::Rgb,
+            (false, true) => Colour::Rgba,
+        }
+    }
+}
+
+/// Bits of a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Depth {
+    /// 8 bits; also what fewer bits are widened to.
+    Eight,
+    /// 16 bits.
+    Sixteen,
+}
+
+impl Depth {
+    /// Bytes of a sample.
+    pub fn bytes(self) -> usize {
+        match self {
+            Depth::Eight => 1,
+            Depth::Sixteen => 2,
+        }
+    }
+
+    /// The largest sample.
+    pub fn max(self) -> f32 {
+        match self {
+            Depth::Eight => 255.0,
+            Depth::Sixteen => 65_535.0,
+        }
+    }
+}
+
+/// A file format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Portable Network Graphics.
+    Png,
+    /// JPEG, baseline or progressive Huffman.
+    Jpeg,
+    /// TIFF and BigTIFF.
+    Tiff,
+}
+
+impl Format {
+    /// Its usual name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Png => "PNG",
+            Format::Jpeg => "JPEG",
+            Format::Tiff => "TIFF",
+        }
+    }
+}
+
+/// What is known of a picture before its rows are read.
+#[derive(Debug, Clone)]
+pub struct Header {
+    /// Pixels across, after orientation.
+    pub width: u64,
+    /// Pixels down, after orientation.
+    pub height: u64,
+    /// What the channels mean.
+    pub colour: Colour,
+    /// Bits of a sample, as stored.
+    pub depth: Depth,
+    /// The ICC profile, carried to the output unread.
+    pub icc: Option<Arc<[u8]>>,
+    /// The format of the bytes.
+    pub format: Format,
+    /// What a reader of the picture should be told: conversions, oddities tolerated.
+    pub notes: Vec<String>,
+}
+
+impl Header {
+    /// Values of one row.
+    pub fn row_len(&self) -> usize {
+        self.width as usize * self.colour.channels()
+    }
+}
+
+/// A picture being read, row by row.
+pub trait RowSource: Send {
+    /// What is known of it.
+    fn header(&self) -> &Header;
+    /// Reads the next row: `width * channels` values in [0, 1]. An error when there is none left.
+    fn read_row(&mut self, row: &mut [f32]) -> Result<()>;
+}
+
+/// A picture being written, row by row. Dropped unfinished, it leaves nothing.
+pub trait RowSink: Send {
+    /// Writes the next row: `width * channels` values, clamped to [0, 1] (NaN to 0) and rounded half up.
+    fn write_row(&mut self, row: &[f32]) -> Result<()>;
+    /// Completes the file and moves it to its place. An error when rows are missing.
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// What every reader gives before orientation is applied.
+trait Stored: Send {
+    /// Extents and properties as stored, not turned.
+    fn header(&self) -> &Header;
+    /// The next row as stored.
+    fn read_row(&mut self, row: &mut [f32]) -> Result<()>;
+    /// All of it at once, for pictures that must be turned. Called before any row is read.
+    fn into_raster(self: Box<Self>) -> Result<raster::Raster>;
+}
+
+/// An error about an input picture: what it says is wrong with the file itself.
+pub(crate) fn bad(message: impl Into<String>) -> Error {
+    Error::new(Kind::BadInput, "image", message)
+}
+
+/// Refuses extents that are zero or above the limits, before anything is allocated for them.
+pub(crate) fn check_extent(width: u64, height: u64) -> Result<()> {
+    if width == 0 || height == 0 {
+        return Err(bad(format!("the picture is empty: {width} x {height} pixels")));
+    }
+    let limit = |what: String| Error::new(Kind::Limit, "image", what).advise("cut the picture into parts");
+    if width > limits::MAX_SIDE || height > limits::MAX_SIDE {
+        return Err(limit(format!("{width} x {height} pixels: no side may exceed {}", limits::MAX_SIDE)));
+    }
+    let pixels = extent::product("picture", &[width, height])?;
+    if pixels > limits::MAX_INPUT_PIXELS {
+        return Err(limit(format!("{width} x {height} pixels: more than the {} allowed", limits::MAX_INPUT_PIXELS)));
+    }
+    Ok(())
+}
+
+/// Refuses a decode that would hold more than [`limits::MAX_DECODE_BYTES`]; gives the size back.
+pub(crate) fn check_decode(what: &str, bytes: u64) -> Result<usize> {
+    if bytes > limits::MAX_DECODE_BYTES {
+        let text = format!("{what} needs {bytes} bytes, more than the {} allowed", limits::MAX_DECODE_BYTES);
+        return Err(
+            Error::new(Kind::Limit, "image", text).advise("store it as a PNG without interlacing, or a TIFF in strips")
+        );
+    }
+    extent::to_usize(what, bytes)
+}
+
+/// Zeroed bytes, or an error when there is no memory for them.
+pub(crate) fn zeroed<T: Clone + Default>(what: &str, len: usize) -> Result<Vec<T>> {
+    let no_memory = || Error::new(Kind::Memory, "image", format!("no memory for {what}: {len} values"));
+    // Asked for and given back first: `vec!` of zeros takes untouched pages from the system, which
+    // `resize` would not, but it ends the process where there are none.
+    Vec::<T>::new().try_reserve_exact(len).map_err(|_| no_memory())?;
+    Ok(vec![T::default(); len])
+}
+
+/// Opens `path`, decides its format by its bytes and gives the reader before orientation.
+fn open_stored(path: &Path) -> Result<(Box<dyn Stored>, orient::Orientation)> {
+    let mut file = File::open(path).map_err(|e| {
+        // For a picture that is missing or no file at all the input is to blame, not the disk.
+        if path.is_file() { e } else { input_error(path, &e) }
+    })?;
+    let len = file.len()?;
+    if len == 0 {
+        return Err(bad(format!("{} is empty (0 bytes)", path.display())));
+    }
+    let mut head = [0u8; 32];
+    let mut have = 0;
+    while have < head.len() {
+        match file.read(&mut head[have..]) {
+            Ok(0) => break,
+            Ok(n) => have += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(crate::fs::io_error("cannot read", path, &e)),
+        }
+    }
+    file.seek(SeekFrom::Start(0)).map_err(|e| crate::fs::io_error("cannot read", path, &e))?;
+    let format = format::sniff(&head[..have])?;
+    let notes = format::mislabelled(path, format).into_iter().collect();
+    guard::guard(|| match format {
+        Format::Png => png_read::open(file, len, notes),
+        Format::Jpeg => jpeg_read::open(file, len, notes),
+        Format::Tiff => tiff_read::open(file, len, notes),
+    })
+}
+
+fn input_error(path: &Path, e: &Error) -> Error {
+    let what = if path.exists() { e.message().to_owned() } else { format!("{} does not exist", path.display()) };
+    let error = bad(what);
+    match e.advice() {
+        Some(advice) => error.advise(advice),
+        None => error,
+    }
+}
+
+fn at(path: &Path, e: Error) -> Error {
+    // The path is in the message already when the file call failed.
+    if e.message().contains(path.to_string_lossy().as_ref()) { e } else { e.at(path.display()) }
+}
+
+/// The header of the picture at `path`; no pixel is decoded.
+pub fn probe(path: &Path) -> Result<Header> {
+    let (stored, orientation) = open_stored(path).map_err(|e| at(path, e))?;
+    let header = stored.header();
+    let (width, height) = orientation.turned(header.width, header.height);
+    Ok(Header { width, height, ..header.clone() })
+}
+
+/// Opens the picture at `path` for reading by rows, upright.
+pub fn open(path: &Path) -> Result<Box<dyn RowSource>> {
+    let (stored, orientation) = open_stored(path).map_err(|e| at(path, e))?;
+    let upright = guard::guard(|| orient::upright(stored, orientation)).map_err(|e| at(path, e))?;
+    Ok(Box::new(guard::Guarded::new(upright, path)))
+}

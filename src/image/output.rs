@@ -1,0 +1,178 @@
+//! What every writer shares: refusing up front, packing rows, counting them.
+
+use super::raster::{self, to_u8, to_u16};
+use super::{Depth, Format, Header, RowSink, format, jpeg_write, png_write, tiff_write};
+use crate::error::{Error, Kind, Result};
+use crate::fs::{self, AtomicFile};
+use crate::{extent, limits};
+use std::path::Path;
+
+/// Fraction of its raw size below which no photograph compresses in each format; less free space
+/// than that is refused before any work.
+const fn least_share(format: Format) -> u64 {
+    match format {
+        Format::Png | Format::Tiff => 5,
+        Format::Jpeg => 50,
+    }
+}
+
+/// The error of a failed write to `file`.
+pub(super) fn write_error(file: &AtomicFile, e: &std::io::Error) -> Error {
+    fs::io_error("cannot write", file.target(), e)
+}
+
+/// Turns rows of values into bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packer {
+    pub(super) depth: Depth,
+    pub(super) big_endian: bool,
+}
+
+impl Packer {
+    /// Clamps, rounds half up and packs `row` into `out`, which has the exact size.
+    pub(super) fn pack(self, row: &[f32], out: &mut [u8]) {
+        match (self.depth, self.big_endian) {
+            (Depth::Eight, _) => out.iter_mut().zip(row).for_each(|(o, v)| *o = to_u8(*v)),
+            (Depth::Sixteen, true) => {
+                out.chunks_exact_mut(2).zip(row).for_each(|(o, v)| o.copy_from_slice(&to_u16(*v).to_be_bytes()));
+            }
+            (Depth::Sixteen, false) => {
+                out.chunks_exact_mut(2).zip(row).for_each(|(o, v)| o.copy_from_slice(&to_u16(*v).to_le_bytes()));
+            }
+        }
+    }
+}
+
+/// Counts the rows written: neither too few nor too many, and each of the right length.
+pub(super) struct RowCount {
+    height: u64,
+    row_len: usize,
+    written: u64,
+}
+
+impl RowCount {
+    pub(super) fn new(header: &Header) -> RowCount {
+        RowCount { height: header.height, row_len: header.row_len(), written: 0 }
+    }
+
+    pub(super) fn next(&mut self, len: usize) -> Result<()> {
+        if len != self.row_len || self.written >= self.height {
+            let text = format!(
+                "row {} of {} with {len} values was written where a row has {}",
+                self.written, self.height, self.row_len
+            );
+            return Err(Error::new(Kind::Internal, "image", text));
+        }
+        self.written += 1;
+        Ok(())
+    }
+
+    pub(super) fn complete(&self) -> Result<()> {
+        if self.written != self.height {
+            let text = format!("{} of {} rows were written", self.written, self.height);
+            return Err(Error::new(Kind::Internal, "image", text));
+        }
+        Ok(())
+    }
+}
+
+/// Starts a picture at `path`, in the format its extension names, with the extents, colour, depth
+/// and profile of `header`. The file takes its place in [`RowSink::finish`]. An existing file is
+/// replaced only with `overwrite`.
+pub fn create(path: &Path, header: &Header, overwrite: bool) -> Result<Box<dyn RowSink>> {
+    let format = format::of_output(path)?;
+    check_path(path, overwrite)?;
+    check_fits(format, header)?;
+    let file = AtomicFile::create(path, overwrite)?;
+    Ok(match format {
+        Format::Png => Box::new(png_write::PngSink::create(file, header)?),
+        Format::Jpeg => Box::new(jpeg_write::JpegSink::create(file, header)?),
+        Format::Tiff => Box::new(tiff_write::TiffSink::create(file, header)?),
+    })
+}
+
+/// Refuses up front what [`create`] or the writing after hours of work would refuse: a folder, a
+/// missing or unwritable parent, an existing file without `overwrite`, the input itself (through
+/// links too), an extension or picture the format can't hold, a full disk.
+pub fn check_output(path: &Path, input: Option<&Path>, header: &Header, overwrite: bool) -> Result<()> {
+    let format = format::of_output(path)?;
+    // Before "exists": to advise --overwrite would be wrong here.
+    if input.is_some_and(|input| fs::same_file(path, input)) {
+        return Err(refused(format!("{} is the input itself", path.display())).advise("name another output"));
+    }
+    check_path(path, overwrite)?;
+    check_fits(format, header)?;
+    let raw = raster::bytes(header.width, header.height, header.colour, depth_in(format, header))?;
+    if let Some(free) = fs::free_space(fs::parent(path)) {
+        let least = raw / least_share(format);
+        if free < least {
+            let text = format!("{} bytes are free for {}, which needs at least {least}", free, path.display());
+            return Err(Error::new(Kind::Io, "image", text).advise("free some space, or write elsewhere"));
+        }
+    }
+    // The only sure test of a folder, a name and a lock is to make the file; dropped, it is removed.
+    AtomicFile::create(path, overwrite).map(drop)
+}
+
+/// What the output format will not keep of `header`, for the user to read.
+pub fn output_notes(path: &Path, header: &Header) -> Vec<String> {
+    match format::of_extension(path) {
+        Some(Format::Jpeg) if header.depth == Depth::Sixteen => {
+            vec!["JPEG holds 8 bits a sample: the 16 bits of the picture are rounded".into()]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn depth_in(format: Format, header: &Header) -> Depth {
+    if format == Format::Jpeg { Depth::Eight } else { header.depth }
+}
+
+fn refused(what: String) -> Error {
+    Error::new(Kind::Io, "image", what)
+}
+
+fn check_path(path: &Path, overwrite: bool) -> Result<()> {
+    if path.is_dir() {
+        return Err(refused(format!("the output {} is a folder", path.display())).advise("name a file in it"));
+    }
+    let parent = fs::parent(path);
+    if !parent.is_dir() {
+        return Err(refused(format!("the folder {} does not exist", parent.display())).advise("make it first"));
+    }
+    if let Ok(meta) = std::fs::symlink_metadata(path) {
+        if !overwrite {
+            return Err(fs::exists(path));
+        }
+        if !meta.is_file() && !meta.is_symlink() {
+            return Err(
+                refused(format!("the output {} is not a regular file", path.display())).advise("name another output")
+            );
+        }
+    }
+    Ok(())
+}
+
+fn check_fits(format: Format, header: &Header) -> Result<()> {
+    let (w, h) = (header.width, header.height);
+    let pixels = extent::product("output", &[w, h])?;
+    let limit = |text: String| Error::new(Kind::Limit, "image", text);
+    if w == 0 || h == 0 {
+        return Err(Error::new(Kind::Usage, "image", format!("an output of {w} x {h} pixels")));
+    }
+    if w > limits::MAX_SIDE || h > limits::MAX_SIDE || pixels > limits::MAX_OUTPUT_PIXELS {
+        let (side, most) = (limits::MAX_SIDE, limits::MAX_OUTPUT_PIXELS);
+        return Err(limit(format!("an output of {w} x {h} pixels: at most {side} a side and {most} in all")));
+    }
+    if format == Format::Jpeg {
+        if w.max(h) > limits::MAX_JPEG_SIDE {
+            let text = format!("{w} x {h} pixels: no side of a JPEG exceeds {}", limits::MAX_JPEG_SIDE);
+            return Err(limit(text).advise("write a .png or .tif"));
+        }
+        if header.colour.has_alpha() {
+            return Err(Error::new(Kind::Usage, "image", "JPEG has no alpha, which the picture has")
+                .advise("write a .png or .tif"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,208 @@
+//! TIFF out: strips in order, the directory at the end, memory of a few strips.
+//!
+//! Deflate with the horizontal predictor, which every reader of the last twenty years knows.
+//! BigTIFF when the file could pass 4 GiB.
+
+use super::output::{Packer, RowCount, write_error};
+use super::{Header, RowSink};
+use crate::error::Result;
+use crate::extent;
+use crate::fs::AtomicFile;
+use flate2::{Compression, write::ZlibEncoder};
+use rayon::prelude::*;
+use std::io::{Seek, SeekFrom, Write};
+
+/// Bytes of a strip before compression, unless that made too many strips.
+const STRIP_BYTES: u64 = 1 << 18;
+/// Most strips: readers hold the tables of all of them.
+const MOST_STRIPS: u64 = 1 << 15;
+/// Strips compressed at once.
+const BATCH: usize = 8;
+/// Level 1: speed counts for huge files; level 6 saves a few percent.
+const LEVEL: u32 = 1;
+/// Above this many bytes the offsets of a plain TIFF could overflow; deflate adds less than a tenth
+/// of a percent to what it can't compress.
+const BIG_ABOVE: u64 = 4_200_000_000;
+
+/// TIFF field types.
+const SHORT: u16 = 3;
+const LONG: u16 = 4;
+const UNDEFINED: u16 = 7;
+const LONG8: u16 = 16;
+
+pub(super) struct TiffSink {
+    file: AtomicFile,
+    header: Header,
+    packer: Packer,
+    rows: RowCount,
+    big: bool,
+    row_bytes: usize,
+    rows_per_strip: u64,
+    /// Whole strips to be compressed, the last one perhaps unfinished.
+    raw: Vec<u8>,
+    /// Place and length of each strip written.
+    strips: Vec<(u64, u64)>,
+    at: u64,
+}
+
+impl TiffSink {
+    pub(super) fn create(mut file: AtomicFile, header: &Header) -> Result<TiffSink> {
+        let row_bytes = header.row_len() * header.depth.bytes();
+        let total = extent::product("TIFF", &[row_bytes as u64, header.height])?;
+        let big = total > BIG_ABOVE;
+        let rows_per_strip =
+            (STRIP_BYTES / row_bytes as u64).max(header.height.div_ceil(MOST_STRIPS)).clamp(1, header.height);
+        // The place of the directory is filled in at the end.
+        let start: &[u8] = if big { b"II+\0\x08\0\0\0\0\0\0\0\0\0\0\0" } else { b"II*\0\0\0\0\0" };
+        file.write_all(start).map_err(|e| write_error(&file, &e))?;
+        Ok(TiffSink {
+            file,
+            packer: Packer { depth: header.depth, big_endian: false },
+            rows: RowCount::new(header),
+            header: header.clone(),
+            big,
+            row_bytes,
+            rows_per_strip,
+            raw: Vec::new(),
+            strips: Vec::new(),
+            at: start.len() as u64,
+        })
+    }
+
+    fn strip_bytes(&self) -> usize {
+        self.rows_per_strip as usize * self.row_bytes
+    }
+
+    /// Compresses and writes what is gathered.
+    fn flush(&mut self) -> std::io::Result<()> {
+        let (row_bytes, channels, wide) =
+            (self.row_bytes, self.header.colour.channels(), self.header.depth.bytes() == 2);
+        let size = self.strip_bytes();
+        let packed: Vec<std::io::Result<Vec<u8>>> = self
+            .raw
+            .par_chunks_mut(size)
+            .map(|strip| {
+                strip.chunks_exact_mut(row_bytes).for_each(|row| predict(row, channels, wide));
+                let mut encoder = ZlibEncoder::new(Vec::with_capacity(strip.len() / 2), Compression::new(LEVEL));
+                encoder.write_all(strip)?;
+                encoder.finish()
+            })
+            .collect();
+        self.raw.clear();
+        for strip in packed {
+            let strip = strip?;
+            self.file.write_all(&strip)?;
+            self.strips.push((self.at, strip.len() as u64));
+            self.at += strip.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes the directory and points the header at it.
+    fn directory(&mut self) -> std::io::Result<()> {
+        let h = &self.header;
+        let channels = h.colour.channels();
+        let place = if self.big { LONG8 } else { LONG };
+        let narrow = |all: Vec<u64>| all;
+        let bits = vec![8 * h.depth.bytes() as u64; channels];
+        // Deflate 8, predictor 2; photometric 1 is grey, 2 RGB; orientation 1: already upright.
+        let mut entries: Vec<(u16, u16, Vec<u64>)> = vec![
+            (256, LONG, vec![h.width]),
+            (257, LONG, vec![h.height]),
+            (258, SHORT, bits),
+            (259, SHORT, vec![8]),
+            (262, SHORT, vec![if h.colour.is_gray() { 1 } else { 2 }]),
+            (273, place, narrow(self.strips.iter().map(|s| s.0).collect())),
+            (274, SHORT, vec![1]),
+            (277, SHORT, vec![channels as u64]),
+            (278, LONG, vec![self.rows_per_strip]),
+            (279, place, narrow(self.strips.iter().map(|s| s.1).collect())),
+            (284, SHORT, vec![1]),
+            (317, SHORT, vec![2]),
+        ];
+        if h.colour.has_alpha() {
+            // Unassociated: alpha is straight.
+            entries.push((338, SHORT, vec![2]));
+        }
+        if let Some(icc) = &h.icc {
+            entries.push((34_675, UNDEFINED, icc.iter().map(|&b| u64::from(b)).collect()));
+        }
+        let (inline, count_bytes) = if self.big { (8usize, 8usize) } else { (4, 4) };
+        let entry_bytes = 4 + count_bytes + inline;
+        // Values that do not fit their entry go first, each at an even place.
+        let mut body = Vec::new();
+        let mut fields = Vec::new();
+        if self.at % 2 == 1 {
+            body.push(0);
+        }
+        for (tag, kind, values) in &entries {
+            let mut bytes: Vec<u8> = Vec::new();
+            for v in values {
+                let le = v.to_le_bytes();
+                let width = match *kind {
+                    SHORT => 2,
+                    LONG => 4,
+                    LONG8 => 8,
+                    _ => 1,
+                };
+                bytes.extend(&le[..width]);
+            }
+            let mut field = vec![0u8; inline];
+            if bytes.len() <= inline {
+                field[..bytes.len()].copy_from_slice(&bytes);
+            } else {
+                field.copy_from_slice(&(self.at + body.len() as u64).to_le_bytes()[..inline]);
+                body.extend(&bytes);
+                body.resize(body.len().next_multiple_of(2), 0);
+            }
+            fields.extend(tag.to_le_bytes());
+            fields.extend(kind.to_le_bytes());
+            fields.extend(&(values.len() as u64).to_le_bytes()[..count_bytes]);
+            fields.extend(field);
+        }
+        debug_assert_eq!(fields.len(), entries.len() * entry_bytes);
+        let directory_at = self.at + body.len() as u64;
+        let count = (entries.len() as u64).to_le_bytes();
+        body.extend(&count[..if self.big { 8 } else { 2 }]);
+        body.extend(&fields);
+        // No further directory.
+        body.extend(&[0u8; 8][..inline]);
+        self.file.write_all(&body)?;
+        self.file.seek(SeekFrom::Start(if self.big { 8 } else { 4 }))?;
+        self.file.write_all(&directory_at.to_le_bytes()[..inline])
+    }
+}
+
+/// Replaces each sample by its difference to the same channel of the pixel before.
+fn predict(row: &mut [u8], channels: usize, wide: bool) {
+    if wide {
+        for i in (channels..row.len() / 2).rev() {
+            let at = |j: usize| u16::from_le_bytes([row[2 * j], row[2 * j + 1]]);
+            let d = at(i).wrapping_sub(at(i - channels)).to_le_bytes();
+            row[2 * i..2 * i + 2].copy_from_slice(&d);
+        }
+    } else {
+        for i in (channels..row.len()).rev() {
+            row[i] = row[i].wrapping_sub(row[i - channels]);
+        }
+    }
+}
+
+impl RowSink for TiffSink {
+    fn write_row(&mut self, row: &[f32]) -> Result<()> {
+        self.rows.next(row.len())?;
+        let start = self.raw.len();
+        self.raw.resize(start + self.row_bytes, 0);
+        self.packer.pack(row, &mut self.raw[start..]);
+        if self.raw.len() >= BATCH * self.strip_bytes() {
+            self.flush().map_err(|e| write_error(&self.file, &e))?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        self.rows.complete()?;
+        self.flush().and_then(|()| self.directory()).map_err(|e| write_error(&self.file, &e))?;
+        self.file.commit()
+    }
+}
