@@ -1,10 +1,14 @@
 //! Where everything meets: the executor of plans, the only interpreter of programs, and the jobs built
 //! from them.
 
+pub mod canvas;
 pub mod devices;
 pub mod executor;
 pub mod inspect;
+pub mod interpreter;
 pub mod options;
+mod sinks;
+pub mod statistics;
 pub mod upscale;
 
 pub use devices::{DeviceInfo, devices};

@@ -89,6 +89,24 @@ impl Axis {
     pub fn count(&self) -> usize {
         self.origins.len()
     }
+
+    /// First and end pixel of window `k`'s cell: cells divide the picture at the middle of every overlap.
+    pub fn cell(&self, k: usize) -> [u32; 2] {
+        let middle = |k: usize| (self.origins[k] + self.origins[k - 1] + self.size) / 2;
+        let first = if k == 0 { 0 } else { middle(k) };
+        let end = if k + 1 == self.count() { self.extent } else { middle(k + 1) };
+        [first, end]
+    }
+
+    /// The same windows on a canvas with `num / den` pixels per pixel of this axis, when all are whole.
+    pub fn scaled(&self, scale: impl Fn(u32) -> Result<u32>) -> Result<Axis> {
+        Ok(Axis {
+            extent: scale(self.extent)?,
+            padded: scale(self.padded)?,
+            size: scale(self.size)?,
+            origins: self.origins.iter().map(|&o| scale(o)).collect::<Result<_>>()?,
+        })
+    }
 }
 
 /// The pixel inside `0..extent` that a mirrored coordinate shows; the edge pixel is not repeated.
