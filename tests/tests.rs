@@ -17,3 +17,4 @@ mod source;
 mod tile;
 mod tolerance;
 mod twin;
+mod weights;

@@ -2,8 +2,7 @@
 
 use super::resnet::Norm;
 use crate::error::Result;
-use crate::extent::CHANNEL_ALIGN;
-use crate::graph::op::{Attention, Linear};
+use crate::graph::op::Linear;
 use crate::graph::{Act, Builder, Op, ValueId};
 
 /// Epsilon of the group norm in front of a transformer; diffusers fixes it, whatever `norm_eps` says.
@@ -69,48 +68,16 @@ fn geglu(b: &mut Builder, name: &str, x: ValueId, out: u32) -> Result<ValueId> {
     })
 }
 
-/// Several linear layers on the same input as one product; returns the channel each begins at.
-fn stacked(b: &mut Builder, leaf: &str, x: ValueId, names: &[&str], out: u32, bias: bool) -> Result<ValueId> {
-    let c = u64::from(b.shape(x).c);
-    let mut weights = Vec::with_capacity(names.len());
-    let mut biases = Vec::new();
-    for name in names {
-        weights.push(b.weight(&format!("{name}.weight"), &[u64::from(out), c]));
-        if bias {
-            biases.push(b.weight(&format!("{name}.bias"), &[u64::from(out)]));
-        }
-    }
-    let out_channels = out * names.len() as u32;
-    let op = Linear { weights, biases, out_channels, geglu: false, residual: false, act: Act::None };
-    b.push(leaf, Op::Linear(op), &[x])
-}
-
 /// Attention of `x` over `context` (`x` itself: self-attention) with output projection; `bias` tells
 /// whether q, k and v have one (the autoencoder's do).
-///
-/// Products that share an input are one, so that it is read once: q, k and v of self-attention, k and v of
-/// cross-attention. Where the channels are no multiple of the pitch's granularity the parts would begin at
-/// unaligned channels, and they stay apart.
+/// The projections are written apart; fusion stacks those that share an input into one product.
 fn attention(b: &mut Builder, x: ValueId, context: ValueId, heads: u32, bias: bool) -> Result<ValueId> {
     let c = b.shape(x).c;
-    let head_dim = c / heads;
-    let aligned = u64::from(c) % CHANNEL_ALIGN == 0;
-    let (inputs, [q_offset, k_offset, v_offset]) = if aligned && x == context {
-        let qkv = stacked(b, "to_qkv", x, &["to_q", "to_k", "to_v"], c, bias)?;
-        ([qkv; 3], [0, c, 2 * c])
-    } else if aligned {
-        let q = b.linear("to_q", x, c, bias)?;
-        let kv = stacked(b, "to_kv", context, &["to_k", "to_v"], c, bias)?;
-        ([q, kv, kv], [0, 0, c])
-    } else {
-        let q = b.linear("to_q", x, c, bias)?;
-        let k = b.linear("to_k", context, c, bias)?;
-        let v = b.linear("to_v", context, c, bias)?;
-        ([q, k, v], [0; 3])
-    };
-    let scale = 1.0 / (head_dim as f32).sqrt();
-    let op = Attention { heads, head_dim, scale, q_offset, k_offset, v_offset, causal: false };
-    let a = b.push("softmax", Op::Attention(op), &inputs)?;
+    let q = b.linear("to_q", x, c, bias)?;
+    let k = b.linear("to_k", context, c, bias)?;
+    let v = b.linear("to_v", context, c, bias)?;
+    let scale = 1.0 / ((c / heads) as f32).sqrt();
+    let a = b.attention("softmax", [q, k, v], heads, scale)?;
     b.module("to_out", |b| b.linear("0", a, c, true))
 }
 

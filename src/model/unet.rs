@@ -246,7 +246,7 @@ mod tests {
         let g = build(SD21_UNET, &Extents { steps: 50, contexts: 2, ..Extents::of(16, 16) });
         let rows: Vec<u32> = g.values.iter().filter(|v| v.name.ends_with("time_emb_proj")).map(|v| v.shape.n).collect();
         assert_eq!(rows, vec![50; 22]);
-        let keys: Vec<_> = g.values.iter().filter(|v| v.name.ends_with("attn2.to_kv")).collect();
+        let keys: Vec<_> = g.values.iter().filter(|v| v.name.ends_with("attn2.to_k")).collect();
         assert_eq!(keys.len(), 16);
         assert!(keys.iter().all(|v| v.lifetime == Lifetime::Context && v.shape.n == 2 && v.shape.w == 77));
         let step = g.values.iter().find(|v| v.name == "time_embedding").expect("time");

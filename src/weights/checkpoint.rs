@@ -91,7 +91,8 @@ impl Checkpoint {
         let checkpoint = Checkpoint::open_files(path, &paths)?;
         for (tensor, file) in map {
             let stored = checkpoint.exact(tensor).map(|t| shards[t.file]);
-            if stored != file.as_str() {
+            let file = file.as_str().unwrap_or_default();
+            if stored != Some(file) {
                 let found = stored.map_or_else(|| "nowhere".into(), |s| format!("in {s}"));
                 return Err(bad(format!("`{}` should be in {file} but is {found}", quoted(tensor))));
             }

@@ -280,6 +280,9 @@ fn vectors(sources: &[Option<Tensor<'_>>], lengths: &[u32], packing: &Packing, d
         return Err(misfit(packing, format!("vectors are f32, not {}", dtype.name())));
     }
     let mut packed = vec![0.0f32; extent::to_usize("vectors", packing.elements())?];
+    if sources.iter().all(Option::is_none) {
+        return Ok(bytes(packed));
+    }
     let (mut index, mut begin, mut filled) = (0, 0, 0);
     for source in sources {
         let Some(t) = source else {
