@@ -336,10 +336,10 @@ impl Context<'_> {
         });
         let types = self.types(x, node.output, true);
         let outs = verify::linear_outs(self.graph, p);
-        // A GEGLU bias is one tensor that fills two vectors.
-        let lengths = if p.geglu { vec![outs[0]; 2] } else { outs.clone() };
+        // A GEGLU bias is one tensor that fills two vectors; stacked biases fill one, as their columns do.
+        let lengths = if p.geglu { vec![outs[0]; 2] } else { vec![p.out_channels] };
         let biases = if p.biases.is_empty() {
-            vec![None; outs.len()]
+            vec![None; lengths.len()]
         } else {
             p.biases.iter().map(|&b| self.tensor(b)).collect()
         };

@@ -1,6 +1,7 @@
 //! Planner tests: published networks against the bars for arena size and planning time, and thousands of
 //! random graphs against the null backend.
 
+mod fusion;
 mod networks;
 mod random;
 

@@ -30,7 +30,7 @@ impl Rng {
 
 /// A graph of 5 to 60 ops with branches, concatenations, long skips, strides, doublings, attention over
 /// items and contexts, tables, mixed types, and values that nothing reads.
-fn random_graph(seed: u64, dtypes: &[DType]) -> Graph {
+pub(super) fn random_graph(seed: u64, dtypes: &[DType]) -> Graph {
     let mut r = Rng(seed);
     let batch = r.pick(&[1, 1, 2, 3]);
     let main = r.pick(dtypes);
