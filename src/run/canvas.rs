@@ -208,9 +208,7 @@ impl<'p> World<'p> {
         let channels = self.program.canvases[id.0].channels as usize;
         let n = extent[1] as usize * channels;
         match &self.canvases[id.0] {
-            State::Whole(values) => {
-                band::crop(|y| Ok(&values[y as usize * n..][..n]), extent, channels, at, size, out)
-            }
+            State::Whole(values) => band::crop(|y| Ok(&values[y as usize * n..][..n]), extent, channels, at, size, out),
             State::Band(ring) => band::crop(|y| ring.row(y), extent, channels, at, size, out),
             State::Passing => Err(wrong(format!("canvas `{}` cannot be read", self.program.canvases[id.0].name))),
         }
