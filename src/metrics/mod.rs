@@ -199,7 +199,8 @@ mod tests {
     #[test]
     fn values_are_those_of_piq() {
         // Made with piq 0.8.0 in f64: psnr, ssim, gmsd, haarpsi of RGB, then of the red channel.
-        let made: [((usize, usize), [f64; 4], [f64; 4]); 3] = [
+        type Made = ((usize, usize), [f64; 4], [f64; 4]);
+        let made: [Made; 3] = [
             (
                 (97, 64),
                 [35.48866833, 0.99344442671, 0.006850560978, 0.980103079786],
