@@ -15,6 +15,8 @@ mod program;
 mod reference;
 mod source;
 mod tile;
+mod toys;
+mod upscale;
 mod tolerance;
 mod twin;
 mod weights;

@@ -202,6 +202,14 @@ impl<'p> World<'p> {
         }
     }
 
+    /// Rows a canvas holds at a time.
+    pub(super) fn band_capacity(&self, id: CanvasId) -> u32 {
+        match &self.canvases[id.0] {
+            State::Band(ring) => ring.capacity(),
+            State::Whole(_) | State::Passing => self.program.extent(id)[0],
+        }
+    }
+
     /// Cuts `[h, w]` pixels at (`y`, `x`), mirrored beyond the canvas.
     pub(super) fn crop(&self, id: CanvasId, at: [i64; 2], size: [u32; 2], out: &mut [f32]) -> Result<()> {
         let extent = self.program.extent(id);

@@ -118,6 +118,18 @@ impl<'p> Interpreter<'p> {
         self.world.bytes() + phases.sum::<u64>() + executors
     }
 
+    /// The program.
+    pub fn program(&self) -> &'p Program {
+        self.program
+    }
+
+    /// Rows of a band that lie between the first one not yet finished and the last one pulled, at most:
+    /// what a companion of the rows (alpha) must hold.
+    pub fn rows_in_flight(&self, id: CanvasId) -> u32 {
+        // Rows of a finished row of windows leave when the next row's first window has been blended.
+        self.world.band_capacity(id).saturating_mul(2).min(self.program.extent(id)[0])
+    }
+
     /// The values of a whole canvas.
     pub fn canvas(&self, id: CanvasId) -> Result<&[f32]> {
         self.world.whole(id)
