@@ -74,3 +74,13 @@ pub const MAX_GRID_DIM: u32 = 65_535;
 pub const MAX_BINDINGS: usize = 8;
 /// Largest f16, above which a narrowing store sets the status bit.
 pub const F16_MAX: f32 = 65_504.0;
+/// Floating-point operations of one submission to a wgpu device: 50 ms at 0.4 TFLOP/s, far below the 2 s
+/// after which desktop systems reset a graphics card.
+pub const WGPU_SEGMENT_FLOPS: u64 = 20_000_000_000;
+/// Bytes moved by one submission: 50 ms at 80 GB/s.
+pub const WGPU_SEGMENT_BYTES: u64 = 4 << 30;
+/// Longest wait for a submission, seconds: a software rasteriser takes minutes for what a card does in
+/// milliseconds.
+pub const WGPU_WAIT_SECONDS: u64 = 1_800;
+/// Bytes of the read-back buffer, and of uploads in flight, of a wgpu device.
+pub const WGPU_STAGING_BYTES: u64 = 16 << 20;
