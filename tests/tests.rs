@@ -1,4 +1,5 @@
 //! The one integration test binary. One line per module, in alphabetical order.
+//! The one integration binary. One line per module, in alphabetical order.
 
 // Test modules share items by `pub`; nothing is reachable from outside a test binary.
 #![allow(unreachable_pub)]
@@ -17,8 +18,8 @@ mod reference;
 mod shaders;
 mod source;
 mod tile;
-mod toys;
-mod upscale;
 mod tolerance;
+mod toys;
 mod twin;
+mod upscale;
 mod weights;
