@@ -48,6 +48,12 @@ pub const MAX_LISTED: usize = 20;
 /// Most bytes of foreign text (a name, a value of a config) repeated in one error.
 pub const MAX_QUOTED: usize = 80;
 
+/// Most windows of one launch.
+pub const MAX_BATCH: u32 = 64;
+/// Largest window side, pixels: beyond it values pass 2^31 elements in every published network.
+pub const MAX_TILE: u32 = 4096;
+/// Most host threads.
+pub const MAX_THREADS: usize = 1024;
 /// Most training steps of a noise schedule; published ones have 1000.
 pub const MAX_TRAIN_STEPS: u32 = 1 << 20;
 

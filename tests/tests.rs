@@ -18,5 +18,7 @@ mod shaders;
 mod source;
 mod tile;
 mod tolerance;
+mod toys;
 mod twin;
+mod upscale;
 mod weights;

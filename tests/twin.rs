@@ -22,8 +22,11 @@ struct Subject {
 }
 
 /// Every backend. A new one adds a line here.
-const SUBJECTS: &[Subject] =
-    &[Subject { kind: BackendKind::Wgpu, open: wgpu }, Subject { kind: BackendKind::Wgpu, open: wgpu_as_the_other }];
+const SUBJECTS: &[Subject] = &[
+    Subject { kind: BackendKind::Cpu, open: || Ok(Some(Box::new(tessera::backend::cpu::Cpu::new()?))) },
+    Subject { kind: BackendKind::Wgpu, open: wgpu },
+    Subject { kind: BackendKind::Wgpu, open: wgpu_as_the_other },
+];
 
 /// The first adapter: hardware where there is some.
 fn open_wgpu() -> Result<Option<WgpuBackend>> {
@@ -215,9 +218,8 @@ fn compare(case: &Case, got: &[f64], dtype: DType) -> std::result::Result<f64, S
     for (i, (&g, &e)) in got.iter().zip(&case.expected).enumerate() {
         let allowed = if case.exact { 0.0 } else { limit.relative * e.abs() + limit.absolute * largest };
         let error = (g - e).abs();
-        // Written so that a NaN fails.
-        if !(error <= allowed) {
-            let wrong = got.iter().zip(&case.expected).filter(|(g, e)| !((*g - *e).abs() <= allowed)).count();
+        if !within(g, e, allowed) {
+            let wrong = got.iter().zip(&case.expected).filter(|(g, e)| !within(**g, **e, allowed)).count();
             return Err(format!(
                 "element {i} is {g}, expected {e} (+-{allowed:.2e}); {wrong} of {} differ by more",
                 got.len()
@@ -228,6 +230,11 @@ fn compare(case: &Case, got: &[f64], dtype: DType) -> std::result::Result<f64, S
         }
     }
     Ok(worst)
+}
+
+/// A NaN is within nothing.
+fn within(got: f64, expected: f64, allowed: f64) -> bool {
+    (got - expected).abs() <= allowed
 }
 
 /// Whether the row and the device take this case.

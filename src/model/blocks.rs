@@ -6,6 +6,7 @@ use super::config::Fields;
 use super::resnet::{Norm, downsample, resnet};
 use super::transformer::{Transformer, transformer};
 use crate::error::{Error, Kind, Result};
+use crate::extent::CHANNEL_ALIGN;
 use crate::graph::op::{Lifetime, TimeEmbedding};
 use crate::graph::{Act, Builder, DType, Shape, ValueId};
 use crate::limits;
@@ -93,9 +94,8 @@ impl BlockConfig {
                 return Err(f.wrong("norm_num_groups", format!("does not divide the {c} channels of level {level}")));
             }
             let attends = attention[level] || (level + 1 == levels && mid == Mid::CrossAttn);
-            if attends && c % h != 0 {
-                let why = format!("{h} heads (diffusers reads this field as a head count) do not divide {c} channels");
-                return Err(f.wrong("attention_head_dim", why));
+            if attends && !heads_fit(c, h) {
+                return Err(f.wrong("attention_head_dim", heads_misfit(c, h)));
             }
             if attends && context[level].is_none() {
                 return Err(f.wrong("cross_attention_dim", format!("level {level} has attention and needs it")));
@@ -234,6 +234,20 @@ impl BlockConfig {
             }
         })
     }
+}
+
+/// Whether `heads` divide `channels` into parts that begin on the channel pitch, as kernels load them. Every
+/// published network's do.
+pub(super) fn heads_fit(channels: u32, heads: u32) -> bool {
+    channels.is_multiple_of(heads) && u64::from(channels / heads).is_multiple_of(CHANNEL_ALIGN)
+}
+
+/// Says what [`heads_fit`] asks for.
+pub(super) fn heads_misfit(channels: u32, heads: u32) -> String {
+    format!(
+        "{heads} heads (diffusers reads this field as a head count) do not divide {channels} channels into \
+         multiples of {CHANNEL_ALIGN}"
+    )
 }
 
 /// Fields that change the network in ways not built here; each is refused unless it has the value that

@@ -1,7 +1,7 @@
 //! `UNet2DConditionModel`: the denoiser of Stable Diffusion 1.x and 2.x and of smaller relatives.
 
 use super::Extents;
-use super::blocks::{BlockConfig, Mid};
+use super::blocks::{BlockConfig, Mid, heads_fit, heads_misfit};
 use super::config::Fields;
 use super::resnet::{resnet, upsample};
 use super::transformer::transformer;
@@ -36,9 +36,11 @@ impl UNet2DConditionModel {
         let up_attention: Vec<bool> = up.iter().map(|&i| i == 1).collect();
         for (i, &attends) in up_attention.iter().enumerate() {
             let (level, c) = (levels - 1 - i, blocks.channels[levels - 1 - i]);
-            if attends && (c % blocks.heads[level] != 0 || blocks.context[level].is_none()) {
-                let why = format!("level {level} needs a context and a number of heads that divides {c}");
-                return Err(f.wrong("up_block_types", why));
+            if attends && !heads_fit(c, blocks.heads[level]) {
+                return Err(f.wrong("attention_head_dim", heads_misfit(c, blocks.heads[level])));
+            }
+            if attends && blocks.context[level].is_none() {
+                return Err(f.wrong("cross_attention_dim", format!("level {level} has attention and needs it")));
             }
         }
         if let Some(dim) = f.optional_channels("time_embedding_dim")? {
@@ -297,6 +299,7 @@ mod tests {
             ("norm_num_groups", "null"),
             ("attention_head_dim", "[5,10,20,7]"),
             ("attention_head_dim", "[5,10,20]"),
+            ("attention_head_dim", "[80,10,20,20]"),
             ("cross_attention_dim", "null"),
             ("block_out_channels", "[320,640,1280,0]"),
             ("block_out_channels", "[]"),

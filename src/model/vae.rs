@@ -4,6 +4,7 @@ use super::config::Fields;
 use super::resnet::{Norm, downsample, resnet, upsample};
 use super::transformer::pixel_attention;
 use crate::error::{Error, Kind, Result};
+use crate::extent::CHANNEL_ALIGN;
 use crate::graph::op::{Lifetime, Padding};
 use crate::graph::{Act, Builder, DType, Graph, Shape, ValueId};
 use crate::limits;
@@ -70,6 +71,12 @@ impl AutoencoderKL {
             shift_factor: f.optional_f32("shift_factor")?.unwrap_or(0.0),
             force_upcast: f.bool("force_upcast", true)?,
         };
+        let coarsest = net.channels[net.channels.len() - 1];
+        if net.mid_attention && !u64::from(coarsest).is_multiple_of(CHANNEL_ALIGN) {
+            let why =
+                format!("attention over {coarsest} channels, not a multiple of {CHANNEL_ALIGN}, is not supported");
+            return Err(f.wrong("mid_block_add_attention", why));
+        }
         f.finish()?;
         Ok(net)
     }

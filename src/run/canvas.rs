@@ -202,15 +202,21 @@ impl<'p> World<'p> {
         }
     }
 
+    /// Rows a canvas holds at a time.
+    pub(super) fn band_capacity(&self, id: CanvasId) -> u32 {
+        match &self.canvases[id.0] {
+            State::Band(ring) => ring.capacity(),
+            State::Whole(_) | State::Passing => self.program.extent(id)[0],
+        }
+    }
+
     /// Cuts `[h, w]` pixels at (`y`, `x`), mirrored beyond the canvas.
     pub(super) fn crop(&self, id: CanvasId, at: [i64; 2], size: [u32; 2], out: &mut [f32]) -> Result<()> {
         let extent = self.program.extent(id);
         let channels = self.program.canvases[id.0].channels as usize;
         let n = extent[1] as usize * channels;
         match &self.canvases[id.0] {
-            State::Whole(values) => {
-                band::crop(|y| Ok(&values[y as usize * n..][..n]), extent, channels, at, size, out)
-            }
+            State::Whole(values) => band::crop(|y| Ok(&values[y as usize * n..][..n]), extent, channels, at, size, out),
             State::Band(ring) => band::crop(|y| ring.row(y), extent, channels, at, size, out),
             State::Passing => Err(wrong(format!("canvas `{}` cannot be read", self.program.canvases[id.0].name))),
         }

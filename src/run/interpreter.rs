@@ -118,6 +118,18 @@ impl<'p> Interpreter<'p> {
         self.world.bytes() + phases.sum::<u64>() + executors
     }
 
+    /// The program.
+    pub fn program(&self) -> &'p Program {
+        self.program
+    }
+
+    /// Rows of a band that lie between the first one not yet finished and the last one pulled, at most:
+    /// what a companion of the rows (alpha) must hold.
+    pub fn rows_in_flight(&self, id: CanvasId) -> u32 {
+        // Rows of a finished row of windows leave when the next row's first window has been blended.
+        self.world.band_capacity(id).saturating_mul(2).min(self.program.extent(id)[0])
+    }
+
     /// The values of a whole canvas.
     pub fn canvas(&self, id: CanvasId) -> Result<&[f32]> {
         self.world.whole(id)
@@ -155,7 +167,9 @@ impl<'p> Interpreter<'p> {
                         }
                     }
                 }
-                Nesting::WindowOutside => self.passes(first..first + windows, 0..block.steps, block.steps, io, control)?,
+                Nesting::WindowOutside => {
+                    self.passes(first..first + windows, 0..block.steps, block.steps, io, control)?
+                }
             }
             first += windows;
         }
@@ -177,7 +191,8 @@ impl<'p> Interpreter<'p> {
         let together = phases.len() > 1 || steps.len() > 1;
         // Items of a launch. Branches of one window stay together where a later step needs their sum.
         let count = if together { lead.batch / branches * branches } else { lead.batch };
-        let fits = self.phases[phases.clone()].iter().all(|p| p.batch >= count && p.phase.branches as usize == branches);
+        let fits =
+            self.phases[phases.clone()].iter().all(|p| p.batch >= count && p.phase.branches as usize == branches);
         if count == 0 || !fits {
             let why = format!("a batch of {} cannot hold the {branches} branches of a window", lead.batch);
             return Err(Error::new(Kind::Internal, "run", why));
@@ -192,8 +207,7 @@ impl<'p> Interpreter<'p> {
             }
         }
         let windows = sequence(grid, control.order);
-        let all: Vec<(usize, u32)> =
-            windows.iter().flat_map(|&w| (0..branches as u32).map(move |b| (w, b))).collect();
+        let all: Vec<(usize, u32)> = windows.iter().flat_map(|&w| (0..branches as u32).map(move |b| (w, b))).collect();
         let warm = all.len().min(grid.cols.count() * branches);
         let (mut done, mut growths) = (0, None);
         for batch in all.chunks(count) {
@@ -297,8 +311,12 @@ impl<'p> Prepared<'p> {
         let batch = program.batch(phase)? as usize;
         let mut inputs = Vec::new();
         for (name, source) in &phase.sources {
-            let Some(value) =
-                graph.nodes.iter().filter(|n| matches!(n.op, Op::Input(_))).map(|n| graph.value(n.output)).find(|v| v.name == *name)
+            let Some(value) = graph
+                .nodes
+                .iter()
+                .filter(|n| matches!(n.op, Op::Input(_)))
+                .map(|n| graph.value(n.output))
+                .find(|v| v.name == *name)
             else {
                 continue;
             };

@@ -82,9 +82,7 @@ impl Working {
         match self {
             Working::Blend(b) => b.band.bytes(),
             Working::Save { .. } => 0,
-            Working::Moments { partials, .. } => {
-                partials.iter().map(|p| (p.len() * size_of::<Moments>()) as u64).sum()
-            }
+            Working::Moments { partials, .. } => partials.iter().map(|p| (p.len() * size_of::<Moments>()) as u64).sum(),
         }
     }
 

@@ -33,6 +33,11 @@ impl RowRing {
         (self.data.len() * size_of::<f32>()) as u64
     }
 
+    /// Rows it can hold.
+    pub fn capacity(&self) -> u32 {
+        self.capacity as u32
+    }
+
     /// The row after the last one held.
     pub fn end(&self) -> u32 {
         self.end

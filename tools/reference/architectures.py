@@ -29,34 +29,34 @@ SD_UP = ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBl
 
 ARCHITECTURES = {
     "tiny_unet_sd2": ("unet", dict(TINY_SD2, out_channels=4, up_block_types=SD_UP[:3])),
-    # SD 1.x style: 1x1-convolution projections, one head count, channels that are no multiple of 8.
+    # SD 1.x style: 1x1-convolution projections, one head count for all levels.
     "tiny_unet_sd15": (
         "unet",
         dict(
             in_channels=4,
             out_channels=4,
-            block_out_channels=(12, 20),
+            block_out_channels=(24, 40),
             layers_per_block=2,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
             norm_num_groups=4,
-            attention_head_dim=2,
+            attention_head_dim=1,
             cross_attention_dim=10,
             upcast_attention=True,
         ),
     ),
-    # No attention anywhere, a middle of one resnet, a centred input.
+    # No attention anywhere, a middle of one resnet, a centred input, channels that are no multiple of 8.
     "tiny_unet_plain": (
         "unet",
         dict(
             in_channels=7,
             out_channels=5,
-            block_out_channels=(16, 32),
+            block_out_channels=(12, 20),
             layers_per_block=(1, 2),
             down_block_types=("DownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "UpBlock2D"),
             mid_block_type="UNetMidBlock2D",
-            norm_num_groups=8,
+            norm_num_groups=4,
             norm_eps=1e-4,
             center_input_sample=True,
             flip_sin_to_cos=False,

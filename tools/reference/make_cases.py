@@ -3,7 +3,7 @@
     make_cases.py [--out tests/data/reference] [--trace]
 
 A case is one safetensors file: tensors `in.*` and `out.*` (NHWC, f32, computed in f64 from the weights as
-the file holds them), and in its metadata the kind of network and the checkpoint folder. `--trace` also
+the file holds them). `tests/reference.rs` says which network and checkpoint each belongs to. `--trace` also
 writes every module's output, for finding where a difference begins; traces are not committed.
 """
 
@@ -78,22 +78,21 @@ def main():
         models[name] = model.double()
     (args.out / "cases").mkdir(parents=True, exist_ok=True)
 
-    def write(case, kind, checkpoint, inputs, outputs):
+    def write(case, inputs, outputs):
         tensors = {f"in.{k}": v for k, v in inputs.items()}
         tensors |= {f"out.{k}": v.float().contiguous() for k, v in outputs.items()}
-        metadata = {"kind": kind, "checkpoint": checkpoint}
-        save_file(tensors, args.out / "cases" / f"{case}.safetensors", metadata=metadata)
+        save_file(tensors, args.out / "cases" / f"{case}.safetensors")
         print(case, {k: f"{tuple(v.shape)} rms {v.square().mean().sqrt():.3f}" for k, v in outputs.items()})
 
     residuals = None
     for case, kind, checkpoint, inputs in cases():
         outputs = (traced if args.trace else run)(kind, models[checkpoint], inputs)
-        write(case, kind, checkpoint, inputs, outputs)
+        write(case, inputs, outputs)
         if kind == "controlnet":
             residuals = {k: v.float() for k, v in outputs.items() if "res_sample" in k and not k.startswith("trace")}
             inputs = {k: v for k, v in inputs.items() if k not in ("controlnet_cond", "conditioning_scale")} | residuals
             outputs = (traced if args.trace else run)("unet", models["tiny_unet_sd2"], inputs)
-            write("unet_sd2_control_9x7", "unet", "tiny_unet_sd2", inputs, outputs)
+            write("unet_sd2_control_9x7", inputs, outputs)
 
 
 if __name__ == "__main__":
