@@ -48,7 +48,10 @@ fn check(stem: Stem, text: &str) -> Result<(), String> {
             (AddressSpace::Storage { access }, Some(at)) => {
                 let declared = stem.bindings().get(at.binding as usize).ok_or(format!("binding {}", at.binding))?;
                 if at.group != 0 || declared.name != name {
-                    return Err(format!("`{name}` is at {}.{}; the table has `{}`", at.group, at.binding, declared.name));
+                    return Err(format!(
+                        "`{name}` is at {}.{}; the table has `{}`",
+                        at.group, at.binding, declared.name
+                    ));
                 }
                 let read_only = !access.contains(StorageAccess::STORE);
                 if read_only != (declared.access == Access::Weight) {

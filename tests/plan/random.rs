@@ -219,7 +219,11 @@ fn plans_of_ten_thousand_random_graphs_are_sound() {
         let (count, sum) = (ratios().count() as f64, ratios().sum::<f64>());
         let perfect = ratios().filter(|&r| r == 1.0).count() as f64;
         let worst = ratios().fold(0.0, f64::max);
-        println!("{name}: arena / peak mean {:.4}, worst {worst:.3}, equal {:.1}%", sum / count, 100.0 * perfect / count);
+        println!(
+            "{name}: arena / peak mean {:.4}, worst {worst:.3}, equal {:.1}%",
+            sum / count,
+            100.0 * perfect / count
+        );
     }
 }
 
