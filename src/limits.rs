@@ -31,8 +31,36 @@ pub const MAX_TENSORS: usize = 65_536;
 pub const MAX_TENSOR_NAME: usize = 512;
 /// Highest tensor rank.
 pub const MAX_TENSOR_RANK: usize = 8;
+/// Most files of one sharded checkpoint.
+pub const MAX_SHARDS: usize = 1024;
+/// Most tensor names looked at for the nearest one to a missing name, and the largest edit distance
+/// worth suggesting: bounds the work of an error message.
+pub const MAX_NAME_CANDIDATES: usize = 4096;
+/// See [`MAX_NAME_CANDIDATES`].
+pub const MAX_NAME_DISTANCE: usize = 24;
+/// Largest manifest of shipped models, bytes.
+pub const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 /// Largest config.json, bytes.
 pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// Most resolution levels of a network, and most layers of one level: published networks have 4 and 3;
+/// the product bounds the graph that a hostile config can ask for.
+pub const MAX_NETWORK_LEVELS: usize = 12;
+/// See [`MAX_NETWORK_LEVELS`].
+pub const MAX_LEVEL_LAYERS: u32 = 64;
+/// Most problems listed one by one in one error; the rest is counted.
+pub const MAX_LISTED: usize = 20;
+/// Most bytes of foreign text (a name, a value of a config) repeated in one error.
+pub const MAX_QUOTED: usize = 80;
+
+/// Most windows of one launch.
+pub const MAX_BATCH: u32 = 64;
+/// Largest window side, pixels: beyond it values pass 2^31 elements in every published network.
+pub const MAX_TILE: u32 = 4096;
+/// Most host threads.
+pub const MAX_THREADS: usize = 1024;
+/// Most training steps of a noise schedule; published ones have 1000.
+pub const MAX_TRAIN_STEPS: u32 = 1 << 20;
 
 /// Most elements of one graph value: indices stay within i32 on every backend.
 pub const MAX_VALUE_ELEMENTS: u64 = (1 << 31) - 1;
@@ -46,3 +74,13 @@ pub const MAX_GRID_DIM: u32 = 65_535;
 pub const MAX_BINDINGS: usize = 8;
 /// Largest f16, above which a narrowing store sets the status bit.
 pub const F16_MAX: f32 = 65_504.0;
+/// Floating-point operations of one submission to a wgpu device: 50 ms at 0.4 TFLOP/s, far below the 2 s
+/// after which desktop systems reset a graphics card.
+pub const WGPU_SEGMENT_FLOPS: u64 = 20_000_000_000;
+/// Bytes moved by one submission: 50 ms at 80 GB/s.
+pub const WGPU_SEGMENT_BYTES: u64 = 4 << 30;
+/// Longest wait for a submission, seconds: a software rasteriser takes minutes for what a card does in
+/// milliseconds.
+pub const WGPU_WAIT_SECONDS: u64 = 1_800;
+/// Bytes of the read-back buffer, and of uploads in flight, of a wgpu device.
+pub const WGPU_STAGING_BYTES: u64 = 16 << 20;

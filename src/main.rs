@@ -1,2 +1,7 @@
-//! t
-fn main() {}
+//! The program `tessera`: see `cli`.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

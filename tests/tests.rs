@@ -1,7 +1,24 @@
-//! The one integration binary. One line per module, in alphabetical order.
+//! The one integration test binary. One line per module, in alphabetical order.
 
 // Test modules share items by `pub`; nothing is reachable from outside a test binary.
 #![allow(unreachable_pub)]
 
+mod abi;
+mod arrows;
+mod bad_input;
+mod cli;
+mod house;
 mod images;
+mod interpreter;
+mod plan;
+mod problem;
+mod program;
+mod reference;
+mod shaders;
+mod source;
+mod tile;
 mod tolerance;
+mod toys;
+mod twin;
+mod upscale;
+mod weights;

@@ -1,5 +1,63 @@
 //! Every tolerance of the integration tests, with its reason.
 
+use tessera::abi::Stem;
+use tessera::graph::DType;
+
+/// Relative L2 error of a network evaluated in f64 against PyTorch in f64. What differs is the time
+/// embedding: PyTorch computes its frequencies and angles in f32 (one unit in the last place of an angle
+/// near 1000 is 6e-5, and a network passes on a hundredth of it), and the reference outputs are stored in
+/// f32 (6e-8).
+pub(crate) const NETWORK_F64: f64 = 2e-6;
+
+/// Relative L2 error of a network on the cpu backend in f32 against PyTorch in f64: the above, and the f32
+/// roundings of some fifty layers.
+pub(crate) const NETWORK_F32: f64 = 1e-5;
+
+/// Largest difference, relative to the largest value, of a fused graph from the plain one, both in f64: a few
+/// roundings of 1e-16, which normalisations of nearly constant values may amplify a thousandfold.
+pub(crate) const FUSION_F64: f64 = 1e-11;
+/// Difference of a function in f64 from a table that prints 12 digits, of values up to 1.
+pub(crate) const TABLE_OF_12_DIGITS: f64 = 1e-11;
+
+/// Allowed error of one value: `relative * |expected| + absolute * (largest |expected| of the output)`.
+#[derive(Debug, Clone, Copy)]
+pub struct Tolerance {
+    /// Part that scales with the value.
+    pub relative: f64,
+    /// Part that scales with the output's largest value: sums cancel, so small results of large terms
+    /// carry the error of the terms.
+    pub absolute: f64,
+}
+
+/// What a kernel of `stem` may differ from the f64 reference when it stores `y`.
+pub fn kernel(stem: Stem, y: DType) -> Tolerance {
+    // Rounding of the store: half a unit in the last place, doubled for a value next to a tie.
+    let store = match y {
+        DType::F32 => 2f64.powi(-23),
+        DType::F16 => 2f64.powi(-10),
+        DType::Bf16 => 2f64.powi(-7),
+    };
+    // f32 arithmetic inside.
+    let inside = match stem {
+        // Sums of up to 3,000 products in f32, in any order, or through a Winograd transform.
+        Stem::Conv2d | Stem::Gemm => 1e-5,
+        // Two products and an exponential whose argument is a sum of up to 512 products; a score of 40
+        // carries 40 times the rounding of a score of 1.
+        Stem::Attention => 5e-5,
+        // Sums of 256 values; `far from zero` cancels two digits of the mean in M2.
+        Stem::GroupNormStats => 2e-5,
+        // Merges hundreds of partials; b = bias - mean * a cancels.
+        Stem::NormFinalize => 2e-5,
+        // One multiply-add and an exponential of at most a few units in the last place.
+        Stem::NormApply | Stem::Pointwise => 2e-6,
+        // Values near 60 with spread 1: the mean's rounding is 60 * 2^-24 times the factor 1 / spread.
+        Stem::LayerNorm => 2e-5,
+        // sin and cos of arguments near 1000: one unit in the last place of the argument is 6e-5, and the
+        // frequency itself is an exponential rounded to f32.
+        Stem::TimeEmbedding => 5e-4,
+    };
+    Tolerance { relative: store + inside, absolute: inside }
+}
 /// JPEG samples of two decoders, in steps of 255: their inverse transforms round differently by one
 /// step, the conversion from YCbCr adds one, and chroma is interpolated by other filters.
 pub const JPEG_DECODERS: u64 = 6;

@@ -1,6 +1,15 @@
 //! Parameter structs of the stems: `repr(C)`, 4-byte words only, a multiple of 16 bytes, so that one
 //! definition serves Rust, WGSL uniforms and CUDA arguments. Extents are in elements, pitches in
 //! channels. What varies between launches of one plan is in [`Item`], never here.
+//!
+//! What holds for every stem, and for every backend's kernel of it:
+//! - Pad channels of every input value, weight and vector are zero; every kernel writes all channels of
+//!   `y` up to its pitch, the pad channels as zeros. A kernel never reads or writes outside its ranges.
+//! - The output overlaps no input. Inputs may overlap each other (q, k and v in one tensor).
+//! - Tables (`row_bias`, pointwise's `table`, `partials`, `ab`), biases and affines are f32.
+//! - Sums, statistics and activations are computed in f32; a store rounds to nearest even. A store to f16
+//!   of |v| > 65504 or of a value that is not finite sets [`STATUS_NARROW`]; what it stores is not defined.
+//! - A kernel reads nothing of its output, so that a second run gives the same bytes.
 
 use super::Stem;
 use bytemuck::{Pod, Zeroable};
@@ -24,7 +33,9 @@ pub struct Item {
     /// `[y0, x0, y1, x1]` of the window that lies inside the picture; zero means all of it.
     pub valid_rect: [i32; 4],
     /// `[y0, x0, y1, x1]`, the part that counts for statistics, in 1/65536 of the value's height and width
-    /// (the same rectangle at every level of the network); zero means all of it.
+    /// (the same rectangle at every level of the network); all zeros mean all of it. Half open, and exact:
+    /// row `y` of `h` counts when `ceil(y0 * h / 65536) <= y < ceil(y1 * h / 65536)`, columns alike, so
+    /// that adjacent rectangles share no pixel. Sides are at most 65,535, so the products fit u32.
     pub stats_rect: [i32; 4],
     /// Row of the tables over steps.
     pub step_row: u32,
@@ -60,7 +71,11 @@ macro_rules! params {
 }
 
 params! {
-    /// `conv2d`.
+    /// `conv2d`: `y = act(conv + bias + row_bias[step_row]) + residual`. Padding below and on the right
+    /// follows from `oh` and `ow`: whatever lies outside the input is zero. Windows' `valid_rect` is not read.
+    ///
+    /// With `upsample` the stride is 1 and the padding `kernel / 2` on every side, so the doubled input is
+    /// `oh` by `ow`: `2h` or `2h - 1` rows, and in the odd case the last doubled row counts as outside, zero.
     Conv2dParams {
         /// Items.
         n: u32,
@@ -94,7 +109,7 @@ params! {
         act: u32,
         /// Bit 0 `x2`, bit 1 `row_bias`, bit 2 `residual` present.
         parts: u32,
-        /// Channel pitch of `row_bias`.
+        /// Channel pitch of `row_bias`, at least `pitch_y`; 0 without it.
         pitch_row_bias: u32,
         /// Zero.
         pad0: u32,
@@ -106,7 +121,9 @@ params! {
 }
 
 params! {
-    /// `gemm`: `m` rows of `k` channels by `[k][n]`.
+    /// `gemm`: `m` rows of `k` channels by `[k][pitch_y]`, `y = act(x W + bias) + residual`; with GEGLU
+    /// `y = (x Wv + bv) * gelu(x Wg + bg) + residual`, `act` is none, the weight `[k][2 * pitch_y]` and the
+    /// bias `[2 * pitch_y]`, value columns first.
     GemmParams {
         /// Rows in all: items * pixels.
         m: u32,
@@ -128,7 +145,8 @@ params! {
 }
 
 params! {
-    /// `attention`.
+    /// `attention`: `y[.., head * head_dim ..] = softmax(scale * q k^T) v`. `head_dim` and the offsets are
+    /// multiples of 8. Causal: token `i` sees keys `0 ..= i`. Channels of `y` past `heads * head_dim` are zero.
     AttentionParams {
         /// Items.
         n: u32,
@@ -166,7 +184,10 @@ params! {
 }
 
 params! {
-    /// `group_norm_stats`: partials `[n][blocks][3][pitch_x + pitch_x2]` f32 = count, mean, M2.
+    /// `group_norm_stats`: partials `[n][blocks][3][pitch_x + pitch_x2]` f32 = count, mean, M2 (the sum of
+    /// squared distances from that mean) of each channel over the pixels of the block inside `stats_rect`;
+    /// all three are 0 where there is none. Pad channels are counted like others. M2 must not cancel: two
+    /// passes, or Welford, or a shift by a value of the block.
     GroupNormStatsParams {
         /// Items.
         n: u32,
@@ -189,7 +210,10 @@ params! {
 
 params! {
     /// `norm_finalize`: ab `[n][2][pitch_x + pitch_x2]` f32 in the sources' channel positions;
-    /// `affine` = weight then bias, each `c` values padded to its pitch, in concatenated channel order.
+    /// `affine` = weight then bias, each `c + c2` values padded to their pitch, in concatenated channel
+    /// order. Group `g` holds concatenated channels `g * (c + c2) / groups ..`; it may span both sources.
+    /// `a = weight / sqrt(M2 / count + eps)`, `b = bias - mean * a`; mean and variance are 0 where nothing
+    /// was counted. Pad positions of `ab` are 0.
     NormFinalizeParams {
         /// Items.
         n: u32,
@@ -211,7 +235,8 @@ params! {
 }
 
 params! {
-    /// `norm_apply`: y has the concatenated channels without inner padding, pitch `pitch_y`.
+    /// `norm_apply`: y has the concatenated channels without inner padding, pitch `pitch_y`; `ab` is
+    /// `[n][2][pitch_x + pitch_x2]` in the sources' channel positions, and its pad positions may hold anything.
     NormApplyParams {
         /// Items.
         n: u32,
@@ -233,7 +258,8 @@ params! {
 }
 
 params! {
-    /// `layer_norm`: affine = weight then bias.
+    /// `layer_norm`: affine = weight then bias, `pitch` values each; mean and variance over the `c` channels
+    /// of a row, the variance as mean squared distance from the mean.
     LayerNormParams {
         /// Rows: items * pixels.
         rows: u32,
@@ -247,7 +273,8 @@ params! {
 }
 
 params! {
-    /// `time_embedding`: `t` is `[rows]` with pitch 8, f32.
+    /// `time_embedding`: `t` is `[rows]` with pitch 8, f32 (element `8 * row`); row `r` of y is
+    /// `sin(t f_0) .. sin(t f_(half - 1))`, then the cosines, or cosines first with `flip`.
     TimeEmbeddingParams {
         /// Rows.
         rows: u32,
@@ -269,7 +296,8 @@ params! {
 }
 
 params! {
-    /// `pointwise`: `y[p][c] = clamp(act(alpha * a[p][offset + c] + beta * b[p][c] + gamma))`.
+    /// `pointwise`: `y[p][c] = clamp(act(alpha * a[p][offset + c] + beta * b[p][c] + gamma))`. `offset` is any
+    /// channel, also an odd one; with `table`, alpha and beta are elements 0 and 1 of row `step_row`.
     PointwiseParams {
         /// Items.
         n: u32,

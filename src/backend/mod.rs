@@ -1,5 +1,10 @@
 //! Backends run the commands of a plan. A backend sees commands only, never a graph or a model.
 
+pub mod cpu;
+pub mod fault;
+pub mod null;
+pub mod wgpu;
+
 use crate::abi::Caps;
 use crate::error::Result;
 use crate::plan::command::{Dispatch, Slot};

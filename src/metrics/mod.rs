@@ -62,6 +62,15 @@ impl Picture {
         let values = self.values.iter().flat_map(|&v| [v; 3]).collect();
         Picture { channels: 3, values, ..self }
     }
+
+    /// The same picture enlarged by bicubic interpolation: the baseline of every upscaler.
+    pub fn enlarged(&self, width: usize, height: usize) -> Result<Picture> {
+        let (from, to) = ((self.width as u64, self.height as u64), (width as u64, height as u64));
+        let values = image::resample::resize(&self.values, from, to, self.channels)?;
+        // A file holds no value outside this range, and bicubic interpolation overshoots at edges.
+        let values = values.into_iter().map(|v| v.clamp(0.0, 1.0)).collect();
+        Ok(Picture { width, height, channels: self.channels, values })
+    }
 }
 
 /// The metrics of a pair.

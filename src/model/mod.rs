@@ -1,1 +1,100 @@
-//! (filled by its owner)
+//! Networks as graph builders, read from each checkpoint's own config.
+//!
+//! A network is parsed once ([`unet::UNet2DConditionModel::from_config`] and its siblings) and then builds
+//! graphs for any [`Extents`]. Concatenation, upsampling and residual additions are written plainly; the
+//! passes of `graph` fold them into the kernels around them. Names of values and tensors are diffusers'.
+
+mod blocks;
+mod config;
+pub mod controlnet;
+mod resnet;
+mod transformer;
+pub mod unet;
+pub mod vae;
+
+pub use config::IGNORED;
+
+/// What fixes a graph beside the network and the storage type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Extents {
+    /// Items per launch.
+    pub batch: u32,
+    /// Rows of the network's window input.
+    pub height: u32,
+    /// Columns of the network's window input.
+    pub width: u32,
+    /// Rows of the tables over steps.
+    pub steps: u32,
+    /// Rows of the tables over contexts.
+    pub contexts: u32,
+    /// Tokens of one context.
+    pub tokens: u32,
+}
+
+impl Extents {
+    /// One item, one step, and one context of 77 tokens (the text encoders' length).
+    pub fn of(height: u32, width: u32) -> Extents {
+        Extents { batch: 1, height, width, steps: 1, contexts: 1, tokens: 77 }
+    }
+}
+
+/// Parameters of a graph's checkpoint tensors.
+pub fn parameters(graph: &crate::graph::Graph) -> u64 {
+    graph.weights.iter().map(|w| w.shape.iter().product::<u64>()).sum()
+}
+
+#[cfg(test)]
+pub(crate) mod published {
+    //! The configs of published networks, as their checkpoints carry them.
+
+    pub(crate) const SD21_UNET: &str = r#"{"_class_name":"UNet2DConditionModel","_diffusers_version":"0.10.0.dev0",
+        "act_fn":"silu","attention_head_dim":[5,10,20,20],"block_out_channels":[320,640,1280,1280],
+        "center_input_sample":false,"cross_attention_dim":1024,"down_block_types":["CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D","CrossAttnDownBlock2D","DownBlock2D"],"downsample_padding":1,
+        "dual_cross_attention":false,"flip_sin_to_cos":true,"freq_shift":0,"in_channels":4,"layers_per_block":2,
+        "mid_block_scale_factor":1,"norm_eps":1e-05,"norm_num_groups":32,"num_class_embeds":null,
+        "only_cross_attention":false,"out_channels":4,"sample_size":64,"up_block_types":["UpBlock2D",
+        "CrossAttnUpBlock2D","CrossAttnUpBlock2D","CrossAttnUpBlock2D"],"use_linear_projection":true}"#;
+
+    pub(crate) const TURBO_UNET: &str = r#"{"_class_name":"UNet2DConditionModel","_diffusers_version":"0.24.0.dev0",
+        "act_fn":"silu","addition_embed_type":null,"addition_embed_type_num_heads":64,"addition_time_embed_dim":null,
+        "attention_head_dim":[5,10,20,20],"attention_type":"default","block_out_channels":[320,640,1280,1280],
+        "center_input_sample":false,"class_embed_type":null,"class_embeddings_concat":false,"conv_in_kernel":3,
+        "conv_out_kernel":3,"cross_attention_dim":1024,"cross_attention_norm":null,"down_block_types":[
+        "CrossAttnDownBlock2D","CrossAttnDownBlock2D","CrossAttnDownBlock2D","DownBlock2D"],"downsample_padding":1,
+        "dropout":0.0,"dual_cross_attention":false,"encoder_hid_dim":null,"encoder_hid_dim_type":null,
+        "flip_sin_to_cos":true,"freq_shift":0,"in_channels":4,"layers_per_block":2,
+        "mid_block_only_cross_attention":null,"mid_block_scale_factor":1,"mid_block_type":"UNetMidBlock2DCrossAttn",
+        "norm_eps":1e-05,"norm_num_groups":32,"num_attention_heads":null,"num_class_embeds":null,
+        "only_cross_attention":false,"out_channels":4,"projection_class_embeddings_input_dim":null,
+        "resnet_out_scale_factor":1.0,"resnet_skip_time_act":false,"resnet_time_scale_shift":"default",
+        "reverse_transformer_layers_per_block":null,"sample_size":64,"time_cond_proj_dim":null,
+        "time_embedding_act_fn":null,"time_embedding_dim":null,"time_embedding_type":"positional",
+        "timestep_post_act":null,"transformer_layers_per_block":1,"up_block_types":["UpBlock2D",
+        "CrossAttnUpBlock2D","CrossAttnUpBlock2D","CrossAttnUpBlock2D"],"upcast_attention":null,
+        "use_linear_projection":true}"#;
+
+    pub(crate) const SD15_UNET: &str = r#"{"_class_name":"UNet2DConditionModel","_diffusers_version":"0.6.0",
+        "act_fn":"silu","attention_head_dim":8,"block_out_channels":[320,640,1280,1280],"center_input_sample":false,
+        "cross_attention_dim":768,"down_block_types":["CrossAttnDownBlock2D","CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D","DownBlock2D"],"downsample_padding":1,"flip_sin_to_cos":true,"freq_shift":0,
+        "in_channels":4,"layers_per_block":2,"mid_block_scale_factor":1,"norm_eps":1e-05,"norm_num_groups":32,
+        "out_channels":4,"sample_size":64,"up_block_types":["UpBlock2D","CrossAttnUpBlock2D","CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D"]}"#;
+
+    pub(crate) const SD_VAE: &str = r#"{"_class_name":"AutoencoderKL","_diffusers_version":"0.8.0","act_fn":"silu",
+        "block_out_channels":[128,256,512,512],"down_block_types":["DownEncoderBlock2D","DownEncoderBlock2D",
+        "DownEncoderBlock2D","DownEncoderBlock2D"],"in_channels":3,"latent_channels":4,"layers_per_block":2,
+        "norm_num_groups":32,"out_channels":3,"sample_size":768,"up_block_types":["UpDecoderBlock2D",
+        "UpDecoderBlock2D","UpDecoderBlock2D","UpDecoderBlock2D"]}"#;
+
+    pub(crate) const SD21_CONTROLNET: &str = r#"{"_class_name":"ControlNetModel","_diffusers_version":"0.14.0",
+        "act_fn":"silu","attention_head_dim":[5,10,20,20],"block_out_channels":[320,640,1280,1280],
+        "class_embed_type":null,"conditioning_embedding_out_channels":[16,32,96,256],
+        "controlnet_conditioning_channel_order":"rgb","cross_attention_dim":1024,"down_block_types":[
+        "CrossAttnDownBlock2D","CrossAttnDownBlock2D","CrossAttnDownBlock2D","DownBlock2D"],"downsample_padding":1,
+        "flip_sin_to_cos":true,"freq_shift":0,"in_channels":4,"layers_per_block":2,"mid_block_scale_factor":1,
+        "norm_eps":1e-05,"norm_num_groups":32,"num_class_embeds":null,"only_cross_attention":false,
+        "projection_class_embeddings_input_dim":null,"resnet_time_scale_shift":"default","upcast_attention":false,
+        "use_linear_projection":true}"#;
+}

@@ -1,1 +1,20 @@
-//! (filled by its owner)
+//! Where everything meets: the executor of plans, the only interpreter of programs, and the jobs built
+//! from them.
+
+pub mod budget;
+pub mod canvas;
+pub mod devices;
+pub mod engine;
+pub mod executor;
+pub mod inspect;
+pub mod interpreter;
+pub mod options;
+mod sinks;
+pub mod statistics;
+pub mod upscale;
+
+pub use devices::{DeviceInfo, devices};
+pub use engine::Engine;
+pub use inspect::inspect;
+pub use options::{Cancel, Observer, Progress, Report, Silent, Size, TileOrder, UpscaleOptions};
+pub use upscale::{upscale, upscale_with};

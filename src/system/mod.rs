@@ -1,1 +1,10 @@
-//! (filled by its owner)
+//! Systems: programs as data. A system says which graphs run over which windows, what feeds them and
+//! where their results go; `run` is the only thing that interprets it.
+
+mod check;
+pub mod link;
+pub mod onestep;
+pub mod program;
+pub mod schedule;
+
+pub use program::Program;

@@ -1,1 +1,13 @@
-//! (filled by its owner)
+//! Checkpoints read, checked, renamed and packed.
+//!
+//! The way of a weight: file -> [`header`] (checked) -> [`checkpoint`] (f32) -> [`names`] (aliases) ->
+//! [`recipe`] (packed). [`manifest`] says what the shipped models' files must be.
+
+pub mod checkpoint;
+pub mod header;
+pub mod json;
+pub mod manifest;
+pub mod names;
+pub mod recipe;
+
+pub use checkpoint::Checkpoint;

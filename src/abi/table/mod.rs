@@ -2,7 +2,7 @@
 //! weight is packed, its grid and its scratch. Selection is a pure function of (parameters, types, caps).
 
 mod cpu;
-mod wgpu;
+pub mod wgpu;
 
 use super::{BackendKind, Caps, Params, Stem, Types};
 use crate::error::{Error, Kind, Result};
@@ -53,4 +53,33 @@ pub fn select(params: &Params, types: Types, caps: &Caps) -> Result<&'static Row
         )
         .advise("try another --device")
     })
+}
+
+/// The row called `variant`, if the backend has it.
+pub fn find(kind: BackendKind, stem: Stem, variant: &str) -> Option<&'static Row> {
+    rows(kind).iter().find(|r| r.stem == stem && r.variant == variant)
+}
+
+/// The binding that may be the very same range as `y`, where there is one. A kernel listed here reads each
+/// element (or packed word) only in the thread that writes it, before it writes it, so a second run of the
+/// same launch is the only thing lost. The planner uses it when the operand dies in this launch.
+///
+/// The cpu backend borrows its operands apart from its result and takes no such launch.
+pub fn in_place(kind: BackendKind, params: &Params, types: Types) -> Option<usize> {
+    if kind == BackendKind::Cpu || types.x != types.y {
+        return None;
+    }
+    match params {
+        Params::NormApply(p) => (p.pitch_x2 == 0 && p.pitch_x == p.pitch_y).then_some(0),
+        Params::Pointwise(p) => (p.offset == 0 && p.pitch_a == p.pitch_y).then_some(0),
+        // These read other elements than they write. A residual would be safe, but saves nothing: at the
+        // step that adds it, its product's own operands make the peak.
+        Params::Conv2d(_)
+        | Params::Gemm(_)
+        | Params::Attention(_)
+        | Params::GroupNormStats(_)
+        | Params::NormFinalize(_)
+        | Params::LayerNorm(_)
+        | Params::TimeEmbedding(_) => None,
+    }
 }

@@ -1,0 +1,326 @@
+//! States of a running program: canvases, saved values, statistics, and the rows that come and go.
+
+use crate::error::{Error, Kind, Result};
+use crate::noise;
+use crate::run::statistics::{Factors, Moments};
+use crate::system::program::{
+    CanvasId, CanvasOp, Coefficient, Program, Residency, SavedId, Source, StatisticId, WindowPhase,
+};
+use crate::tile::{RowRing, band};
+
+/// Rows that feed a canvas, top to bottom.
+pub trait RowsIn {
+    /// The next row, `width * channels` values.
+    fn next_row(&mut self, row: &mut [f32]) -> Result<()>;
+}
+
+/// Where the finished rows of a canvas go, top to bottom.
+pub trait RowsOut {
+    /// Row `y`, `width * channels` values.
+    fn put_row(&mut self, y: u32, row: &[f32]) -> Result<()>;
+}
+
+impl<F: FnMut(&mut [f32]) -> Result<()>> RowsIn for F {
+    fn next_row(&mut self, row: &mut [f32]) -> Result<()> {
+        self(row)
+    }
+}
+
+impl<F: FnMut(u32, &[f32]) -> Result<()>> RowsOut for F {
+    fn put_row(&mut self, y: u32, row: &[f32]) -> Result<()> {
+        self(y, row)
+    }
+}
+
+/// What a job connects to a program's canvases. Whole canvases that are fed are read before the first
+/// phase, those that are drained are written after the last.
+#[derive(Default)]
+pub struct Connections<'a> {
+    /// Canvases fed by rows.
+    pub inputs: Vec<(CanvasId, &'a mut dyn RowsIn)>,
+    /// Canvases drained by rows.
+    pub outputs: Vec<(CanvasId, &'a mut dyn RowsOut)>,
+}
+
+enum State {
+    Whole(Vec<f32>),
+    /// A band being read: rows pulled as windows need them.
+    Band(RowRing),
+    /// A band being blended into: the ring is the sink's.
+    Passing,
+}
+
+/// Everything a program's phases read and write.
+pub(super) struct World<'p> {
+    pub(super) program: &'p Program,
+    canvases: Vec<State>,
+    saved: Vec<Vec<f32>>,
+    statistics: Vec<Vec<Moments>>,
+}
+
+fn wrong(message: String) -> Error {
+    Error::new(Kind::Internal, "run", message)
+}
+
+impl<'p> World<'p> {
+    /// All states of `program`, zeroed.
+    pub(super) fn new(program: &'p Program) -> World<'p> {
+        let canvases = program.canvases.iter().enumerate().map(|(i, canvas)| {
+            let [h, w] = program.extent(CanvasId(i));
+            let values = h as usize * w as usize * canvas.channels as usize;
+            match canvas.residency {
+                Residency::Whole => State::Whole(vec![0.0; values]),
+                Residency::Band => match program.window_phases().find(|(p, _)| reads(p, CanvasId(i))) {
+                    Some((phase, _)) => {
+                        let rows = rows_in_flight(program, phase).max(program.band_rows(CanvasId(i)));
+                        State::Band(RowRing::new(w, canvas.channels, rows.min(h)))
+                    }
+                    None => State::Passing,
+                },
+            }
+        });
+        let saved = program.saved.iter().map(|s| {
+            let windows = program.grids[s.grid.0].count();
+            vec![0.0; windows * s.shape.pixels() as usize * s.shape.c as usize]
+        });
+        World {
+            program,
+            canvases: canvases.collect(),
+            saved: saved.collect(),
+            statistics: program.statistics.iter().map(|s| vec![Moments::default(); s.channels as usize]).collect(),
+        }
+    }
+
+    /// Host bytes held.
+    pub(super) fn bytes(&self) -> u64 {
+        let canvases = self.canvases.iter().map(|c| match c {
+            State::Whole(values) => (values.len() * 4) as u64,
+            State::Band(ring) => ring.bytes(),
+            State::Passing => 0,
+        });
+        canvases.sum::<u64>() + self.saved.iter().map(|s| (s.len() * 4) as u64).sum::<u64>()
+    }
+
+    /// The values of a whole canvas.
+    pub(super) fn whole(&self, id: CanvasId) -> Result<&[f32]> {
+        match &self.canvases[id.0] {
+            State::Whole(values) => Ok(values),
+            State::Band(_) | State::Passing => {
+                Err(wrong(format!("canvas `{}` is a band", self.program.canvases[id.0].name)))
+            }
+        }
+    }
+
+    /// See [`World::whole`].
+    pub(super) fn whole_mut(&mut self, id: CanvasId) -> Result<&mut [f32]> {
+        match &mut self.canvases[id.0] {
+            State::Whole(values) => Ok(values),
+            State::Band(_) | State::Passing => {
+                Err(wrong(format!("canvas `{}` is a band", self.program.canvases[id.0].name)))
+            }
+        }
+    }
+
+    /// What window `index` saved.
+    pub(super) fn saved(&self, id: SavedId, index: usize) -> &[f32] {
+        let shape = self.program.saved[id.0].shape;
+        let len = shape.pixels() as usize * shape.c as usize;
+        &self.saved[id.0][index * len..(index + 1) * len]
+    }
+
+    /// See [`World::saved`].
+    pub(super) fn saved_mut(&mut self, id: SavedId, index: usize) -> &mut [f32] {
+        let shape = self.program.saved[id.0].shape;
+        let len = shape.pixels() as usize * shape.c as usize;
+        &mut self.saved[id.0][index * len..(index + 1) * len]
+    }
+
+    /// What every window saved.
+    pub(super) fn gathered(&self, id: SavedId) -> &[f32] {
+        &self.saved[id.0]
+    }
+
+    /// Moments per channel.
+    pub(super) fn statistic(&self, id: StatisticId) -> &[Moments] {
+        &self.statistics[id.0]
+    }
+
+    /// Sets the moments.
+    pub(super) fn set_statistic(&mut self, id: StatisticId, values: Vec<Moments>) {
+        self.statistics[id.0] = values;
+    }
+
+    /// Reads the whole canvases that are fed.
+    pub(super) fn load(&mut self, io: &mut Connections<'_>) -> Result<()> {
+        for (id, rows) in &mut io.inputs {
+            let [_, w] = self.program.extent(*id);
+            let n = w as usize * self.program.canvases[id.0].channels as usize;
+            if let State::Whole(values) = &mut self.canvases[id.0] {
+                values.chunks_exact_mut(n).try_for_each(|row| rows.next_row(row))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the whole canvases that are drained.
+    pub(super) fn unload(&self, io: &mut Connections<'_>) -> Result<()> {
+        for (id, rows) in &mut io.outputs {
+            let [_, w] = self.program.extent(*id);
+            let n = w as usize * self.program.canvases[id.0].channels as usize;
+            if let State::Whole(values) = &self.canvases[id.0] {
+                values.chunks_exact(n).zip(0..).try_for_each(|(row, y)| rows.put_row(y, row))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pulls rows so that a band holds everything above row `until`.
+    pub(super) fn pull(&mut self, id: CanvasId, until: u32, io: &mut Connections<'_>) -> Result<()> {
+        let [h, _] = self.program.extent(id);
+        if let State::Band(ring) = &mut self.canvases[id.0] {
+            while ring.end() < until.min(h) {
+                let Some((_, rows)) = io.inputs.iter_mut().find(|(c, _)| *c == id) else {
+                    return Err(wrong(format!("nothing feeds canvas `{}`", self.program.canvases[id.0].name)));
+                };
+                rows.next_row(ring.push())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a finished row of a blended canvas.
+    pub(super) fn put(&mut self, id: CanvasId, y: u32, row: &[f32], io: &mut Connections<'_>) -> Result<()> {
+        match &mut self.canvases[id.0] {
+            State::Whole(values) => {
+                values[y as usize * row.len()..][..row.len()].copy_from_slice(row);
+                Ok(())
+            }
+            State::Band(_) | State::Passing => match io.outputs.iter_mut().find(|(c, _)| *c == id) {
+                Some((_, rows)) => rows.put_row(y, row),
+                None => Err(wrong(format!("nothing takes canvas `{}`", self.program.canvases[id.0].name))),
+            },
+        }
+    }
+
+    /// Rows a canvas holds at a time.
+    pub(super) fn band_capacity(&self, id: CanvasId) -> u32 {
+        match &self.canvases[id.0] {
+            State::Band(ring) => ring.capacity(),
+            State::Whole(_) | State::Passing => self.program.extent(id)[0],
+        }
+    }
+
+    /// Cuts `[h, w]` pixels at (`y`, `x`), mirrored beyond the canvas.
+    pub(super) fn crop(&self, id: CanvasId, at: [i64; 2], size: [u32; 2], out: &mut [f32]) -> Result<()> {
+        let extent = self.program.extent(id);
+        let channels = self.program.canvases[id.0].channels as usize;
+        let n = extent[1] as usize * channels;
+        match &self.canvases[id.0] {
+            State::Whole(values) => band::crop(|y| Ok(&values[y as usize * n..][..n]), extent, channels, at, size, out),
+            State::Band(ring) => band::crop(|y| ring.row(y), extent, channels, at, size, out),
+            State::Passing => Err(wrong(format!("canvas `{}` cannot be read", self.program.canvases[id.0].name))),
+        }
+    }
+
+    /// Carries out an operation on whole canvases.
+    pub(super) fn canvas_op(&mut self, op: &CanvasOp, step: u32) -> Result<()> {
+        match op {
+            CanvasOp::Combine { to, terms, noise, constant, clamp } => {
+                self.combine(*to, terms, *noise, *constant, *clamp, step)
+            }
+            CanvasOp::Resize { from, to } => {
+                let ([fh, fw], [th, tw]) = (self.program.extent(*from), self.program.extent(*to));
+                let channels = self.program.canvases[from.0].channels as usize;
+                let values = crate::image::resample::resize(
+                    self.whole(*from)?,
+                    (u64::from(fw), u64::from(fh)),
+                    (u64::from(tw), u64::from(th)),
+                    channels,
+                )?;
+                self.whole_mut(*to)?.copy_from_slice(&values);
+                Ok(())
+            }
+            CanvasOp::Moments { from, to } => {
+                let channels = self.program.canvases[from.0].channels as usize;
+                let mut moments = vec![Moments::default(); channels];
+                Moments::add_rows(&mut moments, self.whole(*from)?);
+                self.set_statistic(*to, moments);
+                Ok(())
+            }
+            CanvasOp::Affine { from, affine, to } => {
+                let factors = Factors::new(affine, |id| self.statistic(id));
+                let mut values = self.whole(*from)?.to_vec();
+                factors.apply(&mut values);
+                self.whole_mut(*to)?.copy_from_slice(&values);
+                Ok(())
+            }
+        }
+    }
+
+    fn combine(
+        &mut self,
+        to: CanvasId,
+        terms: &[(CanvasId, Coefficient)],
+        noise: Option<(u16, u16, Coefficient)>,
+        constant: f32,
+        clamp: Option<[f32; 2]>,
+        step: u32,
+    ) -> Result<()> {
+        let factor = |c: Coefficient| match c {
+            Coefficient::Value(v) => v,
+            Coefficient::Step(table, column) => self.program.tables[table.0].row(step as usize)[column],
+        };
+        let [_, w] = self.program.extent(to);
+        let channels = self.program.canvases[to.0].channels as usize;
+        let mut out = vec![constant; self.whole(to)?.len()];
+        for (from, c) in terms {
+            let c = factor(*c);
+            for (o, v) in out.iter_mut().zip(self.whole(*from)?) {
+                *o += c * v;
+            }
+        }
+        if let Some((stage, purpose, c)) = noise {
+            let (key, gain) = (self.program.noise_key(stage, purpose, step), factor(c));
+            for (i, pixel) in out.chunks_exact_mut(channels).enumerate() {
+                let (y, x) = (i / w as usize, i % w as usize);
+                for (o, channel) in pixel.iter_mut().zip(0..) {
+                    *o += gain * noise::normal(key, y as u32, x as u32, channel);
+                }
+            }
+        }
+        if let Some([lo, hi]) = clamp {
+            out.iter_mut().for_each(|o| *o = o.clamp(lo, hi));
+        }
+        self.whole_mut(to)?.copy_from_slice(&out);
+        Ok(())
+    }
+}
+
+fn reads(phase: &WindowPhase, id: CanvasId) -> bool {
+    phase.sources.iter().any(|(_, s)| reads_source(s, id))
+}
+
+fn reads_source(source: &Source, id: CanvasId) -> bool {
+    match source {
+        Source::Crop { canvas, .. } => *canvas == id,
+        Source::Saved { initial, .. } => initial.as_ref().is_some_and(|s| reads_source(s, id)),
+        Source::Constant(_) | Source::Table(_) | Source::Gather(_) | Source::Noise { .. } => false,
+    }
+}
+
+/// Rows between the top of a batch's first window and the bottom of its last: a batch may reach into the
+/// next rows of windows.
+fn rows_in_flight(program: &Program, phase: &WindowPhase) -> u32 {
+    let axis = &program.grids[phase.grid.0].rows;
+    let columns = program.grids[phase.grid.0].cols.count();
+    let windows = program.batch(phase).map_or(1, |b| b as usize).div_ceil(phase.branches.max(1) as usize);
+    // A launch may begin at the last column of one row.
+    let further = (windows + columns - 2) / columns;
+    let span = |r: usize| axis.origins[(r + further).min(axis.count() - 1)] + axis.size - axis.origins[r];
+    let rows = (0..axis.count()).map(span).max().unwrap_or(axis.size);
+    let scale = |s: &Source| match s {
+        Source::Crop { ratio, .. } => ratio.of(rows).unwrap_or(rows),
+        _ => rows,
+    };
+    phase.sources.iter().map(|(_, s)| scale(s)).max().unwrap_or(rows)
+}

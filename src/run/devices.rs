@@ -1,0 +1,94 @@
+//! The devices `--device` may name, and how one is chosen.
+
+use super::engine::no_device;
+use crate::backend::Backend;
+use crate::error::{Error, Kind, Result};
+
+/// One device a job can run on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeviceInfo {
+    /// What `--device` takes: `cpu`, `wgpu:0`.
+    pub id: String,
+    /// The device's own name.
+    pub name: String,
+    /// The interface it is reached through: `host`, `vulkan`, `metal`, `dx12`.
+    pub interface: String,
+    /// Driver name and version, empty where there is none.
+    pub driver: String,
+    /// Whether it is hardware (a software rasteriser is not).
+    pub hardware: bool,
+    /// Device memory in bytes, where it can be known.
+    pub memory: Option<u64>,
+    /// What it lacks or how it is limited.
+    pub notes: Vec<String>,
+}
+
+/// A backend, opened.
+pub(super) struct Chosen {
+    pub(super) backend: Box<dyn Backend>,
+    pub(super) name: String,
+    pub(super) why: String,
+}
+
+/// Every device of this machine, the host's cores first.
+pub fn devices() -> Vec<DeviceInfo> {
+    vec![cpu_info()]
+}
+
+fn cpu_info() -> DeviceInfo {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    DeviceInfo {
+        id: "cpu".into(),
+        name: format!("{} ({cores} threads)", std::env::consts::ARCH),
+        interface: "host".into(),
+        driver: String::new(),
+        hardware: true,
+        memory: None,
+        notes: Vec::new(),
+    }
+}
+
+/// Opens what `spec` names. `auto` says why it chose; a named device is opened or refused, never replaced.
+pub(super) fn open(spec: &str) -> Result<Chosen> {
+    let (kind, index) = match spec.split_once(':') {
+        None => (spec, None),
+        Some((kind, number)) => match number.parse::<usize>() {
+            Ok(n) => (kind, Some(n)),
+            Err(_) => return Err(unknown(spec)),
+        },
+    };
+    match (kind, index) {
+        ("cpu", None) => open_cpu("asked for"),
+        ("auto", None) => open_cpu("chosen: no GPU was found through wgpu"),
+        ("wgpu", _) => Err(no_device("this build has no wgpu backend".into())),
+        _ => Err(unknown(spec)),
+    }
+}
+
+fn unknown(spec: &str) -> Error {
+    Error::new(Kind::Device, "device", format!("there is no device `{spec}`"))
+        .advise("use cpu, wgpu, wgpu:N (a number from `tessera devices`) or auto")
+}
+
+fn open_cpu(why: &str) -> Result<Chosen> {
+    Ok(Chosen {
+        backend: Box::new(crate::backend::null::Null::new(crate::abi::Caps::cpu())),
+        name: cpu_info().name,
+        why: why.into(),
+    })
+}
+
+/// Bounds the threads that products use. The pool is the process's; once it exists it keeps its size, and
+/// asking for another is refused.
+pub(super) fn limit_threads(threads: Option<usize>) -> Result<()> {
+    let Some(n) = threads else { return Ok(()) };
+    let most = crate::limits::MAX_THREADS;
+    if n == 0 || n > most {
+        return Err(Error::new(Kind::Usage, "device", format!("{n} threads; it must be from 1 to {most}")));
+    }
+    if rayon::ThreadPoolBuilder::new().num_threads(n).build_global().is_err() && rayon::current_num_threads() != n {
+        let have = rayon::current_num_threads();
+        return Err(Error::new(Kind::Usage, "device", format!("{n} threads, but the pool already runs with {have}")));
+    }
+    Ok(())
+}

@@ -1,0 +1,127 @@
+//! One device and what is resident on it: the choice of a backend, the cache of plans, and executors that
+//! stay warm from picture to picture.
+
+use super::executor::{Executor, SharedDevice, WeightSource};
+use crate::abi::Caps;
+use crate::backend::Backend;
+use crate::error::{Error, Kind, Result};
+use crate::graph::Graph;
+use crate::plan;
+use crate::plan::command::Plan;
+use std::sync::Arc;
+
+/// Plans kept.
+const PLANS: usize = 16;
+/// Executors kept: each holds an arena, so few.
+const EXECUTORS: usize = 2;
+
+/// A device that runs jobs.
+pub struct Engine {
+    device: SharedDevice,
+    caps: Caps,
+    name: String,
+    why: String,
+    /// Most recently used last.
+    plans: Vec<(String, Arc<Plan>)>,
+    executors: Vec<(String, Executor)>,
+    /// Executors made since the engine was.
+    made: u64,
+}
+
+impl Engine {
+    /// Opens the device that `spec` names: `cpu`, `wgpu`, `wgpu:N`, or `auto` (a hardware wgpu adapter if
+    /// there is one, else the host's cores). `threads` bounds the host's cores, all of them by default.
+    pub fn open(spec: &str, threads: Option<usize>) -> Result<Engine> {
+        super::devices::limit_threads(threads)?;
+        let chosen = super::devices::open(spec)?;
+        Ok(Engine::with_backend(chosen.backend, chosen.name, chosen.why))
+    }
+
+    /// An engine on a given backend.
+    pub fn with_backend(backend: Box<dyn Backend>, name: impl Into<String>, why: impl Into<String>) -> Engine {
+        let caps = backend.caps().clone();
+        let device = SharedDevice::new(backend);
+        let (name, why) = (name.into(), why.into());
+        Engine { device, caps, name, why, plans: Vec::new(), executors: Vec::new(), made: 0 }
+    }
+
+    /// What the planner may assume of the device.
+    pub fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Why this device.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// The device itself.
+    pub fn device(&self) -> &SharedDevice {
+        &self.device
+    }
+
+    /// Executors made so far; a warm call makes none.
+    pub fn executors_made(&self) -> u64 {
+        self.made
+    }
+
+    /// The plan of `graph`, whose identity beside the device is `key`.
+    pub fn plan(&mut self, key: &str, graph: &Graph) -> Result<Arc<Plan>> {
+        if let Some(i) = self.plans.iter().position(|(k, _)| k == key) {
+            let found = self.plans.remove(i);
+            let plan = found.1.clone();
+            self.plans.push(found);
+            return Ok(plan);
+        }
+        let plan = Arc::new(plan::compile(graph.clone(), &self.caps)?);
+        if crate::knobs::is_on("TESSERA_PRINT_PLAN") {
+            eprintln!("{}", plan::report::report(&plan));
+        }
+        if self.plans.len() == PLANS {
+            self.plans.remove(0);
+        }
+        self.plans.push((key.to_owned(), plan.clone()));
+        Ok(plan)
+    }
+
+    /// The executor of the plan called `key`, made when it is not resident. `scope` names the model whose
+    /// weights `weights` packs. The caller gives it back with [`Engine::keep`].
+    pub fn executor(
+        &mut self,
+        key: &str,
+        scope: &str,
+        plan: &Plan,
+        weights: &mut WeightSource<'_>,
+    ) -> Result<Executor> {
+        let key = format!("{scope}\n{key}");
+        if let Some(i) = self.executors.iter().position(|(k, _)| *k == key) {
+            return Ok(self.executors.remove(i).1);
+        }
+        // What is resident for other plans makes room first; its weights stay while they are shared.
+        while self.executors.len() >= EXECUTORS {
+            self.executors.remove(0);
+        }
+        self.made += 1;
+        Executor::new(&self.device, plan.clone(), Some(scope), weights)
+    }
+
+    /// Keeps an executor warm under the names it was made by.
+    pub fn keep(&mut self, key: &str, scope: &str, executor: Executor) {
+        self.executors.push((format!("{scope}\n{key}"), executor));
+    }
+
+    /// Gives all resident executors back to the device.
+    pub fn clear(&mut self) {
+        self.executors.clear();
+    }
+}
+
+/// An error about a device that cannot be had.
+pub(super) fn no_device(message: String) -> Error {
+    Error::new(Kind::Device, "device", message).advise("see `tessera devices`")
+}

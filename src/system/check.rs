@@ -1,0 +1,274 @@
+//! Checks a program before anything is planned or run: every reference exists, every shape fits, bands are
+//! used by one pass.
+
+use super::program::{
+    Affine, Block, Canvas, CanvasId, CanvasOp, Coefficient, Contexts, Nesting, Phase, Program, Residency, Sink, Source,
+    StatisticId, WindowPhase, get, wrong,
+};
+use crate::error::Result;
+use crate::graph::{Lifetime, Op, Shape};
+
+impl Program {
+    /// Checks that every reference exists and every shape fits, before anything is planned or run.
+    pub fn check(&self) -> Result<()> {
+        for block in &self.blocks {
+            if block.steps == 0 {
+                return Err(wrong(format!("{}: a block of no steps", self.name)));
+            }
+            let mut grids = Vec::new();
+            for phase in &block.phases {
+                match phase {
+                    Phase::Windows(w) => {
+                        self.check_windows(w, block).map_err(|e| e.at(&w.name))?;
+                        grids.push(w.grid);
+                    }
+                    Phase::Canvas(op) => {
+                        if block.nesting == Nesting::WindowOutside {
+                            return Err(wrong("a canvas operation needs all windows, its block has windows outside"));
+                        }
+                        self.check_canvas_op(op)?;
+                    }
+                }
+            }
+            if block.nesting == Nesting::WindowOutside && grids.windows(2).any(|g| g[0] != g[1]) {
+                return Err(wrong("phases of different grids cannot share one loop over windows"));
+            }
+        }
+        self.check_bands()
+    }
+
+    fn check_bands(&self) -> Result<()> {
+        for (i, canvas) in self.canvases.iter().enumerate() {
+            if canvas.residency == Residency::Whole {
+                continue;
+            }
+            let uses = |w: &WindowPhase| {
+                let reads = w.sources.iter().any(|(_, s)| matches!(s, Source::Crop { canvas, .. } if canvas.0 == i));
+                let writes = w.sinks.iter().any(|(_, s)| matches!(s, Sink::Blend { canvas, .. } if canvas.0 == i));
+                reads || writes
+            };
+            let users: Vec<_> = self.window_phases().filter(|(w, _)| uses(w)).collect();
+            let passes: u64 = users.iter().map(|&(_, steps)| u64::from(steps)).sum();
+            let outside = self.blocks.iter().any(|b| {
+                b.nesting == Nesting::WindowOutside
+                    && b.phases.iter().any(|p| matches!(p, Phase::Windows(w) if uses(w)))
+            });
+            if users.len() > 1 || (passes > 1 && !outside) {
+                return Err(wrong(format!("canvas `{}` is a band but {passes} passes use it", canvas.name)));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_canvas_op(&self, op: &CanvasOp) -> Result<()> {
+        let whole = |id: &CanvasId| -> Result<&Canvas> {
+            let canvas = get(&self.canvases, id.0, "canvas")?;
+            if canvas.residency == Residency::Whole {
+                return Ok(canvas);
+            }
+            Err(wrong(format!("canvas `{}` is a band, an operation on all of it is impossible", canvas.name)))
+        };
+        let same = |a: &CanvasId, b: &CanvasId| -> Result<()> {
+            if whole(a)?.channels == whole(b)?.channels && self.extent(*a) == self.extent(*b) {
+                return Ok(());
+            }
+            Err(wrong(format!("canvases `{}` and `{}` differ in size", whole(a)?.name, whole(b)?.name)))
+        };
+        match op {
+            CanvasOp::Combine { to, terms, noise, .. } => {
+                whole(to)?;
+                let noise = noise.iter().map(|n| n.2);
+                for coefficient in terms.iter().map(|t| t.1).chain(noise) {
+                    if let Coefficient::Step(table, column) = coefficient
+                        && get(&self.tables, table.0, "table")?.width <= column
+                    {
+                        return Err(wrong(format!("table {} has no column {column}", table.0)));
+                    }
+                }
+                terms.iter().try_for_each(|(from, _)| same(from, to))
+            }
+            CanvasOp::Resize { from, to } => {
+                if whole(from)?.channels != whole(to)?.channels {
+                    return Err(wrong("a resize keeps the channels"));
+                }
+                Ok(())
+            }
+            CanvasOp::Moments { from, to } => {
+                if whole(from)?.channels != get(&self.statistics, to.0, "statistic")?.channels {
+                    return Err(wrong("moments have the canvas's channels"));
+                }
+                Ok(())
+            }
+            CanvasOp::Affine { from, affine, to } => {
+                same(from, to)?;
+                self.check_affine(affine, whole(from)?.channels)
+            }
+        }
+    }
+
+    fn check_affine(&self, affine: &Affine, channels: u32) -> Result<()> {
+        let of = |id: &StatisticId| -> Result<()> {
+            if get(&self.statistics, id.0, "statistic")?.channels == channels {
+                return Ok(());
+            }
+            Err(wrong(format!("statistic {} does not have {channels} channels", id.0)))
+        };
+        match affine {
+            Affine::GroupNorm { of: s, groups, weight, bias, .. } => {
+                of(s)?;
+                let c = channels as usize;
+                if *groups == 0 || !channels.is_multiple_of(*groups) || weight.len() != c || bias.len() != c {
+                    return Err(wrong(format!("{groups} groups or the affine vectors do not fit {channels} channels")));
+                }
+                Ok(())
+            }
+            Affine::Match { of: s, like, .. } => of(s).and_then(|()| of(like)),
+        }
+    }
+
+    fn check_windows(&self, w: &WindowPhase, block: &Block) -> Result<()> {
+        let graph = get(&self.graphs, w.graph.0, "graph")?;
+        let grid = get(&self.grids, w.grid.0, "grid")?;
+        self.batch(w)?;
+        if w.branches == 0 {
+            return Err(wrong("no branch at all"));
+        }
+        if let Contexts::Window(rows) = &w.contexts
+            && rows.len() != grid.count()
+        {
+            return Err(wrong(format!("{} context rows for {} windows", rows.len(), grid.count())));
+        }
+        let inputs: Vec<_> = graph.nodes.iter().filter(|n| matches!(n.op, Op::Input(_))).collect();
+        for node in &inputs {
+            let value = graph.value(node.output);
+            let mut found = w.sources.iter().filter(|(name, _)| *name == value.name);
+            let (Some((_, source)), None) = (found.next(), found.next()) else {
+                return Err(wrong(format!("input `{}` needs exactly one source", value.name)));
+            };
+            self.check_source(source, value.shape, value.lifetime, w, block)
+                .map_err(|e| e.at(format!("input `{}`", value.name)))?;
+        }
+        if let Some((name, _)) =
+            w.sources.iter().find(|(name, _)| !inputs.iter().any(|n| graph.value(n.output).name == *name))
+        {
+            return Err(wrong(format!("{} has no input `{name}`", graph.name)));
+        }
+        for (name, sink) in &w.sinks {
+            let Some((_, id)) = graph.outputs.iter().find(|(n, _)| n == name) else {
+                return Err(wrong(format!("{} has no output `{name}`", graph.name)));
+            };
+            self.check_sink(sink, graph.value(*id).shape, w).map_err(|e| e.at(format!("output `{name}`")))?;
+        }
+        let reads =
+            |id: CanvasId| w.sources.iter().any(|(_, s)| matches!(s, Source::Crop { canvas, .. } if *canvas == id));
+        for (_, sink) in &w.sinks {
+            if let Sink::Blend { canvas, .. } = sink
+                && reads(*canvas)
+            {
+                return Err(wrong(format!("it reads and writes canvas `{}`", self.canvases[canvas.0].name)));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_source(&self, s: &Source, port: Shape, life: Lifetime, w: &WindowPhase, block: &Block) -> Result<()> {
+        let item = port.pixels() as usize * port.c as usize;
+        let rows = if life == Lifetime::Window { 1 } else { port.n as usize };
+        let per_window = |what: &str| {
+            if life == Lifetime::Window { Ok(()) } else { Err(wrong(format!("{what} feeds window inputs only"))) }
+        };
+        let size = |have: usize| {
+            if have == item * rows { Ok(()) } else { Err(wrong(format!("{have} values for {port} ({life:?})"))) }
+        };
+        match s {
+            Source::Constant(values) => size(values.len()),
+            Source::Table(table) => {
+                let table = get(&self.tables, table.0, "table")?;
+                match life {
+                    Lifetime::Window => {
+                        let windows = self.grids[w.grid.0].count();
+                        if table.width == item && table.rows() == windows {
+                            return Ok(());
+                        }
+                        Err(wrong(format!("table `{}` is not {windows} rows of {item}", table.name)))
+                    }
+                    Lifetime::Step if table.rows() != block.steps as usize => {
+                        Err(wrong(format!("table `{}` has {} rows, not one per step", table.name, table.rows())))
+                    }
+                    Lifetime::Weight | Lifetime::Job | Lifetime::Step | Lifetime::Context => size(table.values.len()),
+                }
+            }
+            Source::Crop { canvas, ratio, .. } => {
+                per_window("a crop")?;
+                let (canvas, grid) = (get(&self.canvases, canvas.0, "canvas")?, &self.grids[w.grid.0]);
+                let want = [ratio.of(grid.rows.size)?, ratio.of(grid.cols.size)?];
+                for origin in grid.rows.origins.iter().chain(&grid.cols.origins) {
+                    ratio.of(*origin)?;
+                }
+                if want != [port.h, port.w] || canvas.channels != port.c {
+                    return Err(wrong(format!(
+                        "canvas `{}` gives {want:?}x{}, not {port}",
+                        canvas.name, canvas.channels
+                    )));
+                }
+                Ok(())
+            }
+            Source::Saved { saved, affine, initial } => {
+                per_window("a saved value")?;
+                let saved = get(&self.saved, saved.0, "saved value")?;
+                if saved.grid != w.grid || (Shape { n: 1, ..port }) != saved.shape {
+                    return Err(wrong(format!("`{}` is {} of grid {}", saved.name, saved.shape, saved.grid.0)));
+                }
+                if let Some(affine) = affine {
+                    self.check_affine(affine, port.c)?;
+                }
+                initial.as_ref().map_or(Ok(()), |s| self.check_source(s, port, life, w, block))
+            }
+            Source::Gather(saved) => {
+                if life == Lifetime::Window {
+                    return Err(wrong("what all windows saved is not an input per window"));
+                }
+                let saved = get(&self.saved, saved.0, "saved value")?;
+                size(self.grids[saved.grid.0].count() * saved.shape.pixels() as usize * saved.shape.c as usize)
+            }
+            Source::Noise { .. } => per_window("noise"),
+        }
+    }
+
+    fn check_sink(&self, sink: &Sink, port: Shape, w: &WindowPhase) -> Result<()> {
+        let branches = |gains: &[f32]| {
+            if gains.len() == w.branches as usize {
+                return Ok(());
+            }
+            Err(wrong(format!("{} gains for {} branches", gains.len(), w.branches)))
+        };
+        let grid = &self.grids[w.grid.0];
+        match sink {
+            Sink::Blend { canvas, ratio, gains, .. } => {
+                branches(gains)?;
+                let c = get(&self.canvases, canvas.0, "canvas")?;
+                let want = [ratio.of(grid.rows.size)?, ratio.of(grid.cols.size)?];
+                let whole = [ratio.of(grid.rows.extent)?, ratio.of(grid.cols.extent)?];
+                if want != [port.h, port.w] || c.channels != port.c || whole != self.extent(*canvas) {
+                    return Err(wrong(format!("{port} does not cover canvas `{}` by windows", c.name)));
+                }
+                Ok(())
+            }
+            Sink::Save { saved, gains } => {
+                branches(gains)?;
+                let saved = get(&self.saved, saved.0, "saved value")?;
+                if saved.grid != w.grid || (Shape { n: 1, ..port }) != saved.shape {
+                    return Err(wrong(format!("`{}` is {} of grid {}", saved.name, saved.shape, saved.grid.0)));
+                }
+                Ok(())
+            }
+            Sink::Moments { statistic, ratio } => {
+                let want = [ratio.of(grid.rows.size)?, ratio.of(grid.cols.size)?];
+                if want != [port.h, port.w] || get(&self.statistics, statistic.0, "statistic")?.channels != port.c {
+                    return Err(wrong(format!("statistic {} does not count {port} at {ratio:?}", statistic.0)));
+                }
+                Ok(())
+            }
+        }
+    }
+}

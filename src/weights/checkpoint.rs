@@ -1,0 +1,273 @@
+//! Checkpoints: safetensors files, checked as a whole before any tensor is used, read with positioned
+//! reads. Files are never mapped: one that shrinks while it is read must be an error, not a signal.
+
+use super::header::{self, StoredType, TensorInfo};
+use super::json::{self, quoted};
+use super::{names, recipe};
+use crate::error::{Error, Kind, Result};
+use crate::extent;
+use crate::fs::File;
+use crate::graph::dtype::DType;
+use crate::graph::layout::Packing;
+use crate::limits;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use std::collections::{HashMap, HashSet};
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// File names that a component folder of a published checkpoint may hold, best first.
+const IN_FOLDER: [&str; 6] = [
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model.fp16.safetensors",
+];
+/// File names that only hold pickles.
+const PICKLES: [&str; 4] = ["bin", "ckpt", "pt", "pth"];
+
+/// The tensors of one network, in one file or several.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    files: Vec<Mutex<File>>,
+    tensors: Vec<TensorInfo>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Checkpoint {
+    /// Opens a `.safetensors` file, a `.safetensors.index.json` with its shards, or a component folder
+    /// that holds either under its usual name.
+    pub fn open(path: &Path) -> Result<Checkpoint> {
+        if path.is_dir() {
+            return Checkpoint::open_folder(path);
+        }
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        if PICKLES.contains(&extension) {
+            return Err(header::pickle(&path.display().to_string()));
+        }
+        if extension == "json" { Checkpoint::open_index(path) } else { Checkpoint::open_files(path, &[path.into()]) }
+    }
+
+    fn open_folder(folder: &Path) -> Result<Checkpoint> {
+        if let Some(name) = IN_FOLDER.iter().find(|n| folder.join(n).exists()) {
+            return Checkpoint::open(&folder.join(name));
+        }
+        let pickle = ["diffusion_pytorch_model.bin", "pytorch_model.bin"].iter().find(|n| folder.join(n).exists());
+        if let Some(name) = pickle {
+            return Err(header::pickle(&folder.join(name).display().to_string()));
+        }
+        let why = format!("{} holds none of {}", folder.display(), IN_FOLDER.join(", "));
+        Err(Error::new(Kind::Weights, "weights", why))
+    }
+
+    /// The shards an index names, which must hold exactly the tensors it says they hold.
+    fn open_index(path: &Path) -> Result<Checkpoint> {
+        let shown = path.display().to_string();
+        let bad = |why: String| Error::new(Kind::Weights, "weights", format!("{shown}: {why}"));
+        let index = json::object(&shown, &File::open(path)?.read_all(limits::MAX_SAFETENSORS_HEADER)?)?;
+        let map = index.get("weight_map").and_then(|m| m.as_object());
+        let map = map.ok_or_else(|| bad("no object `weight_map`: not an index of a sharded checkpoint".into()))?;
+        let mut shards: Vec<&str> = Vec::new();
+        for (tensor, file) in map {
+            let file = file.as_str().ok_or_else(|| bad(format!("`{}` names no file", quoted(tensor))))?;
+            // A plain name only: an index must not reach outside its folder.
+            let plain = Path::new(file).file_name().is_some_and(|n| n == file) && file.ends_with(".safetensors");
+            if !plain {
+                return Err(bad(format!("`{}` is not the plain name of a .safetensors file", quoted(file))));
+            }
+            if !shards.contains(&file) {
+                shards.push(file);
+            }
+            if shards.len() > limits::MAX_SHARDS {
+                return Err(bad(format!("more than {} shards", limits::MAX_SHARDS)));
+            }
+        }
+        let folder = crate::fs::parent(path);
+        let paths: Vec<PathBuf> = shards.iter().map(|s| folder.join(s)).collect();
+        let checkpoint = Checkpoint::open_files(path, &paths)?;
+        for (tensor, file) in map {
+            let stored = checkpoint.exact(tensor).map(|t| shards[t.file]);
+            let file = file.as_str().unwrap_or_default();
+            if stored != Some(file) {
+                let found = stored.map_or_else(|| "nowhere".into(), |s| format!("in {s}"));
+                return Err(bad(format!("`{}` should be in {file} but is {found}", quoted(tensor))));
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    fn open_files(path: &Path, paths: &[PathBuf]) -> Result<Checkpoint> {
+        let mut files = Vec::with_capacity(paths.len());
+        let mut tensors: Vec<TensorInfo> = Vec::new();
+        let mut by_name = HashMap::new();
+        for (i, p) in paths.iter().enumerate() {
+            let mut file = File::open(p)?;
+            for t in header::read(&mut file, i)? {
+                if by_name.insert(t.name.clone(), tensors.len()).is_some() {
+                    let why = format!("{}: `{}` is in another shard too", p.display(), quoted(&t.name));
+                    return Err(Error::new(Kind::Weights, "weights", why));
+                }
+                tensors.push(t);
+            }
+            files.push(Mutex::new(file));
+        }
+        Ok(Checkpoint { path: path.to_owned(), files, tensors, by_name })
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Every tensor.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    fn exact(&self, name: &str) -> Option<&TensorInfo> {
+        self.by_name.get(name).map(|&i| &self.tensors[i])
+    }
+
+    /// The tensor called `name`, or by another name of the same tensor.
+    pub fn find(&self, name: &str) -> Option<&TensorInfo> {
+        self.exact(name).or_else(|| names::aliases(name).iter().find_map(|alias| self.exact(alias)))
+    }
+
+    fn error(&self, why: impl std::fmt::Display) -> Error {
+        Error::new(Kind::Weights, "weights", format!("{}: {why}", self.path.display()))
+    }
+
+    /// Holds the tensors a network wants, name and shape each, against those that are here. Every missing
+    /// and mis-shaped one is in the error; those that nobody wants come back, as a warning.
+    pub fn check<'a>(&self, wanted: impl IntoIterator<Item = (&'a str, &'a [u64])>) -> Result<Vec<String>> {
+        let mut used = HashSet::new();
+        let (mut missing, mut problems) = (Vec::new(), Vec::new());
+        for (name, shape) in wanted {
+            let Some(t) = self.find(name) else {
+                missing.push(name);
+                continue;
+            };
+            used.insert(t.name.as_str());
+            if !names::same_shape(&t.shape, shape) {
+                problems.push(format!("`{}` is {:?} here, the config asks for {shape:?}", quoted(&t.name), t.shape));
+            } else if let StoredType::Other(dtype, _) = t.dtype {
+                problems.push(format!("`{}` is stored as {dtype}; F32, F16 and BF16 are read", quoted(&t.name)));
+            }
+        }
+        let mut extra: Vec<&str> = self.tensors.iter().map(|t| t.name.as_str()).filter(|n| !used.contains(n)).collect();
+        extra.sort_unstable();
+        let total = missing.len() + problems.len();
+        if total == 0 {
+            return Ok(extra.into_iter().map(str::to_owned).collect());
+        }
+        let listed = |name: &&str| match names::nearest(name, extra.iter().copied()) {
+            Some(near) => format!("`{name}` is missing (nearest: `{}`)", quoted(near)),
+            None => format!("`{name}` is missing"),
+        };
+        let text: Vec<String> = missing.iter().map(listed).chain(problems).take(limits::MAX_LISTED).collect();
+        let more = if total > text.len() { format!("; and {} more", total - text.len()) } else { String::new() };
+        let unused: Vec<String> = extra.iter().take(limits::MAX_LISTED).map(|n| format!("`{}`", quoted(n))).collect();
+        let rest = match extra.len() {
+            0 => String::new(),
+            n => format!("; {n} tensor(s) are not asked for: {}", unused.join(", ")),
+        };
+        Err(self
+            .error(format!("{total} tensor(s) do not fit the config: {}{more}{rest}", text.join("; ")))
+            .advise("use the config.json and the weights of one and the same checkpoint"))
+    }
+
+    /// The tensor `name` as f32, in the file's element order. A value that is not finite is an error that
+    /// names the tensor and the element.
+    pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        let t = self.find(name).ok_or_else(|| {
+            let near = names::nearest(name, self.tensors.iter().map(|t| t.name.as_str()));
+            let near = near.map_or_else(String::new, |n| format!(" (nearest: `{}`)", quoted(n)));
+            self.error(format!("no tensor `{name}`{near}"))
+        })?;
+        let shown = quoted(&t.name);
+        if let StoredType::Other(dtype, _) = t.dtype {
+            return Err(self.error(format!("`{shown}` is stored as {dtype}; F32, F16 and BF16 are read")));
+        }
+        let count = extent::to_usize(&shown, t.elements())?;
+        let mut values: Vec<f32> = Vec::new();
+        values.try_reserve_exact(count).map_err(|_| {
+            Error::new(Kind::Memory, "weights", format!("no memory for `{shown}`, {count} values as f32"))
+        })?;
+        values.resize(count, 0.0);
+        match t.dtype {
+            StoredType::F32 => {
+                self.fill(t, bytemuck::cast_slice_mut(&mut values))?;
+                if cfg!(target_endian = "big") {
+                    values.iter_mut().for_each(|v| *v = f32::from_bits(v.to_bits().swap_bytes()));
+                }
+            }
+            StoredType::F16 => self.halves(t, count)?.reinterpret_as::<f16>().convert_to_f32_slice(&mut values),
+            StoredType::Bf16 => self.halves(t, count)?.reinterpret_as::<bf16>().convert_to_f32_slice(&mut values),
+            StoredType::Other(..) => {}
+        }
+        match values.iter().position(|v| !v.is_finite()) {
+            None => Ok(values),
+            Some(i) => Err(self.error(format!(
+                "`{shown}` element {i} (at {:?}) is {}",
+                position(&t.shape, i as u64),
+                values[i]
+            ))),
+        }
+    }
+
+    /// The packed bytes of a recipe: its tensors read, renamed and packed.
+    pub fn packed(&self, tensors: &[Option<String>], packing: &Packing, dtype: DType) -> Result<Vec<u8>> {
+        let mut data = Vec::with_capacity(tensors.len());
+        for name in tensors {
+            data.push(match name {
+                Some(n) => Some((n.as_str(), self.read_f32(n)?)),
+                None => None,
+            });
+        }
+        let sources: Vec<Option<recipe::Tensor<'_>>> =
+            data.iter().map(|d| d.as_ref().map(|(name, v)| recipe::Tensor { name, values: v })).collect();
+        recipe::pack(&sources, packing, dtype).map_err(|e| e.at(self.path.display()))
+    }
+
+    fn halves(&self, t: &TensorInfo, count: usize) -> Result<Halves> {
+        let mut bits = vec![0u16; count];
+        self.fill(t, bytemuck::cast_slice_mut(&mut bits))?;
+        if cfg!(target_endian = "big") {
+            bits.iter_mut().for_each(|b| *b = b.swap_bytes());
+        }
+        Ok(Halves(bits))
+    }
+
+    /// Reads the tensor's bytes.
+    fn fill(&self, t: &TensorInfo, bytes: &mut [u8]) -> Result<()> {
+        let mut file = self.files[t.file].lock().unwrap_or_else(PoisonError::into_inner);
+        let read = file.seek(SeekFrom::Start(t.offset)).and_then(|_| file.read_exact(bytes));
+        read.map_err(|e| {
+            let what = format!("{}: `{}`: cannot read: {e}", file.path().display(), quoted(&t.name));
+            Error::new(Kind::Io, "weights", what)
+        })
+    }
+}
+
+/// 16-bit patterns whose meaning the caller knows.
+struct Halves(Vec<u16>);
+
+impl Halves {
+    fn reinterpret_as<T: bytemuck::Pod>(&self) -> &[T] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+/// Where element `index` of a tensor of `shape` lies.
+fn position(shape: &[u64], mut index: u64) -> Vec<u64> {
+    let mut at = vec![0; shape.len()];
+    for (i, &extent) in shape.iter().enumerate().rev() {
+        at[i] = index % extent.max(1);
+        index /= extent.max(1);
+    }
+    at
+}

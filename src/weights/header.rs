@@ -1,0 +1,285 @@
+//! The header of a safetensors file, read strictly and checked against the file's length.
+//!
+//! Layout: 8 bytes little-endian header length, the header (one JSON object: tensor name to dtype, shape
+//! and byte range), then the data, which the ranges must cover exactly once.
+
+use super::json::quoted;
+use crate::error::{Error, Kind, Result};
+use crate::fs::File;
+use crate::limits;
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, de};
+use std::collections::HashSet;
+use std::fmt;
+use std::io::{Read, Seek, SeekFrom};
+
+/// Element types that a safetensors file may name. Those that a network may be stored in are read;
+/// the others are known so that their sizes can be checked, and refused when a network asks for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredType {
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// Any other: its name, and the bits of one element.
+    Other(&'static str, u64),
+}
+
+/// Types that are only known by size.
+const OTHERS: [(&str, u64); 13] = [
+    ("BOOL", 8),
+    ("U8", 8),
+    ("I8", 8),
+    ("F8_E4M3", 8),
+    ("F8_E5M2", 8),
+    ("F8_E8M0", 8),
+    ("I16", 16),
+    ("U16", 16),
+    ("I32", 32),
+    ("U32", 32),
+    ("I64", 64),
+    ("U64", 64),
+    ("F64", 64),
+];
+
+impl StoredType {
+    fn parse(name: &str) -> Option<StoredType> {
+        match name {
+            "F32" => Some(StoredType::F32),
+            "F16" => Some(StoredType::F16),
+            "BF16" => Some(StoredType::Bf16),
+            _ => OTHERS.iter().find(|(n, _)| *n == name).map(|&(n, bits)| StoredType::Other(n, bits)),
+        }
+    }
+
+    /// Bits of one element.
+    pub fn bits(self) -> u64 {
+        match self {
+            StoredType::F32 => 32,
+            StoredType::F16 | StoredType::Bf16 => 16,
+            StoredType::Other(_, bits) => bits,
+        }
+    }
+
+    /// Name as the file spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            StoredType::F32 => "F32",
+            StoredType::F16 => "F16",
+            StoredType::Bf16 => "BF16",
+            StoredType::Other(name, _) => name,
+        }
+    }
+}
+
+/// One tensor of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Name.
+    pub name: String,
+    /// Element type.
+    pub dtype: StoredType,
+    /// Extents, outermost first.
+    pub shape: Vec<u64>,
+    /// First byte, from the start of the file.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Index of the file in a sharded checkpoint.
+    pub file: usize,
+}
+
+impl TensorInfo {
+    /// Number of elements.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+}
+
+/// Reads and checks the header of `file`; tensors come in the order of their bytes.
+pub(super) fn read(file: &mut File, index: usize) -> Result<Vec<TensorInfo>> {
+    let path = file.path().display().to_string();
+    let bad = |why: String| Error::new(Kind::Weights, "weights", format!("{path}: {why}"));
+    let length = file.len()?;
+    if length < 8 {
+        return Err(bad(format!("{length} bytes: too short for a safetensors file")));
+    }
+    let io = |e: std::io::Error, path: &str| Error::new(Kind::Io, "weights", format!("{path}: cannot read: {e}"));
+    let mut head = [0u8; 8];
+    file.seek(SeekFrom::Start(0)).map_err(|e| io(e, &path))?;
+    file.read_exact(&mut head).map_err(|e| io(e, &path))?;
+    if head.starts_with(b"PK\x03\x04") || head[0] == 0x80 {
+        return Err(pickle(&path));
+    }
+    let header_bytes = u64::from_le_bytes(head);
+    if header_bytes > limits::MAX_SAFETENSORS_HEADER {
+        let limit = limits::MAX_SAFETENSORS_HEADER;
+        return Err(bad(format!(
+            "not a safetensors file, or its header has {header_bytes} bytes, the limit is {limit}"
+        )));
+    }
+    let data_start = 8 + header_bytes;
+    if data_start > length {
+        return Err(bad(format!("the header has {header_bytes} bytes, the file only {length}: truncated")));
+    }
+    let mut text = vec![0u8; crate::extent::to_usize("header", header_bytes)?];
+    file.read_exact(&mut text).map_err(|e| io(e, &path))?;
+    let mut json = serde_json::Deserializer::from_slice(&text);
+    let header = json.deserialize_map(HeaderVisitor).and_then(|h| json.end().map(|()| h));
+    let header = header.map_err(|e| bad(format!("damaged header: {e}")))?;
+    let mut tensors = Vec::with_capacity(header.len());
+    for (name, entry) in header {
+        tensors.push(entry.check(name, data_start, index).map_err(&bad)?);
+    }
+    // Sorted by first byte; empty tensors before the one that begins at the same byte.
+    tensors.sort_by_key(|t| (t.offset, t.bytes));
+    let mut next = data_start;
+    for t in &tensors {
+        let name = quoted(&t.name);
+        if t.offset < next {
+            return Err(bad(format!("`{name}` overlaps the tensor before it by {} bytes", next - t.offset)));
+        }
+        if t.offset > next {
+            return Err(bad(format!("a hole of {} bytes in front of `{name}`", t.offset - next)));
+        }
+        next = t.offset + t.bytes;
+    }
+    if next != length {
+        let (data, have) = (next - data_start, length - data_start);
+        let what = if next > length { "truncated" } else { "bytes after the last tensor" };
+        return Err(bad(format!("the tensors take {data} bytes, the file holds {have}: {what}"))
+            .advise("copy or download the file again"));
+    }
+    Ok(tensors)
+}
+
+/// The error for files that only Python can read, by running what is in them.
+pub(super) fn pickle(path: &str) -> Error {
+    Error::new(Kind::Weights, "weights", format!("{path}: a pickle; reading one runs the code in it"))
+        .advise("convert it with tools/reference/convert.py, or take the .safetensors file of the same checkpoint")
+}
+
+struct Entry {
+    dtype: String,
+    shape: Vec<u64>,
+    range: [u64; 2],
+}
+
+impl Entry {
+    fn check(self, name: String, data_start: u64, file: usize) -> Result<TensorInfo, String> {
+        let shown = quoted(&name);
+        let dtype = StoredType::parse(&self.dtype)
+            .ok_or_else(|| format!("`{shown}` has the unknown type `{}`", quoted(&self.dtype)))?;
+        let bits = self.shape.iter().try_fold(dtype.bits(), |acc, &d| acc.checked_mul(d));
+        let bytes = bits.ok_or_else(|| format!("`{shown}`: the shape {:?} overflows", self.shape))? / 8;
+        let [begin, end] = self.range;
+        if end.checked_sub(begin) != Some(bytes) {
+            let (t, s) = (dtype.name(), &self.shape);
+            return Err(format!("`{shown}` is {t} {s:?}, {bytes} bytes, but its range is {begin}..{end}"));
+        }
+        let offset = data_start.checked_add(begin).filter(|o| o.checked_add(bytes).is_some());
+        let offset = offset.ok_or_else(|| format!("`{shown}`: the range {begin}..{end} overflows"))?;
+        Ok(TensorInfo { name, dtype, shape: self.shape, offset, bytes, file })
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Vec<(String, Entry)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut out = Vec::new();
+        let mut names = HashSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if name.len() > limits::MAX_TENSOR_NAME {
+                let why = format!("a name of {} bytes, the limit is {}", name.len(), limits::MAX_TENSOR_NAME);
+                return Err(A::Error::custom(why));
+            }
+            if !names.insert(name.clone()) {
+                return Err(A::Error::custom(format!("`{}` occurs twice", quoted(&name))));
+            }
+            if name == "__metadata__" {
+                // free text about the file; nothing in it is used
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            if out.len() == limits::MAX_TENSORS {
+                return Err(A::Error::custom(format!("more than {} tensors", limits::MAX_TENSORS)));
+            }
+            let entry = map.next_value::<Entry>().map_err(|e| A::Error::custom(format!("`{}`: {e}", quoted(&name))))?;
+            out.push((name, entry));
+        }
+        Ok(out)
+    }
+}
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Entry, D::Error> {
+        d.deserialize_map(EntryVisitor)
+    }
+}
+
+struct EntryVisitor;
+
+impl<'de> Visitor<'de> for EntryVisitor {
+    type Value = Entry;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with dtype, shape and data_offsets")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
+        let (mut dtype, mut shape, mut range) = (None, None, None);
+        while let Some(key) = map.next_key::<String>()? {
+            let again = match key.as_str() {
+                "dtype" => dtype.replace(map.next_value::<String>()?).is_some(),
+                "shape" => shape.replace(map.next_value::<Extents>()?.0).is_some(),
+                "data_offsets" => range.replace(map.next_value::<[u64; 2]>()?).is_some(),
+                _ => return Err(A::Error::custom(format!("unknown key `{}`", quoted(&key)))),
+            };
+            if again {
+                return Err(A::Error::custom(format!("`{key}` occurs twice")));
+            }
+        }
+        let missing = |key| A::Error::missing_field(key);
+        Ok(Entry {
+            dtype: dtype.ok_or_else(|| missing("dtype"))?,
+            shape: shape.ok_or_else(|| missing("shape"))?,
+            range: range.ok_or_else(|| missing("data_offsets"))?,
+        })
+    }
+}
+
+/// A shape whose rank is checked while it is read, so that a long list costs nothing.
+struct Extents(Vec<u64>);
+
+impl<'de> Deserialize<'de> for Extents {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Extents, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = Extents;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of extents")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Extents, A::Error> {
+                let mut out = Vec::new();
+                while let Some(v) = seq.next_element::<u64>()? {
+                    if out.len() == limits::MAX_TENSOR_RANK {
+                        let why = format!("a rank above {}", limits::MAX_TENSOR_RANK);
+                        return Err(de::Error::custom(why));
+                    }
+                    out.push(v);
+                }
+                Ok(Extents(out))
+            }
+        }
+        d.deserialize_seq(V)
+    }
+}

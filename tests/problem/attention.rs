@@ -1,0 +1,153 @@
+//! `attention`: softmax(scale q k^T) v per head, written as the definition says.
+
+use super::{Case, F32, Operand, Rng, TABLE_ROWS, TYPES, items, pitch};
+use tessera::abi::params::AttentionParams;
+use tessera::abi::{Params, Types};
+
+/// An attention layer.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    pub name: String,
+    pub n: usize,
+    pub queries: usize,
+    pub keys: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+    pub causal: bool,
+    /// Keys and values come from a table over contexts.
+    pub context: bool,
+    /// Queries, keys and values are channels of one tensor.
+    pub fused: bool,
+    /// Size of the scores before the softmax; large values make it nearly one-hot.
+    pub spread: f64,
+    pub types: Types,
+}
+
+impl Problem {
+    /// Self attention from three tensors.
+    pub fn plain(name: &str, n: usize, queries: usize, keys: usize, heads: usize, head_dim: usize) -> Problem {
+        Problem {
+            name: name.into(),
+            n,
+            queries,
+            keys,
+            heads,
+            head_dim,
+            causal: false,
+            context: false,
+            fused: false,
+            spread: 1.0,
+            types: F32,
+        }
+    }
+
+    /// Operands, parameters and the expected output.
+    pub fn case(&self) -> Case {
+        let mut rng = Rng::new(&self.name);
+        let width = self.heads * self.head_dim;
+        let items = items(self.n);
+        let rows = if self.context { TABLE_ROWS } else { self.n };
+        // Channels outside the heads hold numbers too: a wrong offset then shows.
+        let (pq, pk, pv) =
+            if self.fused { (3 * width, 3 * width, 3 * width) } else { (width, pitch(width + 8), pitch(2 * width)) };
+        let (oq, ok, ov) = if self.fused { (0, width, 2 * width) } else { (0, 8, width) };
+        let t = self.types.x;
+        let q = rng.matrix(self.n * self.queries, pq, pq, false, 1.7 * self.spread, t);
+        let (k, v) = if self.fused {
+            (q.clone(), q.clone())
+        } else {
+            (rng.matrix(rows * self.keys, pk, pk, false, 1.7, t), rng.matrix(rows * self.keys, pv, pv, false, 1.0, t))
+        };
+        let scale = 1.0 / (self.head_dim as f32).sqrt();
+        let py = pitch(width);
+        let mut expected = vec![0.0; self.n * self.queries * py];
+        for (i, item) in items.iter().enumerate() {
+            let row = if self.context { item.ctx_row as usize } else { i };
+            for query in 0..self.queries {
+                for head in 0..self.heads {
+                    let first = head * self.head_dim;
+                    let visible = if self.causal { self.keys.min(query + 1) } else { self.keys };
+                    let qs = &q[(i * self.queries + query) * pq + oq + first..][..self.head_dim];
+                    let scores: Vec<f64> = (0..visible)
+                        .map(|key| {
+                            let ks = &k[(row * self.keys + key) * pk + ok + first..][..self.head_dim];
+                            f64::from(scale) * qs.iter().zip(ks).map(|(a, b)| a * b).sum::<f64>()
+                        })
+                        .collect();
+                    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+                    let total: f64 = weights.iter().sum();
+                    for d in 0..self.head_dim {
+                        let sum: f64 = weights
+                            .iter()
+                            .enumerate()
+                            .map(|(key, p)| p * v[(row * self.keys + key) * pv + ov + first + d])
+                            .sum();
+                        expected[(i * self.queries + query) * py + first + d] = sum / total;
+                    }
+                }
+            }
+        }
+        let params = AttentionParams {
+            n: self.n as u32,
+            queries: self.queries as u32,
+            keys: self.keys as u32,
+            heads: self.heads as u32,
+            head_dim: self.head_dim as u32,
+            pitch_q: pq as u32,
+            pitch_k: pk as u32,
+            pitch_v: pv as u32,
+            pitch_y: py as u32,
+            offset_q: oq as u32,
+            offset_k: ok as u32,
+            offset_v: ov as u32,
+            scale,
+            parts: u32::from(self.causal) | u32::from(self.context) << 1,
+            ..AttentionParams::default()
+        };
+        let source = |v: Vec<f64>| if self.fused { Operand::Same(0) } else { Operand::Data(v, t) };
+        Case {
+            name: self.name.clone(),
+            params: Params::Attention(params),
+            types: self.types,
+            items,
+            operands: vec![
+                Some(Operand::Data(q, t)),
+                Some(source(k)),
+                Some(source(v)),
+                Some(Operand::Output(expected.len(), self.types.y)),
+                None,
+            ],
+            other_weights: Vec::new(),
+            expected,
+            exact: false,
+            narrows: false,
+        }
+    }
+}
+
+/// Every case.
+pub fn cases() -> Vec<Case> {
+    let plain = Problem::plain;
+    let mut all = vec![
+        Problem { fused: true, ..plain("fused", 2, 35, 35, 3, 16) },
+        Problem { context: true, ..plain("context", 3, 29, 77, 2, 40) },
+        Problem { causal: true, fused: true, ..plain("causal", 2, 77, 77, 2, 64) },
+        Problem { spread: 40.0, ..plain("peaked", 1, 33, 65, 2, 24) },
+        plain("one token", 1, 1, 1, 1, 8),
+        plain("one key", 2, 5, 1, 2, 8),
+        plain("head 8", 1, 67, 131, 1, 8),
+        plain("head 40", 1, 70, 130, 2, 40),
+        plain("head 64", 1, 129, 129, 2, 64),
+        plain("head 80", 1, 17, 19, 2, 80),
+        plain("head 160", 1, 33, 35, 2, 160),
+        plain("head 512", 1, 37, 41, 1, 512),
+        plain("many keys", 1, 3, 1031, 1, 32),
+    ];
+    for types in TYPES {
+        let name = format!("types {} {} {}", types.x.name(), types.w.name(), types.y.name());
+        all.push(Problem { types, fused: true, ..plain(&name, 2, 37, 37, 2, 24) });
+        all.push(Problem { types, context: true, ..plain(&format!("{name} context"), 2, 19, 77, 2, 40) });
+    }
+    all.iter().map(Problem::case).collect()
+}

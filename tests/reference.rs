@@ -1,0 +1,138 @@
+//! Every network against PyTorch: the committed cases of `tools/reference/make_cases.py`, computed there
+//! in f64 from the same checkpoint files.
+//!
+//! Twice: by the naive interpreter (is the graph the network?) and by plan and cpu backend (do planner,
+//! packing and kernels compute the graph?).
+
+use crate::interpreter::{self, Rows};
+use crate::tolerance;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use tessera::graph::{DType, Graph};
+use tessera::model::Extents;
+use tessera::model::controlnet::ControlNetModel;
+use tessera::model::unet::UNet2DConditionModel;
+use tessera::model::vae::AutoencoderKL;
+use tessera::weights::Checkpoint;
+
+const CASES: [(&str, &str, &str); 11] = [
+    ("unet_sd2_8x8", "unet", "tiny_unet_sd2"),
+    ("unet_sd2_9x7", "unet", "tiny_unet_sd2"),
+    ("unet_sd15_7x10", "unet", "tiny_unet_sd15"),
+    ("unet_plain_5x6", "unet", "tiny_unet_plain"),
+    ("unet_level_11x13", "unet", "tiny_unet_level"),
+    ("controlnet_9x7", "controlnet", "tiny_controlnet"),
+    ("unet_sd2_control_9x7", "unet", "tiny_unet_sd2"),
+    ("vae_encoder", "vae_encoder", "tiny_vae"),
+    ("vae_decoder", "vae_decoder", "tiny_vae"),
+    ("vae_plain_encoder", "vae_encoder", "tiny_vae_plain"),
+    ("vae_plain_decoder", "vae_decoder", "tiny_vae_plain"),
+];
+
+/// A case as its file holds it, with the graph its checkpoint's config makes of it.
+struct Case {
+    name: &'static str,
+    graph: Graph,
+    checkpoint: Checkpoint,
+    inputs: HashMap<String, Vec<f32>>,
+    outputs: HashMap<String, Vec<f32>>,
+    items: Vec<Rows>,
+}
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference")
+}
+
+fn load((name, kind, checkpoint): (&'static str, &str, &str), dtype: DType) -> Case {
+    let file = Checkpoint::open(&data().join(format!("cases/{name}.safetensors"))).expect("case");
+    let (mut inputs, mut outputs, mut shapes) = (HashMap::new(), HashMap::new(), HashMap::new());
+    for t in file.tensors() {
+        let values = file.read_f32(&t.name).expect("tensor");
+        if let Some(n) = t.name.strip_prefix("in.") {
+            shapes.insert(n.to_owned(), t.shape.iter().map(|&d| d as u32).collect::<Vec<_>>());
+            inputs.insert(n.to_owned(), values);
+        } else if let Some(n) = t.name.strip_prefix("out.") {
+            outputs.insert(n.to_owned(), values);
+        }
+    }
+    let x = &shapes[if kind == "vae_decoder" { "latent_sample" } else { "sample" }];
+    let (batch, height, width) = (x[0], x[1], x[2]);
+    let rows = |key: &str| inputs.get(key).cloned().unwrap_or_else(|| vec![0.0; batch as usize]);
+    let items = rows("step_row").into_iter().zip(rows("ctx_row"));
+    let items = items.map(|(s, c)| Rows { step: s as usize, context: c as usize }).collect();
+    let (contexts, tokens) = shapes.get("encoder_hidden_states").map_or((1, 1), |s| (s[0], s[2]));
+    let steps = shapes.get("timestep").map_or(1, |s| s[0]);
+    let e = Extents { batch, height, width, steps, contexts, tokens };
+    let folder = data().join("checkpoints").join(checkpoint);
+    let config = std::fs::read_to_string(folder.join("config.json")).expect("config");
+    let graph = match kind {
+        "unet" => {
+            let net = UNet2DConditionModel::from_config(&config).expect("unet config");
+            if inputs.contains_key("mid_block_res_sample") {
+                net.build_with_residuals(&e, dtype)
+            } else {
+                net.build(&e, dtype)
+            }
+        }
+        "controlnet" => {
+            ControlNetModel::from_config(&config).and_then(|n| n.build(&e, inputs["conditioning_scale"][0], dtype))
+        }
+        "vae_encoder" => AutoencoderKL::from_config(&config).and_then(|n| n.build_encoder(batch, height, width, dtype)),
+        "vae_decoder" => AutoencoderKL::from_config(&config).and_then(|n| n.build_decoder(batch, height, width, dtype)),
+        other => panic!("unknown kind {other}"),
+    };
+    let checkpoint = Checkpoint::open(&folder).expect("checkpoint");
+    Case { name, graph: graph.expect("graph"), checkpoint, inputs, outputs, items }
+}
+
+fn relative_l2(got: impl IntoIterator<Item = f64>, expected: &[f32]) -> f64 {
+    let (mut difference, mut norm) = (0.0, 0.0);
+    for (g, &e) in got.into_iter().zip(expected) {
+        difference += (g - f64::from(e)).powi(2);
+        norm += f64::from(e).powi(2);
+    }
+    (difference / norm).sqrt()
+}
+
+#[test]
+fn every_checkpoint_fits_its_config() {
+    for case in CASES {
+        let c = load(case, DType::F32);
+        let wanted = c.graph.weights.iter().map(|w| (w.name.as_str(), w.shape.as_slice()));
+        let extra = c.checkpoint.check(wanted).expect("every tensor is there");
+        // encoder and decoder share a file, so each leaves the other's tensors
+        let other = ["encoder.", "decoder.", "quant_conv.", "post_quant_conv."];
+        assert!(extra.iter().all(|n| c.name.starts_with("vae") && other.iter().any(|o| n.starts_with(o))), "{extra:?}");
+    }
+}
+
+fn interpret_and_compare(c: &Case, graph: &Graph, what: &str) {
+    let weights = |name: &str| c.checkpoint.read_f32(name).expect(name);
+    let got = interpreter::run(graph, &weights, &c.inputs, &c.items);
+    assert_eq!(c.outputs.len(), graph.outputs.len(), "{}", c.name);
+    for (name, expected) in &c.outputs {
+        assert_eq!(got[name].len(), expected.len(), "{} {name}", c.name);
+        let error = relative_l2(got[name].iter().copied(), expected);
+        println!("{} {name}, {what}: relative L2 {error:.2e}", c.name);
+        assert!(error <= tolerance::NETWORK_F64, "{} {name}, {what}: {error:e}", c.name);
+    }
+}
+
+#[test]
+fn the_graphs_are_the_networks() {
+    for case in CASES {
+        let c = load(case, DType::F32);
+        interpret_and_compare(&c, &c.graph, "as built");
+    }
+}
+
+#[test]
+fn fusion_leaves_the_networks_what_they_are() {
+    for dtype in [DType::F32, DType::F16] {
+        for case in CASES {
+            let c = load(case, dtype);
+            let fused = tessera::graph::passes::fuse(c.graph.clone()).expect("fuses");
+            interpret_and_compare(&c, &fused, "fused");
+        }
+    }
+}

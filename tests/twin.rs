@@ -1,0 +1,291 @@
+//! The twin test: every row of the kernel table, on every backend present, against the naive f64
+//! references of `problem/`, at odd sizes and with guard bands around every operand.
+
+use crate::problem::{self, Case, Operand};
+use crate::tolerance;
+use std::collections::BTreeMap;
+use tessera::abi::params::{CONTROL_HEADER_WORDS, STATUS_NARROW};
+use tessera::abi::table::{self, Row, WeightForm};
+use tessera::abi::{Access, BackendKind, Item, Stem};
+use tessera::backend::{Backend, BufferId};
+use tessera::extent;
+use tessera::graph::DType;
+use tessera::graph::layout::Packing;
+use tessera::plan::command::{Dispatch, PackedWeight, Range, Slot, SlotId, SlotKind};
+use tessera::{Result, knobs};
+
+/// A backend under test: its family and how to open it; `Ok(None)` where the machine has no such device.
+struct Subject {
+    kind: BackendKind,
+    open: fn() -> Result<Option<Box<dyn Backend>>>,
+}
+
+/// Every backend. A new one adds a line here.
+const SUBJECTS: &[Subject] =
+    &[Subject { kind: BackendKind::Cpu, open: || Ok(Some(Box::new(tessera::backend::cpu::Cpu::new()?))) }];
+
+/// Bytes of guard before and after every range.
+const GUARD: u64 = 256;
+/// Fills guards and outputs: NaN when read as f32, and each half NaN when read as f16 or bf16.
+const POISON: [u8; 4] = 0x7fc1_7fc1u32.to_le_bytes();
+
+/// One buffer as the host sees it: what was written, and which bytes may change.
+struct Image {
+    kind: SlotKind,
+    bytes: Vec<u8>,
+}
+
+impl Image {
+    fn new(kind: SlotKind) -> Image {
+        Image { kind, bytes: Vec::new() }
+    }
+
+    /// Appends a guard, then `content`, then poison up to the alignment; returns the content's range.
+    fn place(&mut self, slot: u32, content: &[u8]) -> Range {
+        let start = extent::round_up(self.bytes.len() as u64 + GUARD, extent::ARENA_ALIGN);
+        self.poison_to(start);
+        self.bytes.extend_from_slice(content);
+        self.poison_to(extent::round_up(start + content.len() as u64 + GUARD, extent::ARENA_ALIGN));
+        Range { slot: SlotId(slot), offset: start, bytes: content.len() as u64 }
+    }
+
+    fn poison_to(&mut self, end: u64) {
+        while (self.bytes.len() as u64) < end {
+            self.bytes.push(POISON[self.bytes.len() % 4]);
+        }
+    }
+}
+
+fn weight_kind(dtype: DType, len: usize) -> SlotKind {
+    // The backend copies bytes; the recipe is only carried along.
+    let packing = Packing::Vectors { lengths: vec![len as u32] };
+    SlotKind::Weight(PackedWeight { tensors: vec![None], packing, dtype })
+}
+
+/// Runs `case` by `row` and returns the largest error as a share of the allowed one, or what is wrong.
+fn run_case(backend: &mut dyn Backend, row: &Row, case: &Case) -> std::result::Result<f64, String> {
+    let stem = case.params.stem();
+    // Slot 0 is the arena, slot 1 control, weights follow.
+    let mut images = vec![Image::new(SlotKind::Arena), Image::new(SlotKind::Control)];
+    let mut control = vec![0u8; 4 * CONTROL_HEADER_WORDS as usize];
+    control.extend_from_slice(bytemuck::cast_slice::<Item, u8>(&case.items));
+    images[1].bytes = control;
+    let control_range = Range { slot: SlotId(1), offset: 0, bytes: images[1].bytes.len() as u64 };
+
+    let mut bindings: Vec<Option<Range>> = Vec::new();
+    let mut output = None;
+    for (index, binding) in stem.bindings().iter().enumerate() {
+        let range = if binding.access == Access::Control {
+            Some(control_range)
+        } else {
+            match case.operand(index, row.weight) {
+                None => None,
+                Some(Operand::Same(other)) => bindings[*other],
+                Some(Operand::Output(len, dtype)) => {
+                    let poison: Vec<u8> = (0..*len as u64 * dtype.bytes()).map(|i| POISON[i as usize % 4]).collect();
+                    let range = images[0].place(0, &poison);
+                    output = Some((range, *dtype));
+                    Some(range)
+                }
+                Some(Operand::Data(values, dtype)) => {
+                    let bytes = problem::encode(values, *dtype);
+                    if binding.access == Access::Weight {
+                        let slot = images.len() as u32;
+                        images.push(Image::new(weight_kind(*dtype, values.len())));
+                        Some(images[slot as usize].place(slot, &bytes))
+                    } else {
+                        Some(images[0].place(0, &bytes))
+                    }
+                }
+            }
+        };
+        if range.is_none() && !binding.optional {
+            return Err(format!("the case lacks the operand `{}`", binding.name));
+        }
+        bindings.push(range);
+    }
+    let scratch = (row.scratch)(&case.params, case.types);
+    if scratch > 0 {
+        let index = stem.bindings().iter().position(|b| b.name == "scratch").ok_or("no scratch binding")?;
+        bindings[index] = Some(images[0].place(0, &vec![0xff; scratch as usize]));
+    }
+    let (out, dtype) = output.ok_or("the case has no output")?;
+
+    let say = |e: tessera::Error| format!("{e:?}");
+    let mut buffers: Vec<BufferId> = Vec::new();
+    for image in &images {
+        let slot = Slot { kind: image.kind.clone(), bytes: image.bytes.len() as u64 };
+        let buffer = backend.alloc(&slot).map_err(say)?;
+        backend.write(buffer, 0, &image.bytes).map_err(say)?;
+        buffers.push(buffer);
+    }
+    let dispatch = Dispatch {
+        stem,
+        variant: row.variant,
+        types: case.types,
+        params: case.params,
+        grid: (row.grid)(&case.params, case.types),
+        bindings: bindings.clone(),
+        label: case.name.clone(),
+        flops: 0,
+        bytes: 0,
+    };
+    let list = backend.prepare(&[dispatch], &buffers).map_err(say)?;
+    backend.run(list).map_err(say)?;
+    let mut after: Vec<Vec<u8>> = Vec::new();
+    for (image, &buffer) in images.iter().zip(&buffers) {
+        let mut bytes = vec![0; image.bytes.len()];
+        backend.read(buffer, 0, &mut bytes).map_err(say)?;
+        after.push(bytes);
+    }
+    // A second run over its own result must give the same bytes: nothing may depend on what lay there.
+    backend.run(list).map_err(say)?;
+    let mut again = vec![0; out.bytes as usize];
+    backend.read(buffers[0], out.offset, &mut again).map_err(say)?;
+    backend.discard(list);
+    for buffer in buffers {
+        backend.free(buffer);
+    }
+
+    let result = &after[0][out.offset as usize..(out.offset + out.bytes) as usize];
+    if result != again {
+        return Err("a second run gives other bytes".into());
+    }
+    check_untouched(&images, &after, &bindings, stem)?;
+    let status = u32::from_le_bytes([after[1][0], after[1][1], after[1][2], after[1][3]]);
+    let wanted = if case.narrows { STATUS_NARROW } else { 0 };
+    if status != wanted {
+        return Err(format!("status word {status:#x}, expected {wanted:#x}"));
+    }
+    if case.narrows {
+        return Ok(0.0);
+    }
+    compare(case, &problem::decode(result, dtype), dtype)
+}
+
+/// Everything but the ranges that are written, and the status word, must be as it was.
+fn check_untouched(
+    images: &[Image],
+    after: &[Vec<u8>],
+    bindings: &[Option<Range>],
+    stem: Stem,
+) -> std::result::Result<(), String> {
+    for (slot, (image, after)) in images.iter().zip(after).enumerate() {
+        let written: Vec<&Range> = stem
+            .bindings()
+            .iter()
+            .zip(bindings)
+            .filter(|(b, _)| b.access == Access::Write)
+            .filter_map(|(_, r)| r.as_ref())
+            .filter(|r| r.slot.0 as usize == slot)
+            .collect();
+        for (at, (was, is)) in image.bytes.iter().zip(after).enumerate() {
+            let at = at as u64;
+            let free = written.iter().any(|r| (r.offset..r.offset + r.bytes).contains(&at)) || (slot == 1 && at < 4);
+            if was != is && !free {
+                return Err(format!("byte {at} of slot {slot} was changed outside every output; outputs: {written:?}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn compare(case: &Case, got: &[f64], dtype: DType) -> std::result::Result<f64, String> {
+    let largest = case.expected.iter().fold(0f64, |m, v| m.max(v.abs()));
+    let limit = tolerance::kernel(case.params.stem(), dtype);
+    let mut worst = 0f64;
+    for (i, (&g, &e)) in got.iter().zip(&case.expected).enumerate() {
+        let allowed = if case.exact { 0.0 } else { limit.relative * e.abs() + limit.absolute * largest };
+        let error = (g - e).abs();
+        if !within(g, e, allowed) {
+            let wrong = got.iter().zip(&case.expected).filter(|(g, e)| !within(**g, **e, allowed)).count();
+            return Err(format!(
+                "element {i} is {g}, expected {e} (+-{allowed:.2e}); {wrong} of {} differ by more",
+                got.len()
+            ));
+        }
+        if allowed > 0.0 {
+            worst = worst.max(error / allowed);
+        }
+    }
+    Ok(worst)
+}
+
+/// A NaN is within nothing.
+fn within(got: f64, expected: f64, allowed: f64) -> bool {
+    (got - expected).abs() <= allowed
+}
+
+/// Whether the row and the device take this case.
+fn takes(backend: &dyn Backend, row: &Row, case: &Case) -> bool {
+    let caps = backend.caps();
+    let t = case.types;
+    let has_form = row.weight != WeightForm::Up2x2 || case.other_weights.iter().any(|(f, _)| *f == row.weight);
+    [t.x, t.w, t.y].iter().all(|d| caps.dtypes.contains(d)) && (row.accepts)(&case.params, t, caps) && has_form
+}
+
+#[test]
+fn every_kernel_matches_its_reference() {
+    let mut cases: BTreeMap<Stem, Vec<Case>> = BTreeMap::new();
+    for stem in Stem::ALL {
+        cases.insert(stem, problem::cases(stem));
+    }
+    let mut failures = Vec::new();
+    let mut skipped = 0;
+    println!("{:<6} {:<18} {:<10} {:>5} {:>22}", "device", "stem", "variant", "cases", "worst error / allowed");
+    for subject in SUBJECTS {
+        let mut backend = match (subject.open)() {
+            Ok(Some(backend)) => backend,
+            Ok(None) => {
+                skipped += 1;
+                println!("SKIPPED {:?}: no such device here", subject.kind);
+                if knobs::is_on("TESSERA_REQUIRE_WGPU") {
+                    failures.push(format!("{:?} is required and absent", subject.kind));
+                }
+                continue;
+            }
+            Err(e) => {
+                failures.push(format!("{:?} does not open: {e:?}", subject.kind));
+                continue;
+            }
+        };
+        for row in table::rows(subject.kind) {
+            let mut worst = 0f64;
+            let mut ran = 0;
+            for case in &cases[&row.stem] {
+                if !takes(backend.as_ref(), row, case) {
+                    continue;
+                }
+                ran += 1;
+                match run_case(backend.as_mut(), row, case) {
+                    Ok(error) => worst = worst.max(error),
+                    Err(why) => failures.push(format!(
+                        "{:?} {} {} `{}`: {why}",
+                        subject.kind,
+                        row.stem.name(),
+                        row.variant,
+                        case.name
+                    )),
+                }
+            }
+            println!(
+                "{:<6} {:<18} {:<10} {ran:>5} {worst:>22.3}",
+                format!("{:?}", subject.kind).to_lowercase(),
+                row.stem.name(),
+                row.variant
+            );
+            if ran == 0 {
+                failures.push(format!("{:?} {} {}: no case covers it", subject.kind, row.stem.name(), row.variant));
+            }
+        }
+        if backend.allocated() != 0 {
+            failures.push(format!(
+                "{:?} holds {} bytes after every buffer was freed",
+                subject.kind,
+                backend.allocated()
+            ));
+        }
+    }
+    println!("{} backends, {skipped} skipped", SUBJECTS.len());
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}

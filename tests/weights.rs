@@ -1,0 +1,244 @@
+//! Checkpoints, good and bad: what is read, what is refused, and what the refusal says.
+
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+use tessera::Kind;
+use tessera::weights::Checkpoint;
+use tessera::weights::manifest::Manifest;
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("temporary folder")
+}
+
+fn write(dir: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = dir.path().join(name);
+    std::fs::write(&path, bytes).expect("write");
+    path
+}
+
+/// A safetensors file of `header` and `data` as they are.
+fn file(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
+}
+
+fn f32s(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// A well-formed file of f32 tensors that all hold 1, 2, 3, ...
+fn tensors(list: &[(&str, &[u64])]) -> Vec<u8> {
+    let (mut header, mut data) = (Vec::new(), Vec::new());
+    for (name, shape) in list {
+        let count = shape.iter().product::<u64>() as usize;
+        let begin = data.len();
+        data.extend(f32s(&(1..=count).map(|i| i as f32).collect::<Vec<_>>()));
+        header.push(format!(
+            "\"{name}\":{{\"dtype\":\"F32\",\"shape\":{shape:?},\"data_offsets\":[{begin},{}]}}",
+            data.len()
+        ));
+    }
+    file(&format!("{{{}}}", header.join(",")), &data)
+}
+
+fn open(bytes: &[u8]) -> Result<Checkpoint, tessera::Error> {
+    let dir = folder();
+    Checkpoint::open(&write(&dir, "x.safetensors", bytes))
+}
+
+#[test]
+fn every_stored_type_is_read_as_f32() {
+    let header = r#"{"__metadata__":{"format":"pt"},
+        "a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
+        "b":{"dtype":"F16","shape":[1,2],"data_offsets":[8,12]},
+        "c":{"dtype":"BF16","shape":[2],"data_offsets":[12,16]},
+        "d":{"dtype":"I64","shape":[1],"data_offsets":[16,24]},
+        "e":{"dtype":"F32","shape":[0,3],"data_offsets":[24,24]}}    "#;
+    let mut data = f32s(&[1.5, -2.0]);
+    data.extend([0x00, 0x3e, 0x01, 0x00, 0xc0, 0x3f, 0x80, 0xff - 0x40]);
+    data.extend([0; 8]);
+    let dir = folder();
+    let c = Checkpoint::open(&write(&dir, "x.safetensors", &file(header, &data))).expect("opens");
+    assert_eq!(c.read_f32("a").expect("f32"), [1.5, -2.0]);
+    assert_eq!(c.read_f32("b").expect("f16"), [1.5, 2f32.powi(-24)]);
+    assert_eq!(c.read_f32("c").expect("bf16"), [1.5, -1.0]);
+    assert!(c.read_f32("d").expect_err("i64").message().contains("I64"));
+    assert_eq!(c.read_f32("e").expect("empty").len(), 0);
+    assert_eq!(c.tensors().len(), 5);
+    assert!(c.read_f32("aa").expect_err("absent").message().contains("aa"));
+}
+
+#[test]
+fn damaged_headers_are_refused_with_the_reason() {
+    let t = |entry: &str, bytes: usize| file(&format!("{{{entry}}}"), &vec![0; bytes]);
+    let a = r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#;
+    let long = format!(r#""{}":{{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#, "n".repeat(513));
+    let deep = format!(r#""a":{{"dtype":{}1{},"shape":[],"data_offsets":[0,4]}}"#, "[".repeat(400), "]".repeat(400));
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (vec![], "too short"),
+        (vec![1, 2, 3], "too short"),
+        (u64::MAX.to_le_bytes().to_vec(), "header has"),
+        ([&(64u64 << 20).to_le_bytes()[..], &[b'{'; 32]].concat(), "header has"),
+        ([&100u64.to_le_bytes()[..], b"{}"].concat(), "truncated"),
+        (file("[]", &[]), "damaged header"),
+        (file("{\"a\":", &[]), "damaged header"),
+        (file("{} x", &[]), "damaged header"),
+        (t(&format!("{a},{a}"), 8), "occurs twice"),
+        (t(r#""a":{"dtype":"F32","dtype":"F16","shape":[2],"data_offsets":[0,8]}"#, 8), "occurs twice"),
+        (t(r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1}"#, 8), "unknown key"),
+        (t(r#""a":{"dtype":"F32","shape":[2]}"#, 8), "data_offsets"),
+        (t(r#""a":{"dtype":"Q4","shape":[2],"data_offsets":[0,8]}"#, 8), "unknown type `Q4`"),
+        (t(r#""a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}"#, 8), "12 bytes"),
+        (t(r#""a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}"#, 8), "range"),
+        (t(r#""a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}"#, 8), "damaged header"),
+        (t(r#""a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,8]}"#, 8), "rank above 8"),
+        (t(r#""a":{"dtype":"F32","shape":[9223372036854775807,4],"data_offsets":[0,8]}"#, 8), "overflows"),
+        (t(&format!("{a},{}", r#""b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}"#), 12), "overlaps"),
+        (t(&format!("{a},{}", r#""b":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}"#), 16), "a hole of 4 bytes"),
+        (t(r#""a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}"#, 12), "a hole of 4 bytes"),
+        (t(a, 7), "truncated"),
+        (t(a, 9), "bytes after the last"),
+        (t(&long, 4), "a name of 513 bytes"),
+        (t(&deep, 4), "damaged header"),
+        (b"PK\x03\x04 zip archive".to_vec(), "pickle"),
+        (b"\x80\x02}q\x00. a pickle".to_vec(), "pickle"),
+    ];
+    for (bytes, reason) in cases {
+        let e = open(&bytes).expect_err(reason);
+        assert_eq!(e.kind(), Kind::Weights, "{e}");
+        assert!(e.message().contains(reason), "wanted `{reason}`, got: {e}");
+    }
+}
+
+#[test]
+fn a_file_that_shrinks_after_it_was_opened_is_an_error() {
+    let dir = folder();
+    let bytes = tensors(&[("a", &[4])]);
+    let path = write(&dir, "x.safetensors", &bytes);
+    let c = Checkpoint::open(&path).expect("opens");
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .and_then(|f| f.set_len(bytes.len() as u64 - 1))
+        .expect("truncate");
+    let e = c.read_f32("a").expect_err("short");
+    assert!(e.kind() == Kind::Io && e.message().contains("`a`"), "{e}");
+}
+
+#[test]
+fn values_that_are_not_finite_name_the_tensor_and_the_element() {
+    for (bits, dtype) in
+        [(f32s(&[0.0, 0.0, 0.0, f32::NAN, 0.0, 0.0]), "F32"), (vec![0, 0, 0, 0, 0, 0, 0, 0x7c, 0, 0, 0, 0], "F16")]
+    {
+        let n = bits.len();
+        let header = format!(r#"{{"conv.weight":{{"dtype":"{dtype}","shape":[2,3],"data_offsets":[0,{n}]}}}}"#);
+        let dir = folder();
+        let c = Checkpoint::open(&write(&dir, "x.safetensors", &file(&header, &bits))).expect("opens");
+        let e = c.read_f32("conv.weight").expect_err("not finite");
+        assert!(e.message().contains("`conv.weight` element 3 (at [1, 0])"), "{e}");
+    }
+}
+
+#[test]
+fn a_misfit_lists_everything_at_once() {
+    let dir = folder();
+    let have: Vec<(&str, &[u64])> =
+        vec![("conv_in.weights", &[4, 3, 3, 3]), ("norm.weight", &[8]), ("proj.weight", &[6, 5, 1, 1]), ("ema", &[1])];
+    let c = Checkpoint::open(&write(&dir, "x.safetensors", &tensors(&have))).expect("opens");
+    let wanted: Vec<(&str, &[u64])> =
+        vec![("conv_in.weight", &[4, 3, 3, 3]), ("norm.weight", &[7]), ("proj.weight", &[6, 5]), ("gone", &[2])];
+    let e = c.check(wanted).expect_err("misfit");
+    assert_eq!(e.kind(), Kind::Weights);
+    for part in [
+        "3 tensor(s)",
+        "`conv_in.weight` is missing (nearest: `conv_in.weights`)",
+        "`gone` is missing",
+        "`norm.weight` is [8] here, the config asks for [7]",
+        "2 tensor(s) are not asked for: `conv_in.weights`, `ema`",
+    ] {
+        assert!(e.message().contains(part), "wanted `{part}` in: {e}");
+    }
+    assert!(!e.message().contains("proj.weight"), "a 1x1 convolution is a linear layer: {e}");
+    let fits: [(&str, &[u64]); 2] = [("norm.weight", &[8]), ("proj.weight", &[6, 5])];
+    assert_eq!(c.check(fits).expect("fits"), ["conv_in.weights", "ema"]);
+}
+
+#[test]
+fn long_misfits_are_counted_and_stay_short() {
+    let dir = folder();
+    let c = Checkpoint::open(&write(&dir, "x.safetensors", &tensors(&[("a", &[1])]))).expect("opens");
+    let names: Vec<String> = (0..500).map(|i| format!("block.{i}.weight")).collect();
+    let e = c.check(names.iter().map(|n| (n.as_str(), &[1u64][..]))).expect_err("misfit");
+    assert!(e.message().contains("500 tensor(s)") && e.message().contains("and 480 more"), "{e}");
+    assert!(e.message().len() < 4000, "{} bytes", e.message().len());
+}
+
+#[test]
+fn old_attention_names_are_found() {
+    let dir = folder();
+    let old = tensors(&[("encoder.mid_block.attentions.0.query.weight", &[2, 2])]);
+    let c = Checkpoint::open(&write(&dir, "x.safetensors", &old)).expect("opens");
+    assert_eq!(c.read_f32("encoder.mid_block.attentions.0.to_q.weight").expect("alias"), [1.0, 2.0, 3.0, 4.0]);
+}
+
+#[test]
+fn folders_and_shards_open_and_lying_indices_do_not() {
+    let dir = folder();
+    write(&dir, "diffusion_pytorch_model.fp16.safetensors", &tensors(&[("a", &[1])]));
+    assert_eq!(Checkpoint::open(dir.path()).expect("fp16 name").tensors().len(), 1);
+
+    let dir = folder();
+    write(&dir, "m-1.safetensors", &tensors(&[("a", &[1]), ("b", &[2])]));
+    write(&dir, "m-2.safetensors", &tensors(&[("c", &[3])]));
+    let index = |map: &str| format!(r#"{{"metadata":{{}},"weight_map":{{{map}}}}}"#);
+    let path = "diffusion_pytorch_model.safetensors.index.json";
+    let good = r#""a":"m-1.safetensors","b":"m-1.safetensors","c":"m-2.safetensors""#;
+    write(&dir, path, index(good).as_bytes());
+    let c = Checkpoint::open(dir.path()).expect("shards");
+    assert_eq!(c.read_f32("c").expect("second shard"), [1.0, 2.0, 3.0]);
+    for (map, reason) in [
+        (r#""a":"m-2.safetensors""#.to_owned(), "but is nowhere"),
+        (r#""a":"../m-1.safetensors""#.to_owned(), "plain name"),
+        (r#""a":"/etc/passwd""#.to_owned(), "plain name"),
+        (r#""a":7"#.to_owned(), "names no file"),
+        (good.replace(r#""c":"m-2"#, r#""c":"m-1"#), "but is nowhere"),
+        (good.replace(r#""b":"m-1"#, r#""b":"m-2"#), "should be in m-2.safetensors but is in m-1.safetensors"),
+    ] {
+        let e = Checkpoint::open(&write(&dir, path, index(&map).as_bytes())).expect_err(reason);
+        assert!(e.message().contains(reason), "wanted `{reason}`, got: {e}");
+    }
+    write(&dir, "m-2.safetensors", &tensors(&[("a", &[3])]));
+    let e = Checkpoint::open(&write(&dir, path, index(good).as_bytes())).expect_err("twice");
+    assert!(e.message().contains("in another shard too"), "{e}");
+
+    let dir = folder();
+    assert!(Checkpoint::open(dir.path()).expect_err("empty folder").message().contains("holds none of"));
+    write(&dir, "diffusion_pytorch_model.bin", b"\x80\x02");
+    let e = Checkpoint::open(dir.path()).expect_err("pickle");
+    assert!(e.advice().is_some_and(|a| a.contains("tools/reference/convert.py")), "{e}");
+    assert_eq!(Checkpoint::open(Path::new("/nonexistent/x.safetensors")).expect_err("absent").kind(), Kind::Io);
+}
+
+#[test]
+fn the_manifest_finds_damaged_files() {
+    let dir = folder();
+    std::fs::create_dir(dir.path().join("m")).expect("folder");
+    write(&dir, "m/w", b"abc");
+    let manifest = |path: &str, bytes: u64, sha: &str| {
+        format!(
+            r#"{{"models":[{{"name":"m","licence":"MIT","files":[{{"path":"{path}","bytes":{bytes},"sha256":"{sha}"}}]}}]}}"#
+        )
+    };
+    // the published test vector of SHA-256
+    let sha = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let verify = |text: String| {
+        write(&dir, "manifest.json", text.as_bytes());
+        let manifest = Manifest::open(dir.path())?;
+        manifest.model("m").expect("model").verify(dir.path())
+    };
+    verify(manifest("m/w", 3, sha)).expect("intact");
+    assert!(verify(manifest("m/w", 4, sha)).expect_err("length").message().contains("3 bytes"));
+    assert!(verify(manifest("m/w", 3, &sha.replace('b', "c"))).expect_err("hash").message().contains("SHA-256"));
+    assert!(verify(manifest("../w", 3, sha)).expect_err("outside").message().contains("not a path inside"));
+    assert!(verify(manifest("m/gone", 3, sha)).is_err());
+    assert!(verify("{\"models\":[],\"x\":1}".into()).is_err());
+}
