@@ -15,12 +15,12 @@ use tessera::run::canvas::Connections;
 use tessera::run::executor::{Executor, SharedDevice};
 use tessera::run::interpreter::{Control, Interpreter, RunStats};
 use tessera::run::{Cancel, Silent, TileOrder};
+use tessera::system::Program;
 use tessera::system::program::{
     Affine, Block, Canvas, CanvasId, CanvasOp, Coefficient, Contexts, Extent, GraphId, GridId, Nesting, Phase, Ratio,
     Residency, Saved, SavedId, Sink, Source, Statistic, StatisticId, Table, TableId, WindowPhase,
 };
 use tessera::system::schedule::{BetaSchedule, Prediction, Schedule, alphas_cumprod, trailing};
-use tessera::system::Program;
 use tessera::tile::geometry::{Placement, Tiling};
 use tessera::tile::{Grid, Ramp};
 use tessera::weights::recipe;
@@ -215,10 +215,7 @@ fn multidiffusion(batch: u32, time: bool) -> Program {
     let denoise = WindowPhase { branches: 2, ..phase("denoise", 0, sources, sinks) };
     let step = CanvasOp::Combine {
         to: CanvasId(0),
-        terms: vec![
-            (CanvasId(0), Coefficient::Step(TableId(0), 0)),
-            (CanvasId(1), Coefficient::Step(TableId(0), 1)),
-        ],
+        terms: vec![(CanvasId(0), Coefficient::Step(TableId(0), 0)), (CanvasId(1), Coefficient::Step(TableId(0), 1))],
         noise: None,
         constant: 0.0,
         clamp: None,

@@ -21,7 +21,8 @@ struct Subject {
 }
 
 /// Every backend. A new one adds a line here.
-const SUBJECTS: &[Subject] = &[];
+const SUBJECTS: &[Subject] =
+    &[Subject { kind: BackendKind::Cpu, open: || Ok(Some(Box::new(tessera::backend::cpu::Cpu::new()?))) }];
 
 /// Bytes of guard before and after every range.
 const GUARD: u64 = 256;
@@ -196,9 +197,8 @@ fn compare(case: &Case, got: &[f64], dtype: DType) -> std::result::Result<f64, S
     for (i, (&g, &e)) in got.iter().zip(&case.expected).enumerate() {
         let allowed = if case.exact { 0.0 } else { limit.relative * e.abs() + limit.absolute * largest };
         let error = (g - e).abs();
-        // Written so that a NaN fails.
-        if !(error <= allowed) {
-            let wrong = got.iter().zip(&case.expected).filter(|(g, e)| !((*g - *e).abs() <= allowed)).count();
+        if !within(g, e, allowed) {
+            let wrong = got.iter().zip(&case.expected).filter(|(g, e)| !within(**g, **e, allowed)).count();
             return Err(format!(
                 "element {i} is {g}, expected {e} (+-{allowed:.2e}); {wrong} of {} differ by more",
                 got.len()
@@ -209,6 +209,11 @@ fn compare(case: &Case, got: &[f64], dtype: DType) -> std::result::Result<f64, S
         }
     }
     Ok(worst)
+}
+
+/// A NaN is within nothing.
+fn within(got: f64, expected: f64, allowed: f64) -> bool {
+    (got - expected).abs() <= allowed
 }
 
 /// Whether the row and the device take this case.

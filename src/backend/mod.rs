@@ -1,5 +1,6 @@
 //! Backends run the commands of a plan. A backend sees commands only, never a graph or a model.
 
+pub mod cpu;
 pub mod fault;
 pub mod null;
 

@@ -70,7 +70,13 @@ impl Problem {
         let x2 = (p2 > 0).then(|| rng.matrix(self.n * h * w, self.c[1], p2, self.exact, 1.0, self.types.x));
         // The checkpoint's [out][in][kh][kw], scaled so that outputs are about 1 (or overflow f16).
         let scale = if self.narrows { 60_000.0 } else { (3.0 / (ct * k * k) as f64).sqrt() };
-        let weight = rng.matrix(self.oc, ct * k * k, ct * k * k, self.exact, scale, self.types.w);
+        let mut weight = rng.matrix(self.oc, ct * k * k, ct * k * k, self.exact, scale, self.types.w);
+        if self.upsample.is_some() && !self.exact {
+            // Folding adds up to four taps before they are rounded to the storage type; small multiples of a
+            // power of two make that sum exact, so that folded and plain weights mean the same.
+            let unit = 2f64.powi(scale.log2().floor() as i32 - 1);
+            weight.iter_mut().for_each(|w| *w = rng.int() * unit);
+        }
         let bias = rng.matrix(1, self.oc, py, self.exact, 1.0, DType::F32);
         // A pitch of its own: the table may be a slice of a larger one.
         let prb = py + 8;
@@ -182,7 +188,7 @@ pub fn pack_kn(weight: &[f64], oc: usize, c: [usize; 2], k: usize) -> Vec<f64> {
 pub fn pack_up2x2(weight: &[f64], oc: usize, ic: usize) -> Vec<f64> {
     let (pi, py) = (pitch(ic), pitch(oc));
     let mut out = vec![0.0; 16 * pi * py];
-    let tap = |phase: usize, t: usize| (phase + t + 1) / 2 - phase;
+    let tap = |phase: usize, t: usize| (phase + t).div_ceil(2) - phase;
     for (phase, (a, b)) in [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().enumerate() {
         for (ky, kx) in (0..9).map(|t| (t / 3, t % 3)) {
             let (i, j) = (tap(a, ky), tap(b, kx));

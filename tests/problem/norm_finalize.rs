@@ -31,9 +31,7 @@ impl Problem {
                 _ if b + 1 == self.blocks => 100.0,
                 _ => 256.0,
             };
-            for p in 0..total {
-                block[p] = count;
-            }
+            block[..total].fill(count);
             for j in (0..ct).map(position) {
                 if count > 0.0 {
                     block[total + j] = round(rng.unit() + self.shift, DType::F32);

@@ -1,0 +1,246 @@
+//! `conv2d`: implicit products on panels of output pixels. Variant `base` takes every launch; `up2x2`
+//! computes nearest-neighbour doubling and a 3x3 convolution as four 2x2 convolutions.
+
+use super::kernel::{Scratch, with_scratch};
+use super::product::{COLUMNS, K_BLOCK, NOWHERE, Operands, Order, SLACK, block_columns, panel};
+use super::vector::activate;
+use crate::abi::Item;
+use crate::abi::params::Conv2dParams;
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+/// Operands as f32 slices; absent parts are empty.
+pub(super) struct Conv<'a> {
+    pub(super) p: Conv2dParams,
+    pub(super) items: &'a [Item],
+    pub(super) x: [&'a [f32]; 2],
+    pub(super) weight: &'a [f32],
+    pub(super) bias: &'a [f32],
+    pub(super) row_bias: &'a [f32],
+    pub(super) residual: &'a [f32],
+    pub(super) order: &'a Order,
+}
+
+/// Pixels of a panel: a function of one item's output size alone, so that sums and statistics never
+/// depend on batch or threads. Small layers get more panels than cores, large ones fill the L2 cache.
+pub(super) fn panel_pixels(pixels: usize) -> usize {
+    pixels.div_ceil(16).clamp(48, 240).next_multiple_of(12)
+}
+
+/// The K order of a launch.
+pub(super) fn order(p: &Conv2dParams, folded: bool) -> Order {
+    let taps = if folded { 4 } else { p.kernel * p.kernel };
+    Order::new(taps as usize, [p.pitch_x as usize, p.pitch_x2 as usize])
+}
+
+/// Thread scratch of a launch, in floats and table entries.
+pub(super) fn scratch(p: &Conv2dParams, folded: bool) -> Scratch {
+    let small = if folded { p.h * p.w } else { p.oh * p.ow };
+    let pixels = panel_pixels(small as usize) + SLACK;
+    let taps = if folded { 4 } else { (p.kernel * p.kernel) as usize };
+    Scratch { floats: K_BLOCK * COLUMNS + pixels * COLUMNS, indices: taps * pixels }
+}
+
+/// Input row (pixel of the item) that output position `out` reads through tap `k` on one axis, before
+/// doubling is undone: `None` outside.
+#[inline(always)]
+fn source(out: usize, stride: u32, k: u32, pad: u32, extent: usize) -> Option<usize> {
+    (out * stride as usize + k as usize).checked_sub(pad as usize).filter(|&at| at < extent)
+}
+
+/// Fills the table of one tap: `pixel(i)` is the input pixel of the panel's `i`-th output pixel.
+#[inline(always)]
+fn fill(table: &mut [u32], pixels: usize, pixel: impl Fn(usize) -> Option<usize>) {
+    for (i, entry) in table.iter_mut().enumerate() {
+        *entry = if i < pixels { pixel(i).map_or(NOWHERE, |at| at as u32) } else { NOWHERE };
+    }
+}
+
+/// One panel of variant `base`, or one phase of a panel of `up2x2`.
+struct Panel<'a, 'b> {
+    conv: &'a Conv<'a>,
+    item: usize,
+    /// Weight matrix and input of this item.
+    weight: &'a [f32],
+    x: [&'a [f32]; 2],
+    table: &'a [u32],
+    stride: usize,
+    pixels: usize,
+    /// Scratch.
+    packed: &'b mut [f32],
+    acc: &'b mut [f32],
+    zeros: &'a [f32],
+    /// The output rows this panel may write, and the first output pixel of the item in them.
+    y: &'b mut [f32],
+    base: usize,
+    /// Output pixel of the item where the panel's `i`-th result goes: `first + i` when `phase` is `None`,
+    /// else the pixel of the doubled picture.
+    first: usize,
+    phase: Option<[usize; 2]>,
+}
+
+impl WithSimd for Panel<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Panel { conv, item, weight, x, table, stride, pixels, packed, acc, zeros, y, base, first, phase } = self;
+        let p = &conv.p;
+        let pitch = p.pitch_y as usize;
+        let op = Operands {
+            x,
+            pitch: [p.pitch_x as usize, p.pitch_x2 as usize],
+            w: weight,
+            ld: pitch,
+            zeros,
+            order: conv.order,
+            table,
+            stride,
+            pixels,
+        };
+        let mut column = 0;
+        while column < pitch {
+            let columns = COLUMNS.min(pitch - column);
+            let nb = block_columns(columns);
+            panel(simd, &op, column, columns, packed, acc);
+            let bias = &conv.bias[column..][..columns];
+            let row_bias = if conv.row_bias.is_empty() {
+                &conv.row_bias[..0]
+            } else {
+                let row = conv.items[item].step_row as usize * p.pitch_row_bias as usize;
+                &conv.row_bias[row + column..][..columns]
+            };
+            let item_pixels = p.oh as usize * p.ow as usize;
+            for (i, sums) in acc.chunks_exact_mut(nb).take(pixels).enumerate() {
+                let sums = &mut sums[..columns];
+                let pixel = match phase {
+                    None => first + i,
+                    Some([a, b]) => {
+                        let (q, r) = ((first + i) / p.w as usize, (first + i) % p.w as usize);
+                        (2 * q + a) * p.ow as usize + 2 * r + b
+                    }
+                };
+                sums.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
+                sums.iter_mut().zip(row_bias).for_each(|(s, b)| *s += b);
+                activate(p.act, sums);
+                if !conv.residual.is_empty() {
+                    let r = &conv.residual[(item * item_pixels + pixel) * pitch + column..][..columns];
+                    sums.iter_mut().zip(r).for_each(|(s, r)| *s += r);
+                }
+                y[(pixel - base) * pitch + column..][..columns].copy_from_slice(sums);
+            }
+            column += columns;
+        }
+    }
+}
+
+/// Variant `base`.
+pub(super) fn base(arch: Arch, conv: &Conv<'_>, y: &mut [f32]) {
+    let p = &conv.p;
+    let (oh, ow, pitch) = (p.oh as usize, p.ow as usize, p.pitch_y as usize);
+    let height = panel_pixels(oh * ow);
+    let need = scratch(p, false);
+    let (stride, taps) = (height + SLACK, (p.kernel * p.kernel) as usize);
+    // The input as the taps see it: doubled and cropped where there is an upsampling.
+    let (h, w) = (p.h as usize, p.w as usize);
+    let [uh, uw] = if p.upsample == 1 { [oh, ow] } else { [h, w] };
+    y.par_chunks_mut(oh * ow * pitch).enumerate().for_each(|(item, y)| {
+        y.par_chunks_mut(height * pitch).enumerate().for_each(|(index, y)| {
+            let first = index * height;
+            let pixels = y.len() / pitch;
+            with_scratch(need, |floats, indices, zeros| {
+                let table = &mut indices[..taps * stride];
+                for (tap, table) in table.chunks_exact_mut(stride).enumerate() {
+                    let (ky, kx) = (tap as u32 / p.kernel, tap as u32 % p.kernel);
+                    fill(table, pixels, |i| {
+                        let (oy, ox) = ((first + i) / ow, (first + i) % ow);
+                        let sy = source(oy, p.stride, ky, p.pad_top, uh)?;
+                        let sx = source(ox, p.stride, kx, p.pad_left, uw)?;
+                        Some((sy >> p.upsample) * w + (sx >> p.upsample))
+                    });
+                }
+                let (packed, rest) = floats.split_at_mut(K_BLOCK * COLUMNS);
+                arch.dispatch(Panel {
+                    conv,
+                    item,
+                    weight: conv.weight,
+                    x: sources(conv, item),
+                    table,
+                    stride,
+                    pixels,
+                    packed,
+                    acc: rest,
+                    zeros,
+                    y,
+                    base: first,
+                    first,
+                    phase: None,
+                });
+            });
+        });
+    });
+}
+
+/// The inputs of one item.
+fn sources<'a>(conv: &Conv<'a>, item: usize) -> [&'a [f32]; 2] {
+    let pixels = conv.p.h as usize * conv.p.w as usize;
+    let of = |x: &'a [f32], pitch: u32| {
+        let len = pixels * pitch as usize;
+        if x.is_empty() { x } else { &x[item * len..][..len] }
+    };
+    [of(conv.x[0], conv.p.pitch_x), of(conv.x[1], conv.p.pitch_x2)]
+}
+
+/// Variant `up2x2`: see `Packing::ConvUp2x2`.
+pub(super) fn up2x2(arch: Arch, conv: &Conv<'_>, y: &mut [f32]) {
+    let p = &conv.p;
+    let (h, w, pitch) = (p.h as usize, p.w as usize, p.pitch_y as usize);
+    let height = panel_pixels(h * w);
+    let need = scratch(p, true);
+    let stride = height + SLACK;
+    // Whole input rows per task, because the four phases of a pixel lie in two output rows.
+    let rows = (height / w).max(1);
+    let matrix = 4 * p.pitch_x as usize * pitch;
+    y.par_chunks_mut(4 * h * w * pitch).enumerate().for_each(|(item, y)| {
+        y.par_chunks_mut(4 * rows * w * pitch).enumerate().for_each(|(index, y)| {
+            let begin = index * rows * w;
+            let end = begin + y.len() / (4 * pitch);
+            with_scratch(need, |floats, indices, zeros| {
+                let (packed, acc) = floats.split_at_mut(K_BLOCK * COLUMNS);
+                for phase in 0..4 {
+                    let (a, b) = (phase / 2, phase % 2);
+                    let mut first = begin;
+                    while first < end {
+                        let pixels = height.min(end - first);
+                        let table = &mut indices[..4 * stride];
+                        for (tap, table) in table.chunks_exact_mut(stride).enumerate() {
+                            fill(table, pixels, |i| {
+                                let (q, r) = ((first + i) / w, (first + i) % w);
+                                let sy = (q + tap / 2 + a).checked_sub(1).filter(|&s| s < h)?;
+                                let sx = (r + tap % 2 + b).checked_sub(1).filter(|&s| s < w)?;
+                                Some(sy * w + sx)
+                            });
+                        }
+                        arch.dispatch(Panel {
+                            conv,
+                            item,
+                            weight: &conv.weight[phase * matrix..][..matrix],
+                            x: sources(conv, item),
+                            table,
+                            stride,
+                            pixels,
+                            packed: &mut *packed,
+                            acc: &mut *acc,
+                            zeros,
+                            y: &mut *y,
+                            base: 4 * begin,
+                            first,
+                            phase: Some([a, b]),
+                        });
+                        first += pixels;
+                    }
+                }
+            });
+        });
+    });
+}
