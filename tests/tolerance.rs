@@ -16,6 +16,9 @@ pub(crate) const NETWORK_F32: f64 = 1e-5;
 /// Largest difference, relative to the largest value, of a fused graph from the plain one, both in f64: a few
 /// roundings of 1e-16, which normalisations of nearly constant values may amplify a thousandfold.
 pub(crate) const FUSION_F64: f64 = 1e-11;
+/// Difference of a function in f64 from a table that prints 12 digits, of values up to 1.
+pub(crate) const TABLE_OF_12_DIGITS: f64 = 1e-11;
+
 /// Allowed error of one value: `relative * |expected| + absolute * (largest |expected| of the output)`.
 #[derive(Debug, Clone, Copy)]
 pub struct Tolerance {

@@ -19,8 +19,6 @@ use zune_core::options::DecoderOptions;
 /// Most pixels a byte of entropy-coded data can stand for, rounded up: an 8x8 block takes at least
 /// a bit, and with 4:2:0 chroma six blocks cover 256 pixels.
 const MOST_PIXELS_PER_BYTE: u64 = 1024;
-/// Scans of a progressive picture; more are a bomb, since each walks the whole picture.
-const MOST_SCANS: usize = 100;
 
 /// What the walk over the markers finds.
 #[derive(Debug, Default)]
@@ -92,8 +90,11 @@ fn walk(bytes: &[u8]) -> Result<Markers> {
             0xee if body.starts_with(b"Adobe") && body.len() >= 12 => found.adobe = Some(body[11]),
             0xda => {
                 scans += 1;
-                if found.width == 0 || scans > MOST_SCANS {
-                    return Err(bad(format!("damaged JPEG: scan {scans} of {MOST_SCANS} allowed, at byte {at}")));
+                if found.width == 0 || scans > limits::MAX_JPEG_SCANS {
+                    return Err(bad(format!(
+                        "damaged JPEG: scan {scans} at byte {at}, {} are allowed",
+                        limits::MAX_JPEG_SCANS
+                    )));
                 }
                 at = entropy_end(bytes, at)?;
             }
@@ -180,8 +181,7 @@ pub(super) fn open(mut file: File, len: u64, notes: Vec<String>) -> Result<(Box<
         let text = format!("{} x {} pixels cannot be in {len} bytes", markers.width, markers.height);
         return Err(bad(format!("the JPEG is truncated: {text}")));
     }
-    // The decoder holds the samples, and 16-bit coefficients of all of a progressive picture.
-    let per_pixel = u64::from(markers.components) * if markers.progressive { 3 } else { 1 };
+    let per_pixel = u64::from(markers.components) * per_sample(&markers);
     check_decode("a JPEG", extent::product("JPEG", &[pixels, per_pixel])?)?;
 
     let colour = if markers.components == 1 { Colour::Gray } else { Colour::Rgb };
@@ -202,6 +202,12 @@ pub(super) fn open(mut file: File, len: u64, notes: Vec<String>) -> Result<(Box<
     }
     let orientation = markers.orientation.unwrap_or(Orientation::UPRIGHT);
     Ok((Box::new(Pending { header, markers, bytes, decoded: None }), orientation))
+}
+
+/// Bytes held for each sample while decoding: itself, and the 16-bit coefficients of all of a
+/// progressive picture.
+fn per_sample(markers: &Markers) -> u64 {
+    if markers.progressive { 3 } else { 1 }
 }
 
 /// A JPEG whose pixels are decoded when the first row is asked for, so that probing stays cheap.
@@ -238,6 +244,11 @@ impl Stored for Pending {
         self.decode()?.read_row(row)
     }
 
+    fn resident_bytes(&self) -> u64 {
+        let pixels = self.header.width * self.header.height;
+        pixels * u64::from(self.markers.components) * per_sample(&self.markers) + self.bytes.len() as u64
+    }
+
     fn into_raster(mut self: Box<Self>) -> Result<Raster> {
         self.decode()?;
         self.decoded.map(|w| w.raster).ok_or_else(|| bad("the JPEG was not decoded"))
@@ -257,7 +268,7 @@ fn pixels(bytes: &[u8], markers: &Markers) -> Result<Vec<u8>> {
         .set_strict_mode(true)
         .set_max_width(limits::MAX_JPEG_SIDE as usize)
         .set_max_height(limits::MAX_JPEG_SIDE as usize)
-        .jpeg_set_max_scans(MOST_SCANS)
+        .jpeg_set_max_scans(limits::MAX_JPEG_SCANS)
         .jpeg_set_out_colorspace(out);
     let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     let damaged = |e: zune_jpeg::errors::DecodeErrors| bad(format!("damaged JPEG: {}", short(&e.to_string())));

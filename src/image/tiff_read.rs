@@ -382,6 +382,10 @@ impl Stored for TiffRows {
         Ok(())
     }
 
+    fn resident_bytes(&self) -> u64 {
+        self.stride as u64 * self.chunk_rows.min(self.header.height) * self.planes as u64
+    }
+
     fn into_raster(self: Box<Self>) -> Result<Raster> {
         Raster::collect(self)
     }
