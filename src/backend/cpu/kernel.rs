@@ -10,7 +10,9 @@ use super::vector::{is_activation, vectorised};
 use super::{
     attention, conv2d, gemm, group_norm_stats, layer_norm, norm_apply, norm_finalize, pointwise, time_embedding,
 };
-use crate::abi::{Access, Item, Params, Types};
+use crate::abi::operands::operands;
+use crate::abi::table::{self, WeightForm};
+use crate::abi::{Access, BackendKind, Item, Params, Types};
 use crate::error::{Error, Kind, Result};
 use crate::graph::DType;
 use crate::plan::command::Dispatch;
@@ -111,68 +113,6 @@ fn items_of(params: &Params) -> u32 {
     }
 }
 
-/// Elements each binding must have at least, in binding order without `control`; tables count one row.
-fn lengths(params: &Params, folded: bool) -> Vec<u64> {
-    let mul = |factors: &[u32]| factors.iter().fold(1u64, |a, &f| a.saturating_mul(u64::from(f)));
-    match params {
-        Params::Conv2d(p) => {
-            let taps = if folded { 16 } else { p.kernel * p.kernel };
-            let y = mul(&[p.n, p.oh, p.ow, p.pitch_y]);
-            vec![
-                mul(&[p.n, p.h, p.w, p.pitch_x]),
-                mul(&[p.n, p.h, p.w, p.pitch_x2]),
-                mul(&[taps, p.pitch_x + p.pitch_x2, p.pitch_y]),
-                mul(&[p.pitch_y]),
-                mul(&[p.pitch_row_bias]),
-                if p.parts & 4 != 0 { y } else { 0 },
-                y,
-            ]
-        }
-        Params::Gemm(p) => {
-            let columns = p.pitch_y * (1 + (p.parts & 1));
-            let y = mul(&[p.m, p.pitch_y]);
-            let residual = if p.parts & 4 != 0 { y } else { 0 };
-            vec![mul(&[p.m, p.k]), mul(&[p.k, columns]), mul(&[columns]), residual, y]
-        }
-        Params::Attention(p) => {
-            let rows = if p.parts & 2 != 0 { 1 } else { p.n };
-            vec![
-                mul(&[p.n, p.queries, p.pitch_q]),
-                mul(&[rows, p.keys, p.pitch_k]),
-                mul(&[rows, p.keys, p.pitch_v]),
-                mul(&[p.n, p.queries, p.pitch_y]),
-                0,
-            ]
-        }
-        Params::GroupNormStats(p) => vec![
-            mul(&[p.n, p.h, p.w, p.pitch_x]),
-            mul(&[p.n, p.h, p.w, p.pitch_x2]),
-            mul(&[p.n, p.blocks, 3, p.pitch_x + p.pitch_x2]),
-        ],
-        Params::NormFinalize(p) => vec![
-            mul(&[p.n, p.blocks, 3, p.pitch_x + p.pitch_x2]),
-            2 * crate::extent::pitch(u64::from(p.c) + u64::from(p.c2)),
-            mul(&[p.n, 2, p.pitch_x + p.pitch_x2]),
-        ],
-        Params::NormApply(p) => vec![
-            mul(&[p.n, p.pixels, p.pitch_x]),
-            mul(&[p.n, p.pixels, p.pitch_x2]),
-            mul(&[p.n, 2, p.pitch_x + p.pitch_x2]),
-            mul(&[p.n, p.pixels, p.pitch_y]),
-        ],
-        Params::LayerNorm(p) => {
-            vec![mul(&[p.rows, p.pitch]), mul(&[2, p.pitch]), mul(&[p.rows, p.pitch])]
-        }
-        Params::TimeEmbedding(p) => vec![mul(&[p.rows, 8]), mul(&[p.rows, p.pitch])],
-        Params::Pointwise(p) => vec![
-            mul(&[p.n, p.pixels, p.pitch_a]),
-            mul(&[p.n, p.pixels, p.pitch_b]),
-            if p.parts & 2 != 0 { 8 } else { 0 },
-            mul(&[p.n, p.pixels, p.pitch_y]),
-        ],
-    }
-}
-
 /// What of the parameters this backend's kernels rely on.
 fn sound(params: &Params) -> bool {
     match params {
@@ -223,29 +163,23 @@ impl Kernel {
         let refuse = |what: String| Error::new(Kind::Internal, "cpu", what).at(&dispatch.label);
         let (params, types) = (dispatch.params, dispatch.types);
         let bindings = dispatch.stem.bindings();
-        let folded = match dispatch.variant {
-            "base" => false,
-            "up2x2" => true,
-            other => return Err(refuse(format!("there is no variant `{other}`"))),
-        };
         if params.stem() != dispatch.stem || bindings.len() != dispatch.bindings.len() || !sound(&params) {
             return Err(refuse(format!("a dispatch of {:?} with {params:?} makes no sense", dispatch.stem)));
         }
         let mut narrow = [DType::F32; MAX_OPERANDS];
         let control = bindings.len() - 1;
-        let needs = lengths(&params, folded);
-        for (i, (binding, &need)) in bindings.iter().zip(&needs).enumerate() {
+        let row = table::rows(BackendKind::Cpu)
+            .iter()
+            .find(|r| r.stem == dispatch.stem && r.variant == dispatch.variant)
+            .ok_or_else(|| refuse(format!("there is no variant `{}`", dispatch.variant)))?;
+        let folded = row.weight == WeightForm::Up2x2;
+        for (i, (binding, need)) in bindings.iter().zip(operands(&params, types, row)).enumerate() {
             narrow[i] = dtype(binding.name, types);
-            let have = places[i].map_or(0, |p| p.bytes as u64 / narrow[i].bytes());
+            let need = need.map_or(0, |o| o.bytes);
+            let have = places[i].map_or(0, |p| p.bytes as u64);
             if have < need || (places[i].is_none() && !binding.optional) {
-                return Err(refuse(format!("`{}` has {have} elements, needs {need}", binding.name)));
+                return Err(refuse(format!("`{}` has {have} bytes, needs {need}", binding.name)));
             }
-        }
-        let header = u64::from(crate::abi::params::CONTROL_HEADER_WORDS) * 4;
-        let need = header + u64::from(items_of(&params)) * std::mem::size_of::<Item>() as u64;
-        let have = places[control].map_or(0, |p| p.bytes as u64);
-        if have < need {
-            return Err(refuse(format!("the control buffer has {have} bytes, needs {need}")));
         }
         let output = bindings.iter().position(|b| b.access == Access::Write).unwrap_or(0);
         let order = match &params {

@@ -29,7 +29,8 @@ use pulp::Arch;
 /// The backend.
 pub struct Cpu {
     caps: Caps,
-    pool: rayon::ThreadPool,
+    /// Threads of its own, or the process's pool.
+    pool: Option<rayon::ThreadPool>,
     arch: Arch,
     buffers: Vec<Option<Block>>,
     lists: Vec<Option<Vec<Kernel>>>,
@@ -38,21 +39,26 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// All cores of this machine.
+    /// On the process's thread pool, whose size the program has set.
     pub fn new() -> Result<Cpu> {
-        Cpu::with_threads(0)
+        Cpu::build(None)
     }
 
-    /// `threads` threads, 0 for one per core.
+    /// On `threads` threads of its own, 0 for one per core.
     pub fn with_threads(threads: usize) -> Result<Cpu> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|i| format!("tessera-cpu-{i}"))
             .build()
             .map_err(|e| Error::new(Kind::Device, "cpu", format!("no thread pool: {e}")))?;
+        Cpu::build(Some(pool))
+    }
+
+    fn build(pool: Option<rayon::ThreadPool>) -> Result<Cpu> {
         let arch = Arch::new();
+        let threads = pool.as_ref().map_or_else(rayon::current_num_threads, rayon::ThreadPool::current_num_threads);
         let mut caps = Caps::cpu();
-        caps.name = format!("cpu ({} threads, {})", pool.current_num_threads(), instruction_set(arch));
+        caps.name = format!("cpu ({threads} threads, {})", instruction_set(arch));
         Ok(Cpu { caps, pool, arch, buffers: Vec::new(), lists: Vec::new(), wide: Default::default() })
     }
 
@@ -163,7 +169,12 @@ impl Backend for Cpu {
             }
             kernels.push(kernel);
         }
-        self.pool.broadcast(|_| kernel::with_scratch(need, |_, _, _| ()));
+        // Every worker grows its scratch now rather than in the middle of a run.
+        let grow = |_: rayon::BroadcastContext<'_>| kernel::with_scratch(need, |_, _, _| ());
+        match &self.pool {
+            Some(pool) => pool.broadcast(grow),
+            None => rayon::broadcast(grow),
+        };
         Ok(ListId(insert(&mut self.lists, kernels)))
     }
 
@@ -179,7 +190,7 @@ impl Backend for Cpu {
             .get(list.0 as usize)
             .and_then(Option::as_ref)
             .ok_or_else(|| Error::new(Kind::Internal, "cpu", format!("there is no list {}", list.0)))?;
-        pool.install(|| {
+        let mut work = || {
             for kernel in kernels {
                 let overflow = kernel.run(*arch, memory::views(buffers, &kernel.places), wide)?;
                 if overflow {
@@ -187,7 +198,12 @@ impl Backend for Cpu {
                 }
             }
             Ok(())
-        })
+        };
+        match pool {
+            Some(pool) => pool.install(work),
+            // A scope's body runs on a worker, so that launches follow each other without a thread switch.
+            None => rayon::scope(|_| work()),
+        }
     }
 
     fn allocated(&self) -> u64 {
