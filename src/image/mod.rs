@@ -8,6 +8,7 @@ pub mod colour;
 mod exif;
 mod format;
 mod guard;
+mod jpeg_entropy;
 mod jpeg_read;
 mod jpeg_write;
 mod orient;
