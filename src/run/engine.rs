@@ -32,8 +32,7 @@ impl Engine {
     /// Opens the device that `spec` names: `cpu`, `wgpu`, `wgpu:N`, or `auto` (a hardware wgpu adapter if
     /// there is one, else the host's cores). `threads` bounds the host's cores, all of them by default.
     pub fn open(spec: &str, threads: Option<usize>) -> Result<Engine> {
-        super::devices::limit_threads(threads)?;
-        let chosen = super::devices::open(spec)?;
+        let chosen = super::devices::open(spec, threads)?;
         Ok(Engine::with_backend(chosen.backend, chosen.name, chosen.why))
     }
 
