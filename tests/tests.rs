@@ -3,6 +3,7 @@
 // Test modules share items by `pub`; nothing is reachable from outside a test binary.
 #![allow(unreachable_pub)]
 
+mod abi;
 mod arrows;
 mod bad_input;
 mod cli;
@@ -13,6 +14,7 @@ mod plan;
 mod problem;
 mod program;
 mod reference;
+mod shaders;
 mod source;
 mod tile;
 mod tolerance;

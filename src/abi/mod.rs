@@ -3,6 +3,7 @@
 //!
 //! A stem is a meaning with declared optional parts; a variant is one way to compute it on one backend.
 
+pub mod generate;
 pub mod operands;
 pub mod params;
 pub mod table;
@@ -224,6 +225,8 @@ pub struct Caps {
     pub dtypes: Vec<DType>,
     /// Device memory in bytes where it can be known.
     pub memory: Option<u64>,
+    /// A software rasteriser: barriers and workgroup memory are emulated, so kernels without them win.
+    pub software: bool,
 }
 
 impl Caps {
@@ -238,6 +241,7 @@ impl Caps {
             storage: DType::F32,
             dtypes: vec![DType::F32, DType::F16, DType::Bf16],
             memory: None,
+            software: false,
         }
     }
 
@@ -252,6 +256,7 @@ impl Caps {
             storage: DType::F16,
             dtypes: vec![DType::F32, DType::F16],
             memory: None,
+            software: false,
         }
     }
 }

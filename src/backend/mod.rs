@@ -3,6 +3,7 @@
 pub mod cpu;
 pub mod fault;
 pub mod null;
+pub mod wgpu;
 
 use crate::abi::Caps;
 use crate::error::Result;

@@ -2,7 +2,7 @@
 //! weight is packed, its grid and its scratch. Selection is a pure function of (parameters, types, caps).
 
 mod cpu;
-mod wgpu;
+pub mod wgpu;
 
 use super::{BackendKind, Caps, Params, Stem, Types};
 use crate::error::{Error, Kind, Result};

@@ -1,0 +1,131 @@
+//! WGSL kernels through wgpu: Vulkan, Metal, DX12.
+//!
+//! Nothing here panics on a device's account: every call that can fail runs inside error scopes, and a lost
+//! device is an error of its own kind, after which the backend is dropped and opened anew.
+
+mod adapter;
+mod memory;
+mod pipeline;
+mod preprocess;
+mod run;
+mod shared;
+
+use super::{Backend, BufferId, ListId};
+use crate::abi::Caps;
+use crate::error::{Error, Kind, Result};
+use crate::extent;
+use crate::plan::command::{Dispatch, Slot, SlotKind};
+pub use adapter::{AdapterInfo, adapters};
+use memory::Memory;
+use pipeline::Pipelines;
+pub use pipeline::wgsl;
+use run::List;
+use shared::Faults;
+use std::sync::Arc;
+
+/// A wgpu device as a [`Backend`].
+pub struct WgpuBackend {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    caps: Caps,
+    faults: Arc<Faults>,
+    memory: Memory,
+    pipelines: Pipelines,
+    lists: Vec<Option<List>>,
+}
+
+impl WgpuBackend {
+    /// Opens adapter `index`, a number of [`adapters`].
+    pub fn open(index: usize) -> Result<WgpuBackend> {
+        let adapter::Opened { device, queue, caps, faults } = adapter::open(index)?;
+        let memory = Memory::new(&device, &faults)?;
+        let pipelines = shared::scoped(&device, &faults, "making layouts", || Pipelines::new(&device))?;
+        Ok(WgpuBackend { device, queue, caps, faults, memory, pipelines, lists: Vec::new() })
+    }
+
+    /// Selects kernels as on hardware, or as on a software rasteriser, whatever the device is: how the
+    /// hardware's kernels are tested where there is none.
+    pub fn set_software(&mut self, software: bool) {
+        self.caps.software = software;
+    }
+
+    /// Pipelines compiled so far.
+    pub fn pipelines(&self) -> usize {
+        self.pipelines.count()
+    }
+
+    /// Gives the device up, as a driver reset would: every later call is [`Kind::DeviceLost`].
+    pub fn lose(&mut self) {
+        self.device.destroy();
+        self.faults.lose("given up".into());
+    }
+}
+
+impl Backend for WgpuBackend {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn alloc(&mut self, slot: &Slot) -> Result<BufferId> {
+        if slot.bytes > self.caps.max_chunk {
+            return Err(Error::new(
+                Kind::Memory,
+                "wgpu",
+                format!("a buffer of {} bytes; {} grants {}", slot.bytes, self.caps.name, self.caps.max_chunk),
+            )
+            .advise("use a smaller tile"));
+        }
+        let label = match &slot.kind {
+            SlotKind::Arena => "arena",
+            SlotKind::Persistent => "persistent",
+            SlotKind::Weight(_) => "weight",
+            SlotKind::Control => "control",
+        };
+        self.memory.alloc(&self.device, &self.faults, slot.bytes, label)
+    }
+
+    fn free(&mut self, buffer: BufferId) {
+        self.memory.free(buffer);
+    }
+
+    fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.memory.write(&self.device, &self.queue, &self.faults, buffer, offset, bytes)
+    }
+
+    fn read(&mut self, buffer: BufferId, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        self.memory.read(&self.device, &self.queue, &self.faults, buffer, offset, bytes)
+    }
+
+    fn prepare(&mut self, commands: &[Dispatch], slots: &[BufferId]) -> Result<ListId> {
+        let list =
+            List::new(&self.device, &self.faults, &self.caps, &self.memory, &mut self.pipelines, commands, slots)?;
+        let index = match self.lists.iter().position(Option::is_none) {
+            Some(free) => {
+                self.lists[free] = Some(list);
+                free
+            }
+            None => {
+                self.lists.push(Some(list));
+                self.lists.len() - 1
+            }
+        };
+        Ok(ListId(extent::to_u32("lists", index as u64)?))
+    }
+
+    fn discard(&mut self, list: ListId) {
+        if let Some(slot) = self.lists.get_mut(list.0 as usize) {
+            *slot = None;
+        }
+    }
+
+    fn run(&mut self, list: ListId) -> Result<()> {
+        let Some(prepared) = self.lists.get(list.0 as usize).and_then(Option::as_ref) else {
+            return Err(Error::new(Kind::Internal, "wgpu", format!("list {} was not prepared", list.0)));
+        };
+        prepared.run(&self.device, &self.queue, &self.faults, &mut self.memory)
+    }
+
+    fn allocated(&self) -> u64 {
+        self.memory.allocated()
+    }
+}
