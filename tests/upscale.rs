@@ -284,7 +284,8 @@ fn a_cancelled_job_ends_at_the_next_launch_and_leaves_nothing() {
     let e = upscale_with(&mut bench.engine, &options, &mut stopper, &cancel).expect_err("cancelled");
     assert_eq!((e.kind(), stopper.last), (Kind::Cancelled, 3));
     assert!(!bench.at("out.png").exists());
-    let left: Vec<_> = std::fs::read_dir(bench.folder.path()).expect("folder").map(|e| e.expect("entry").file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(bench.folder.path()).expect("folder").map(|e| e.expect("entry").file_name()).collect();
     assert_eq!(left.len(), 2, "only the model and the picture: {left:?}");
 }
 
