@@ -6,7 +6,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tessera::fs::fault::{Fault, arm};
-use tessera::image::{Colour, Depth, Format, Header, check_output, create, open, output_notes, probe};
+use tessera::image::{
+    Colour, Depth, Format, Header, check_output, create, open, output_notes, output_resident_bytes, probe,
+};
 use tessera::{Kind, Result};
 
 use crate::tolerance;
@@ -775,4 +777,8 @@ fn what_is_held_whole_is_said() {
         assert_eq!(open(&data(name)).unwrap().resident_bytes(), bytes as u64, "{name}");
     }
     assert!(open(&data("progressive_420.jpg")).unwrap().resident_bytes() > 40 * 28 * 9);
+    let head = header(100, 10, Colour::Rgb, Depth::Sixteen, None);
+    for (name, bytes) in [("a.png", 0), ("a.tif", 0), ("a.jpg", 3000)] {
+        assert_eq!(output_resident_bytes(Path::new(name), &head).unwrap(), bytes);
+    }
 }

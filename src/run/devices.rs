@@ -1,8 +1,8 @@
 //! The devices `--device` may name, and how one is chosen.
 
-use super::engine::no_device;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::backend::wgpu::{WgpuBackend, adapters};
 use crate::error::{Error, Kind, Result};
 
 /// One device a job can run on.
@@ -33,7 +33,25 @@ pub(super) struct Chosen {
 
 /// Every device of this machine, the host's cores first.
 pub fn devices() -> Vec<DeviceInfo> {
-    vec![cpu_info()]
+    let adapters = adapters().into_iter().map(|a| {
+        let mut notes = a.lacks;
+        if a.software {
+            notes.push("a software rasteriser: `auto` never chooses it".into());
+        }
+        if !a.usable {
+            notes.push("not usable".into());
+        }
+        DeviceInfo {
+            id: format!("wgpu:{}", a.index),
+            name: a.name,
+            interface: a.interface,
+            driver: a.driver,
+            hardware: !a.software,
+            memory: None,
+            notes,
+        }
+    });
+    std::iter::once(cpu_info()).chain(adapters).collect()
 }
 
 fn cpu_info() -> DeviceInfo {
@@ -67,8 +85,11 @@ pub(super) fn open(spec: &str, threads: Option<usize>) -> Result<Chosen> {
     };
     match (kind, index) {
         ("cpu", None) => open_cpu(threads, "asked for"),
-        ("auto", None) => open_cpu(threads, "chosen: no hardware adapter was found through wgpu"),
-        ("wgpu", _) => Err(no_device("this build has no wgpu backend".into())),
+        ("auto", None) => match adapters().iter().find(|a| a.usable && !a.software) {
+            Some(a) => open_wgpu(a.index, "auto: the first hardware adapter"),
+            None => open_cpu(threads, "auto: there is no usable hardware adapter for wgpu"),
+        },
+        ("wgpu", index) => open_wgpu(index.unwrap_or(0), "asked for"),
         _ => Err(unknown(spec)),
     }
 }
@@ -76,6 +97,12 @@ pub(super) fn open(spec: &str, threads: Option<usize>) -> Result<Chosen> {
 fn unknown(spec: &str) -> Error {
     Error::new(Kind::Device, "device", format!("there is no device `{spec}`"))
         .advise("use cpu, wgpu, wgpu:N (a number from `tessera devices`) or auto")
+}
+
+fn open_wgpu(index: usize, why: &str) -> Result<Chosen> {
+    let backend = WgpuBackend::open(index)?;
+    let name = format!("wgpu:{index} {}", backend.caps().name);
+    Ok(Chosen { backend: Box::new(backend), name, why: why.into() })
 }
 
 fn open_cpu(threads: Option<usize>, why: &str) -> Result<Chosen> {

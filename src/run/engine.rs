@@ -4,7 +4,7 @@
 use super::executor::{Executor, SharedDevice, WeightSource};
 use crate::abi::Caps;
 use crate::backend::Backend;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::graph::Graph;
 use crate::plan;
 use crate::plan::command::Plan;
@@ -118,9 +118,4 @@ impl Engine {
     pub fn clear(&mut self) {
         self.executors.clear();
     }
-}
-
-/// An error about a device that cannot be had.
-pub(super) fn no_device(message: String) -> Error {
-    Error::new(Kind::Device, "device", message).advise("see `tessera devices`")
 }
