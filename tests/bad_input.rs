@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// Longest error line, characters: an error that repeats its input must not flood a terminal.
-const LONGEST_LINE: usize = 2000;
+const LONGEST_LINE: usize = 4000;
 
 /// One wrong call and what must be said.
 struct Case {
@@ -395,7 +395,7 @@ fn models() {
         let doubled: Vec<_> = widths.iter().map(|w| (w.as_u64().expect("a width") * 2).into()).collect();
         *widths = doubled;
     });
-    add("config_of_other_widths", &["shape"]);
+    add("config_of_other_widths", &["config asks for"]);
 
     let m = model_copy(&folder, "no_tensors");
     tensors(&m).iter().for_each(|t| std::fs::remove_file(t).expect("removed"));
