@@ -75,3 +75,23 @@ pub const JPEG_DECODERS: u64 = 6;
 /// RMS error, in [0, 1], of a smooth picture through JPEG at quality 95: the quantiser's steps there
 /// are 1 to 10 of 255, uniform errors of a third of that.
 pub const JPEG_95_RMS: f64 = 0.012;
+
+/// Largest difference of an upscaled picture (values 0 to 1, stored in 16 bits) from the graph evaluated in
+/// f64: half a step of 1/65535, and the f32 roundings of twenty layers on values around 1.
+pub(crate) const UPSCALE_F32: f64 = 2e-5;
+
+/// Largest difference of a toy program computed in f32 by windows from a plain loop over the whole picture
+/// in f64, values around 1: sums of up to 72 products, a blend of up to 4 windows, 3 steps that amplify.
+pub(crate) const TOYS: f64 = 1e-4;
+
+/// The same, relative to the largest value, where the plain loop divides by sums of exact Gaussian weights:
+/// ours are multiples of 1/4096 on each axis, in error by up to 1/8192 of the difference of two windows.
+pub(crate) const TOYS_BLEND: f64 = 1e-3;
+
+/// PSNR of the shipped model in f32 against PyTorch in f32, dB: sums in another order over some forty
+/// layers leave a few 1e-6 of the range.
+pub(crate) const ONESTEP_F32_DB: f64 = 90.0;
+
+/// The same with activations and weights stored as f16: forty roundings of 5e-4 of values near 1, of which
+/// the picture sees the residual's share.
+pub(crate) const ONESTEP_F16_DB: f64 = 55.0;
