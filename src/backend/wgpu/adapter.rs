@@ -44,8 +44,10 @@ fn class(t: wgpu::DeviceType) -> (&'static str, u8) {
 /// Every adapter in the order of their numbers. The order is stable: class first, then as the drivers list them.
 fn enumerate() -> Vec<wgpu::Adapter> {
     let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
-    let instance =
-        wgpu::Instance::new(wgpu::InstanceDescriptor { backends, ..wgpu::InstanceDescriptor::new_without_display_handle() });
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
     let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));
     adapters.sort_by_key(|a| class(a.get_info().device_type).1);
     adapters
@@ -60,13 +62,17 @@ fn shortfalls(limits: &wgpu::Limits) -> Vec<String> {
             out.push(format!("{name} is {have}, kernels need {want}"));
         }
     };
+    check("storage buffers per stage", limits.max_storage_buffers_per_shader_stage.into(), limits::MAX_BINDINGS as u64);
     check(
-        "storage buffers per stage",
-        limits.max_storage_buffers_per_shader_stage.into(),
-        limits::MAX_BINDINGS as u64,
+        "workgroup memory",
+        limits.max_compute_workgroup_storage_size.into(),
+        need.max_compute_workgroup_storage_size.into(),
     );
-    check("workgroup memory", limits.max_compute_workgroup_storage_size.into(), need.max_compute_workgroup_storage_size.into());
-    check("workgroup size", limits.max_compute_invocations_per_workgroup.into(), need.max_compute_invocations_per_workgroup.into());
+    check(
+        "workgroup size",
+        limits.max_compute_invocations_per_workgroup.into(),
+        need.max_compute_invocations_per_workgroup.into(),
+    );
     check("workgroups per dimension", limits.max_compute_workgroups_per_dimension.into(), limits::MAX_GRID_DIM.into());
     check("bind groups", limits.max_bind_groups.into(), 2);
     out

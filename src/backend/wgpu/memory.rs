@@ -51,7 +51,13 @@ impl Memory {
     }
 
     /// A zeroed buffer of at least `bytes`.
-    pub(super) fn alloc(&mut self, device: &wgpu::Device, faults: &Faults, bytes: u64, label: &str) -> Result<BufferId> {
+    pub(super) fn alloc(
+        &mut self,
+        device: &wgpu::Device,
+        faults: &Faults,
+        bytes: u64,
+        label: &str,
+    ) -> Result<BufferId> {
         let size = extent::round_up(bytes.max(1), extent::ARENA_ALIGN);
         let buffer = scoped(device, faults, format_args!("allocating {size} bytes ({label})"), || {
             device.create_buffer(&wgpu::BufferDescriptor {
@@ -167,7 +173,8 @@ impl Memory {
             let staging = &self.staging;
             let (sender, receiver) = mpsc::channel();
             let submission = scoped(device, faults, "a read", || {
-                let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read") });
+                let mut encoder =
+                    device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read") });
                 encoder.copy_buffer_to_buffer(source, at, staging, 0, size);
                 let submission = queue.submit([encoder.finish()]);
                 // A send fails only when this function has already given up.

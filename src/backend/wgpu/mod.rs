@@ -17,8 +17,8 @@ use crate::extent;
 use crate::plan::command::{Dispatch, Slot, SlotKind};
 pub use adapter::{AdapterInfo, adapters};
 use memory::Memory;
-pub use pipeline::wgsl;
 use pipeline::Pipelines;
+pub use pipeline::wgsl;
 use run::List;
 use shared::Faults;
 use std::sync::Arc;
@@ -97,15 +97,8 @@ impl Backend for WgpuBackend {
     }
 
     fn prepare(&mut self, commands: &[Dispatch], slots: &[BufferId]) -> Result<ListId> {
-        let list = List::new(
-            &self.device,
-            &self.faults,
-            &self.caps,
-            &self.memory,
-            &mut self.pipelines,
-            commands,
-            slots,
-        )?;
+        let list =
+            List::new(&self.device, &self.faults, &self.caps, &self.memory, &mut self.pipelines, commands, slots)?;
         let index = match self.lists.iter().position(Option::is_none) {
             Some(free) => {
                 self.lists[free] = Some(list);

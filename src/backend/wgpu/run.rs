@@ -50,7 +50,11 @@ fn segments(commands: &[Dispatch]) -> Vec<Range<usize>> {
 /// What the device would refuse, said in terms of the command.
 fn check(command: &Dispatch, caps: &Caps, memory: &Memory, slots: &[BufferId]) -> Result<()> {
     let bad = |why: String| {
-        Error::new(Kind::Internal, "wgpu", format!("{}: {} {}: {why}", command.label, command.stem.name(), command.variant))
+        Error::new(
+            Kind::Internal,
+            "wgpu",
+            format!("{}: {} {}: {why}", command.label, command.stem.name(), command.variant),
+        )
     };
     let declared = command.stem.bindings();
     if command.params.stem() != command.stem || command.bindings.len() != declared.len() {
