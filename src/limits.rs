@@ -15,6 +15,11 @@ pub const MAX_ICC_BYTES: usize = 4 << 20;
 pub const MAX_EXIF_BYTES: usize = 1 << 20;
 /// Largest memory a decoder may take for one picture that can't be read by rows, bytes.
 pub const MAX_DECODE_BYTES: u64 = 16 << 30;
+/// Most scans of a progressive JPEG: each walks the whole picture, so many of them are a bomb.
+/// Encoders write about ten.
+pub const MAX_JPEG_SCANS: usize = 100;
+/// Memory the PNG decoder may take beside our rows: some rows of the widest picture allowed.
+pub const MAX_PNG_DECODER_BYTES: usize = 1 << 30;
 /// Largest scale factor accepted.
 pub const MAX_SCALE: f64 = 64.0;
 

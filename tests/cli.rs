@@ -109,7 +109,7 @@ fn a_picture_comes_out_and_the_report_is_json() {
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok_and(|v| v.is_object()), "not JSON: {line}");
     }
     // It says which device it took.
-    assert_eq!(report["device"]["id"], "cpu");
+    assert!(report["device"]["name"].as_str().is_some_and(|w| !w.is_empty()), "{report}");
     assert!(report["device"]["why"].as_str().is_some_and(|w| !w.is_empty()), "{report}");
 }
 
@@ -126,6 +126,28 @@ fn results_go_to_stdout_and_messages_to_stderr() {
     let r = run(&args);
     assert_eq!((r.code, r.stdout.trim()), (Some(0), paths[1]), "{r:?}");
     assert!(r.stderr.contains("cpu") && r.stderr.contains("48x40"), "{}", r.stderr);
+}
+
+#[test]
+fn compare_prints_figures_and_json() {
+    let example = |name: &str| source::root().join("docs/example").join(name).to_string_lossy().into_owned();
+    let (small, large) = (example("astronaut_128.png"), example("astronaut_512.png"));
+    let text = run(&["compare", "--bicubic", &small, &large]);
+    assert_eq!(text.code, Some(0), "{text:?}");
+    let names: Vec<&str> = text.stdout.lines().filter_map(|l| l.split_whitespace().next()).collect();
+    assert_eq!(names, ["psnr", "ssim", "gmsd", "haarpsi"]);
+    let scores = run(&["compare", "--bicubic", &small, &large, "--json"]).json();
+    for (line, name) in text.stdout.lines().zip(names) {
+        let printed = line.split_whitespace().nth(1).expect("a value");
+        let exact = scores[name].as_f64().expect("a number");
+        let decimals = printed.split('.').nth(1).map_or(0, str::len);
+        assert_eq!(format!("{exact:.decimals$}"), printed, "{name}");
+    }
+    // Equal pictures: no finite PSNR, and the best of every other figure.
+    let equal = run(&["compare", &small, &small, "--json"]).json();
+    assert!(equal["psnr"].is_null() && equal["gmsd"] == 0.0, "{equal}");
+    let other_sizes = run(&["compare", &small, &large]);
+    assert_eq!(other_sizes.code, Some(2), "{other_sizes:?}");
 }
 
 /// A job that takes minutes must end within two seconds of a signal, leave nothing, and say by its exit

@@ -6,7 +6,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tessera::fs::fault::{Fault, arm};
-use tessera::image::{Colour, Depth, Format, Header, check_output, create, open, output_notes, probe};
+use tessera::image::{
+    Colour, Depth, Format, Header, check_output, create, open, output_notes, output_resident_bytes, probe,
+};
 use tessera::{Kind, Result};
 
 use crate::tolerance;
@@ -368,6 +370,21 @@ const SEEDS: [&str; 16] = [
     "orientation7.tif",
 ];
 
+/// A JPEG that lost its data but kept its end mark would come out grey at the bottom, or coarse.
+#[test]
+fn jpegs_cut_before_their_end_mark_are_errors() {
+    let dir = scratch();
+    for name in SEEDS.iter().filter(|n| n.ends_with(".jpg")) {
+        let whole = std::fs::read(data(name)).unwrap();
+        let scan = whole.windows(2).position(|b| b == [0xff, 0xda]).unwrap() + 14;
+        for cut in scan..whole.len() - 2 {
+            let bytes = [&whole[..cut], &[0xff, 0xd9]].concat();
+            let e = decode(dir.path(), &bytes).expect_err(&format!("{name} cut to {cut}"));
+            assert_eq!(e.kind(), Kind::BadInput, "{e}");
+        }
+    }
+}
+
 fn is_damage(kind: Kind) -> bool {
     matches!(kind, Kind::BadInput | Kind::Limit)
 }
@@ -404,7 +421,7 @@ fn flipped_bits_never_panic() {
     let mut refused = 0;
     for name in SEEDS {
         let whole = std::fs::read(data(name)).unwrap();
-        for round in 0..600 {
+        for round in 0..1500 {
             let mut bytes = whole.clone();
             // Half of the flips hit the headers, where one bit decides about sizes.
             let reach = if round % 2 == 0 { whole.len() } else { whole.len().min(200) };
@@ -418,7 +435,7 @@ fn flipped_bits_never_panic() {
             }
         }
     }
-    assert!(refused > 600, "the flips must reach something: {refused}");
+    assert!(refused > 5000, "the flips must reach something: {refused}");
 }
 
 /// Replaces the two sides in a PNG's header, with a right check sum.
@@ -488,6 +505,25 @@ fn metadata_bombs_are_not_inflated() {
     assert_eq!(got, picture(1, 255, W, H));
 }
 
+/// A profile of four gigabytes in a file of one kilobyte, under every type a tag can have.
+#[test]
+fn tags_that_claim_more_than_the_file_are_not_allocated() {
+    let dir = scratch();
+    let whole = std::fs::read(data("gray8_icc.tif")).unwrap();
+    let entry = whole.windows(2).position(|b| b == 34_675u16.to_le_bytes()).unwrap();
+    let start = std::time::Instant::now();
+    for kind in 1..=18u16 {
+        let mut bytes = whole.clone();
+        bytes[entry + 2..entry + 4].copy_from_slice(&kind.to_le_bytes());
+        bytes[entry + 4..entry + 8].copy_from_slice(&0xf000_0000u32.to_le_bytes());
+        match decode(dir.path(), &bytes) {
+            Ok((header, _)) => assert!(header.icc.is_none(), "type {kind}"),
+            Err(e) => assert!(is_damage(e.kind()), "type {kind}: {e}"),
+        }
+    }
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+}
+
 #[test]
 fn trailing_bytes_and_wrong_names_are_tolerated_with_a_note() {
     let dir = scratch();
@@ -555,6 +591,9 @@ fn outputs_are_refused_before_any_work() {
     };
     refuse("folder.png", &small, true, "folder");
     refuse("none/a.png", &small, false, "does not exist");
+    std::fs::create_dir(at("plain")).unwrap();
+    refuse("plain", &small, true, "folder");
+    refuse("new.png/", &small, true, "folder");
     refuse("old.png", &small, false, "exists");
     refuse("a.webp", &small, false, ".webp");
     refuse("a", &small, false, "no extension");
@@ -673,15 +712,73 @@ fn a_file_fault_while_reading_is_an_error() {
                     Ok((_, got)) => {
                         assert!(got == wanted && (hits == 0 || fault != Fault::Device), "{name} {fault:?} {n}")
                     }
-                    Err(e) => assert!(
-                        fault == Fault::Device && matches!(e.kind(), Kind::Io | Kind::BadInput),
-                        "{name} {n}: {e}"
-                    ),
+                    Err(e) => assert!(fault == Fault::Device && e.kind() == Kind::Io, "{name} {n}: {e}"),
                 }
                 if hits == 0 {
                     break;
                 }
             }
         }
+    }
+}
+
+/// Writes pictures of three sizes over one another until it is killed; the path comes on stdin.
+#[test]
+#[ignore = "the child of killed_while_writing_never_leaves_half_a_picture"]
+fn writes_for_ever() {
+    let mut path = String::new();
+    std::io::stdin().read_line(&mut path).unwrap();
+    for i in 0.. {
+        let (head, values) = numbered(i % 3);
+        write(Path::new(path.trim_end()), &head, &values, true).unwrap();
+    }
+}
+
+fn numbered(i: usize) -> (Header, Vec<f32>) {
+    let (w, h) = (200 + 10 * i, 150 + 10 * i);
+    let values = picture(3, 255, w, h).iter().map(|&v| v as f32 / 255.0).collect();
+    (header(w as u64, h as u64, Colour::Rgb, Depth::Eight, None), values)
+}
+
+#[test]
+fn killed_while_writing_never_leaves_half_a_picture() {
+    let dir = scratch();
+    for ext in ["png", "tif", "jpg"] {
+        let path = dir.path().join(format!("a.{ext}"));
+        let (head, values) = numbered(0);
+        write(&path, &head, &values, true).unwrap();
+        for round in 0..30u64 {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "images::writes_for_ever", "--ignored", "--nocapture"])
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            writeln!(child.stdin.take().unwrap(), "{}", path.display()).unwrap();
+            std::thread::sleep(std::time::Duration::from_micros(4000 + round * 7919 % 20_000));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let (header, _) = read(&path).unwrap_or_else(|e| panic!("round {round}: {e}"));
+            assert!((0..3).any(|i| numbered(i).0.width == header.width));
+            assert!(names(dir.path()).len() <= 2, "{:?}", names(dir.path()));
+        }
+        // What a killed run left is taken over by the next one.
+        write(&path, &head, &values, true).unwrap();
+        assert_eq!(names(dir.path()).len(), 1, "{:?}", names(dir.path()));
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn what_is_held_whole_is_said() {
+    for (name, bytes) in
+        [("rgb8.png", 0), ("rgb16_interlaced.png", W * H * 6), ("rgb8_tiled.tif", W * H * 3), ("orientation6.png", 72)]
+    {
+        assert_eq!(open(&data(name)).unwrap().resident_bytes(), bytes as u64, "{name}");
+    }
+    assert!(open(&data("progressive_420.jpg")).unwrap().resident_bytes() > 40 * 28 * 9);
+    let head = header(100, 10, Colour::Rgb, Depth::Sixteen, None);
+    for (name, bytes) in [("a.png", 0), ("a.tif", 0), ("a.jpg", 3000)] {
+        assert_eq!(output_resident_bytes(Path::new(name), &head).unwrap(), bytes);
     }
 }

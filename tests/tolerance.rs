@@ -16,6 +16,9 @@ pub(crate) const NETWORK_F32: f64 = 1e-5;
 /// Largest difference, relative to the largest value, of a fused graph from the plain one, both in f64: a few
 /// roundings of 1e-16, which normalisations of nearly constant values may amplify a thousandfold.
 pub(crate) const FUSION_F64: f64 = 1e-11;
+/// Difference of a function in f64 from a table that prints 12 digits, of values up to 1.
+pub(crate) const TABLE_OF_12_DIGITS: f64 = 1e-11;
+
 /// Allowed error of one value: `relative * |expected| + absolute * (largest |expected| of the output)`.
 #[derive(Debug, Clone, Copy)]
 pub struct Tolerance {
@@ -62,3 +65,15 @@ pub const JPEG_DECODERS: u64 = 6;
 /// RMS error, in [0, 1], of a smooth picture through JPEG at quality 95: the quantiser's steps there
 /// are 1 to 10 of 255, uniform errors of a third of that.
 pub const JPEG_95_RMS: f64 = 0.012;
+
+/// Largest difference of an upscaled picture (values 0 to 1, stored in 16 bits) from the graph evaluated in
+/// f64: half a step of 1/65535, and the f32 roundings of twenty layers on values around 1.
+pub(crate) const UPSCALE_F32: f64 = 2e-5;
+
+/// Largest difference of a toy program computed in f32 by windows from a plain loop over the whole picture
+/// in f64, values around 1: sums of up to 72 products, a blend of up to 4 windows, 3 steps that amplify.
+pub(crate) const TOYS: f64 = 1e-4;
+
+/// The same, relative to the largest value, where the plain loop divides by sums of exact Gaussian weights:
+/// ours are multiples of 1/4096 on each axis, in error by up to 1/8192 of the difference of two windows.
+pub(crate) const TOYS_BLEND: f64 = 1e-3;

@@ -2,6 +2,7 @@
 //! checks every launch; those that compute something simple run on cpu too and are compared with plain
 //! loops over whole pictures.
 
+use crate::tolerance;
 use std::time::Instant;
 use tessera::Result;
 use tessera::abi::Caps;
@@ -504,4 +505,134 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
     let mut p = cascade(1);
     p.canvases[6].residency = Residency::Band;
     assert!(p.check().is_err(), "statistics need the whole canvas");
+}
+
+// ---------------------------------------------------------------- The same on cpu, against plain loops
+
+fn cpu() -> Box<dyn Backend> {
+    Box::new(tessera::backend::cpu::Cpu::new().expect("cpu"))
+}
+
+/// Runs on cpu and returns the values of a canvas.
+fn result(program: &Program, order: TileOrder, picture: Option<(usize, usize, usize)>, out: usize) -> Vec<f32> {
+    let mut values = Vec::new();
+    let fill = |i: &mut Interpreter<'_>| {
+        if let Some((id, width, channels)) = picture {
+            texture(i.canvas_mut(CanvasId(id)).expect("whole"), width, channels);
+        }
+    };
+    let look = |i: &Interpreter<'_>| values.extend_from_slice(i.canvas(CanvasId(out)).expect("whole"));
+    run_on(cpu(), program, order, fill, look).expect("runs");
+    values
+}
+
+#[test]
+fn multidiffusion_equals_a_plain_loop() {
+    let program = multidiffusion(1, false);
+    let ([h, w], tile) = ([24usize, 40usize], 16usize);
+    let key = program.noise_key(0, 0, 0);
+    let mut latent: Vec<f64> = (0..h * w * 8)
+        .map(|i| {
+            let (p, c) = (i / 8, i % 8);
+            f64::from(tessera::noise::normal(key, (p / w) as u32, (p % w) as u32, c as u32))
+        })
+        .collect();
+    let context = |branch: usize, c: usize| f64::from(weight("ctx", branch * 8 + c));
+    let origins = |n: usize| (0..).map(|i| i * 8).take_while(move |o| o + tile <= n);
+    for step in 0..STEPS as usize {
+        let (mut sum, mut total) = (vec![0.0; latent.len()], vec![0.0; latent.len()]);
+        for (oy, ox) in origins(h).flat_map(|y| origins(w).map(move |x| (y, x))) {
+            let at = |y: usize, x: usize| ((oy + y) * w + ox + x) * 8;
+            let mut x = Vec::new();
+            for (y, col) in (0..tile).flat_map(|y| (0..tile).map(move |x| (y, x))) {
+                x.extend_from_slice(&latent[at(y, col)..at(y, col) + 8]);
+            }
+            let conv = plain_conv(&program.graphs[0], "conv", &x, [tile, tile], [8, 8]);
+            let gauss = |i: usize| (-(i as f64 - 7.5).powi(2) / (256.0 * 2.0 * 0.01)).exp();
+            for (i, v) in conv.iter().enumerate() {
+                let (y, col, c) = (i / 8 / tile, i / 8 % tile, i % 8);
+                let weight = gauss(y) * gauss(col);
+                let (cond, uncond) = (v + context(0, c), v + context(1, c));
+                let guided = uncond + f64::from(GUIDANCE) * (cond - uncond);
+                sum[at(y, col) + c] += weight * guided;
+                total[at(y, col) + c] += weight;
+            }
+        }
+        let row = program.tables[0].row(step);
+        for ((l, s), t) in latent.iter_mut().zip(&sum).zip(&total) {
+            *l = f64::from(row[0]) * *l + f64::from(row[1]) * (s / t);
+        }
+    }
+    let first = result(&program, TileOrder::Natural, None, 0);
+    let scale = latent.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    // The weights are rounded to 1/4096 per axis, so this is a comparison of blends, not of bits.
+    assert!(worst(&first, &latent) / scale < tolerance::TOYS_BLEND, "{} of {scale}", worst(&first, &latent));
+    for (batch, order) in [(2, TileOrder::Natural), (3, TileOrder::Shuffled(4)), (8, TileOrder::Reversed)] {
+        let other = result(&multidiffusion(batch, false), order, None, 0);
+        assert!(first == other, "batch {batch}, {order:?}: the same bits");
+    }
+}
+
+#[test]
+fn tiles_with_pooled_statistics_equal_the_whole_picture() {
+    let program = exact_norm(1);
+    let mut picture = vec![0.0; 40 * 56 * 3];
+    texture(&mut picture, 56, 3);
+    let want = exact_norm_plain(&program, &picture);
+    let first = result(&program, TileOrder::Natural, Some((0, 56, 3)), 1);
+    assert!(worst(&first, &want) < tolerance::TOYS, "{}", worst(&first, &want));
+    for (batch, order) in [(2, TileOrder::Shuffled(1)), (4, TileOrder::Reversed)] {
+        let other = result(&exact_norm(batch), order, Some((0, 56, 3)), 1);
+        assert!(first == other, "batch {batch}, {order:?}: the same bits");
+    }
+}
+
+#[test]
+fn an_exchange_across_tiles_does_not_depend_on_the_order() {
+    let first = result(&exchange(1), TileOrder::Natural, Some((0, 80, 8)), 1);
+    let alone = {
+        // Without what the other tiles told, the result is another.
+        let mut p = exchange(1);
+        p.blocks[0].phases.remove(0);
+        result(&p, TileOrder::Natural, Some((0, 80, 8)), 1)
+    };
+    assert!(first.iter().zip(&alone).any(|(a, b)| (a - b).abs() > 1e-3));
+    for (batch, order) in [(4, TileOrder::Natural), (2, TileOrder::Reversed)] {
+        assert!(first == result(&exchange(batch), order, Some((0, 80, 8)), 1), "batch {batch}, {order:?}");
+    }
+}
+
+#[test]
+fn a_cascade_ends_with_the_colours_of_its_input() {
+    let mut input = vec![0.0; 8 * 12 * 3];
+    texture(&mut input, 12, 3);
+    let out = result(&cascade(1), TileOrder::Natural, Some((0, 12, 3)), 6);
+    for channel in 0..3 {
+        let (a, b) = (mean_and_deviation(&input, channel), mean_and_deviation(&out, channel));
+        assert!((a[0] - b[0]).abs() < tolerance::TOYS && (a[1] - b[1]).abs() < tolerance::TOYS, "{a:?} {b:?}");
+    }
+    assert!(out == result(&cascade(3), TileOrder::Reversed, Some((0, 12, 3)), 6));
+}
+
+#[test]
+fn pixel_tiles_equal_a_plain_loop() {
+    let program = pixel_tiles(1);
+    let (h, w) = (30usize, 50usize);
+    let mut condition = vec![0.0; h * w * 3];
+    texture(&mut condition, w, 3);
+    let key = program.noise_key(0, 3, 0);
+    let mut want: Vec<f64> = (0..h * w * 3)
+        .map(|i| 0.25 * f64::from(tessera::noise::normal(key, (i / 3 / w) as u32, (i / 3 % w) as u32, (i % 3) as u32)))
+        .collect();
+    for step in 0..TILE_STEPS as usize {
+        let row = program.tables[0].row(step);
+        for (v, c) in want.iter_mut().zip(&condition) {
+            *v = f64::from(row[0]) * *v + f64::from(row[1]) * f64::from(*c);
+        }
+    }
+    let first = result(&program, TileOrder::Natural, Some((0, w, 3)), 1);
+    assert!(worst(&first, &want) < tolerance::TOYS, "{}", worst(&first, &want));
+    for (batch, order) in [(2, TileOrder::Reversed), (4, TileOrder::Natural)] {
+        assert!(first == result(&pixel_tiles(batch), order, Some((0, w, 3)), 1), "batch {batch}, {order:?}");
+    }
 }

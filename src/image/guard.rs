@@ -43,6 +43,10 @@ impl RowSource for Guarded {
         self.inner.header()
     }
 
+    fn resident_bytes(&self) -> u64 {
+        self.inner.resident_bytes()
+    }
+
     fn read_row(&mut self, row: &mut [f32]) -> Result<()> {
         let header = self.inner.header();
         if row.len() != header.row_len() || self.next >= header.height || self.failed {

@@ -8,6 +8,7 @@ pub mod colour;
 mod exif;
 mod format;
 mod guard;
+mod jpeg_entropy;
 mod jpeg_read;
 mod jpeg_write;
 mod orient;
@@ -26,7 +27,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
-pub use output::{check_output, create, output_notes};
+pub use output::{check_output, create, output_notes, output_resident_bytes};
 
 /// What the channels of a picture mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -154,6 +155,8 @@ pub trait RowSource: Send {
     fn header(&self) -> &Header;
     /// Reads the next row: `width * channels` values in [0, 1]. An error when there is none left.
     fn read_row(&mut self, row: &mut [f32]) -> Result<()>;
+    /// Bytes it holds at its peak, beside a few rows: all of a picture that can't be read by rows.
+    fn resident_bytes(&self) -> u64;
 }
 
 /// A picture being written, row by row. Dropped unfinished, it leaves nothing.
@@ -170,6 +173,10 @@ trait Stored: Send {
     fn header(&self) -> &Header;
     /// The next row as stored.
     fn read_row(&mut self, row: &mut [f32]) -> Result<()>;
+    /// Bytes held beside a few rows.
+    fn resident_bytes(&self) -> u64 {
+        0
+    }
     /// All of it at once, for pictures that must be turned. Called before any row is read.
     fn into_raster(self: Box<Self>) -> Result<raster::Raster>;
 }

@@ -51,7 +51,8 @@ pub(super) fn upright(stored: Box<dyn Stored>, orientation: Orientation) -> Resu
         _ => {
             let (width, height) = orientation.turned(stored.header().width, stored.header().height);
             let header = Header { width, height, ..stored.header().clone() };
-            Ok(Box::new(Turned { header, raster: stored.into_raster()?, orientation, next: 0 }))
+            let reader_bytes = stored.resident_bytes();
+            Ok(Box::new(Turned { header, raster: stored.into_raster()?, reader_bytes, orientation, next: 0 }))
         }
     }
 }
@@ -64,6 +65,10 @@ struct Plain {
 impl RowSource for Plain {
     fn header(&self) -> &Header {
         self.stored.header()
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        self.stored.resident_bytes()
     }
 
     fn read_row(&mut self, row: &mut [f32]) -> Result<()> {
@@ -81,6 +86,7 @@ impl RowSource for Plain {
 struct Turned {
     header: Header,
     raster: Raster,
+    reader_bytes: u64,
     orientation: Orientation,
     next: usize,
 }
@@ -88,6 +94,11 @@ struct Turned {
 impl RowSource for Turned {
     fn header(&self) -> &Header {
         &self.header
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        // What the reader of a picture that comes whole took is the same memory, or gone by now.
+        self.raster.bytes().max(self.reader_bytes)
     }
 
     fn read_row(&mut self, row: &mut [f32]) -> Result<()> {

@@ -80,6 +80,7 @@ impl RowCount {
 /// and profile of `header`. The file takes its place in [`RowSink::finish`]. An existing file is
 /// replaced only with `overwrite`.
 pub fn create(path: &Path, header: &Header, overwrite: bool) -> Result<Box<dyn RowSink>> {
+    check_folder(path)?;
     let format = format::of_output(path)?;
     check_path(path, overwrite)?;
     check_fits(format, header)?;
@@ -95,6 +96,7 @@ pub fn create(path: &Path, header: &Header, overwrite: bool) -> Result<Box<dyn R
 /// missing or unwritable parent, an existing file without `overwrite`, the input itself (through
 /// links too), an extension or picture the format can't hold, a full disk.
 pub fn check_output(path: &Path, input: Option<&Path>, header: &Header, overwrite: bool) -> Result<()> {
+    check_folder(path)?;
     let format = format::of_output(path)?;
     // Before "exists": to advise --overwrite would be wrong here.
     if input.is_some_and(|input| fs::same_file(path, input)) {
@@ -124,6 +126,14 @@ pub fn output_notes(path: &Path, header: &Header) -> Vec<String> {
     }
 }
 
+/// Bytes the writer of `path` holds beside a few rows: all of a JPEG.
+pub fn output_resident_bytes(path: &Path, header: &Header) -> Result<u64> {
+    match format::of_output(path)? {
+        Format::Jpeg => raster::bytes(header.width, header.height, header.colour, Depth::Eight),
+        Format::Png | Format::Tiff => Ok(0),
+    }
+}
+
 fn depth_in(format: Format, header: &Header) -> Depth {
     if format == Format::Jpeg { Depth::Eight } else { header.depth }
 }
@@ -132,10 +142,16 @@ fn refused(what: String) -> Error {
     Error::new(Kind::Io, "image", what)
 }
 
-fn check_path(path: &Path, overwrite: bool) -> Result<()> {
-    if path.is_dir() {
+fn check_folder(path: &Path) -> Result<()> {
+    let ends_as_folder =
+        path.as_os_str().as_encoded_bytes().last().is_some_and(|&b| std::path::is_separator(char::from(b)));
+    if path.is_dir() || ends_as_folder {
         return Err(refused(format!("the output {} is a folder", path.display())).advise("name a file in it"));
     }
+    Ok(())
+}
+
+fn check_path(path: &Path, overwrite: bool) -> Result<()> {
     let parent = fs::parent(path);
     if !parent.is_dir() {
         return Err(refused(format!("the folder {} does not exist", parent.display())).advise("make it first"));

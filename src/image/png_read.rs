@@ -9,13 +9,11 @@ use super::{Colour, Depth, Format, Header, Stored, bad, check_decode, check_exte
 use crate::error::{Error, Kind, Result};
 use crate::fs::File;
 use crate::limits;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::sync::Arc;
 
 /// Largest output of deflate for a byte of input, rounded up.
 const MOST_EXPANSION: u64 = 1040;
-/// Memory the decoder may take beside ours: rows of the widest picture allowed, and its window.
-const DECODER_BYTES: usize = 1 << 30;
 
 /// What the walk over the chunks finds.
 #[derive(Default)]
@@ -31,15 +29,16 @@ fn truncated(what: impl std::fmt::Display) -> Error {
 }
 
 fn read_error(e: std::io::Error) -> Error {
-    if e.kind() == std::io::ErrorKind::UnexpectedEof {
-        truncated("the file ends early")
-    } else {
-        Error::new(Kind::Io, "image", format!("cannot read: {e}"))
+    match e.kind() {
+        std::io::ErrorKind::UnexpectedEof => truncated("the file ends early"),
+        // What the system says has a number.
+        _ if e.raw_os_error().is_none() => bad(format!("damaged PNG: {e}")),
+        _ => Error::new(Kind::Io, "image", format!("cannot read: {e}")),
     }
 }
 
 /// Walks all chunks from the signature to IEND. `len` is the file's size.
-fn walk(input: &mut (impl BufRead + Seek), len: u64) -> Result<Chunks> {
+fn walk(input: &mut BufReader<File>, len: u64) -> Result<Chunks> {
     let mut found = Chunks::default();
     let mut at = 8u64;
     let (mut srgb, mut gamma) = (false, None);
@@ -60,6 +59,7 @@ fn walk(input: &mut (impl BufRead + Seek), len: u64) -> Result<Chunks> {
             let name = String::from_utf8_lossy(&kind).into_owned();
             return Err(truncated(format!("chunk {name} at byte {at} needs {} bytes more than there are", next - len)));
         }
+        let mut unread = size;
         match &kind {
             b"IEND" => {
                 if next < len {
@@ -68,22 +68,26 @@ fn walk(input: &mut (impl BufRead + Seek), len: u64) -> Result<Chunks> {
                 break;
             }
             b"IDAT" => found.seen_idat = true,
-            b"iCCP" if found.icc.is_none() => found.icc = profile(input, size, &mut found.notes)?,
+            b"iCCP" if found.icc.is_none() && size <= limits::MAX_ICC_BYTES as u64 => {
+                found.icc = profile(&body(input, &mut unread)?, &mut found.notes);
+            }
+            b"iCCP" => found.notes.push(format!("a colour profile of {size} bytes is not carried")),
             b"eXIf" => {
                 if size > limits::MAX_EXIF_BYTES as u64 {
                     found.notes.push(format!("the EXIF block of {size} bytes is ignored: too large"));
                 } else {
-                    found.orientation = exif::orientation(&take(input, size)?);
+                    found.orientation = exif::orientation(&body(input, &mut unread)?);
                 }
             }
             b"sRGB" => srgb = true,
-            b"gAMA" if size == 4 => gamma = take(input, 4)?.try_into().ok().map(u32::from_be_bytes),
+            b"gAMA" if size == 4 => gamma = body(input, &mut unread)?.try_into().ok().map(u32::from_be_bytes),
             b"acTL" => found.notes.push("the PNG is animated: only its still picture is read".into()),
             b"cICP" => found.notes.push("the PNG's cICP colour description is not carried".into()),
             _ => {}
         }
         at = next;
-        input.seek(SeekFrom::Start(at)).map_err(read_error)?;
+        // Relative, so that what is buffered stays: a large PNG has a hundred thousand chunks.
+        input.seek_relative(unread as i64 + 4).map_err(read_error)?;
     }
     if !found.seen_idat {
         return Err(bad("the PNG holds no picture data"));
@@ -95,36 +99,33 @@ fn walk(input: &mut (impl BufRead + Seek), len: u64) -> Result<Chunks> {
     Ok(found)
 }
 
-fn take(input: &mut impl Read, size: u64) -> Result<Vec<u8>> {
+/// The body of the chunk that comes next, all `unread` bytes of it.
+fn body(input: &mut impl Read, unread: &mut u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    input.take(size).read_to_end(&mut bytes).map_err(read_error)?;
+    input.take(*unread).read_to_end(&mut bytes).map_err(read_error)?;
+    *unread -= bytes.len() as u64;
     Ok(bytes)
 }
 
 /// The profile of an iCCP chunk: name, 0, method 0, then zlib; inflated up to the limit only.
-fn profile(input: &mut impl Read, size: u64, notes: &mut Vec<String>) -> Result<Option<Vec<u8>>> {
+fn profile(chunk: &[u8], notes: &mut Vec<String>) -> Option<Vec<u8>> {
     let limit = limits::MAX_ICC_BYTES as u64;
-    if size > limit {
-        notes.push(format!("the colour profile of {size} bytes is not carried: too large"));
-        return Ok(None);
-    }
-    let chunk = take(input, size)?;
-    let packed = chunk.iter().take(80).position(|&b| b == 0).and_then(|name| chunk.get(name + 1..)).unwrap_or_default();
-    let Some((0, packed)) = packed.split_first() else {
-        notes.push("the colour profile is damaged and not carried".into());
-        return Ok(None);
-    };
+    let name = chunk.iter().take(80).position(|&b| b == 0);
     let mut icc = Vec::new();
-    match flate2::read::ZlibDecoder::new(packed).take(limit + 1).read_to_end(&mut icc) {
-        Ok(_) if icc.len() as u64 > limit => {
+    let inflated = match name.and_then(|end| chunk.get(end + 1..)).and_then(<[u8]>::split_first) {
+        Some((0, packed)) => flate2::read::ZlibDecoder::new(packed).take(limit + 1).read_to_end(&mut icc).ok(),
+        _ => None,
+    };
+    match inflated {
+        Some(n) if n as u64 > limit => {
             notes.push(format!("the colour profile is not carried: it inflates to more than {limit} bytes"));
-            Ok(None)
+            None
         }
-        Ok(0) | Err(_) => {
+        None | Some(0) => {
             notes.push("the colour profile is damaged and not carried".into());
-            Ok(None)
+            None
         }
-        Ok(_) => Ok(Some(icc)),
+        Some(_) => Some(icc),
     }
 }
 
@@ -273,7 +274,7 @@ pub(super) fn open(file: File, len: u64, notes: Vec<String>) -> Result<(Box<dyn 
     let chunks = walk(&mut input, len)?;
     input.seek(SeekFrom::Start(0)).map_err(read_error)?;
 
-    let mut decoder = png::Decoder::new_with_limits(input, png::Limits { bytes: DECODER_BYTES });
+    let mut decoder = png::Decoder::new_with_limits(input, png::Limits { bytes: limits::MAX_PNG_DECODER_BYTES });
     // Text may inflate without end; the profile is read above, within a bound.
     decoder.set_ignore_text_chunk(true);
     decoder.set_ignore_iccp_chunk(true);
@@ -371,6 +372,10 @@ impl Interlaced {
 impl Stored for Interlaced {
     fn header(&self) -> &Header {
         &self.0.header
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        self.0.stride as u64 * self.0.header.height
     }
 
     fn read_row(&mut self, row: &mut [f32]) -> Result<()> {

@@ -55,6 +55,14 @@ impl Raster {
         Ok(Raster { width: header.width as usize, height: header.height as usize, channels, samples })
     }
 
+    /// Bytes it holds.
+    pub(super) fn bytes(&self) -> u64 {
+        match &self.samples {
+            Samples::Eight(all) => all.len() as u64,
+            Samples::Sixteen(all) => 2 * all.len() as u64,
+        }
+    }
+
     /// Fills `row` with pixels `start`, `start + stride`, ...: indices of pixels, not of samples.
     pub(super) fn read_walk(&self, start: usize, stride: isize, row: &mut [f32]) {
         fn walk<T: Copy>(

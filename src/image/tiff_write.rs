@@ -46,10 +46,14 @@ pub(super) struct TiffSink {
 }
 
 impl TiffSink {
-    pub(super) fn create(mut file: AtomicFile, header: &Header) -> Result<TiffSink> {
+    pub(super) fn create(file: AtomicFile, header: &Header) -> Result<TiffSink> {
         let row_bytes = header.row_len() * header.depth.bytes();
         let total = extent::product("TIFF", &[row_bytes as u64, header.height])?;
-        let big = total > BIG_ABOVE;
+        TiffSink::start(file, header, total > BIG_ABOVE)
+    }
+
+    fn start(mut file: AtomicFile, header: &Header, big: bool) -> Result<TiffSink> {
+        let row_bytes = header.row_len() * header.depth.bytes();
         let rows_per_strip =
             (STRIP_BYTES / row_bytes as u64).max(header.height.div_ceil(MOST_STRIPS)).clamp(1, header.height);
         // The place of the directory is filled in at the end.
@@ -103,7 +107,6 @@ impl TiffSink {
         let h = &self.header;
         let channels = h.colour.channels();
         let place = if self.big { LONG8 } else { LONG };
-        let narrow = |all: Vec<u64>| all;
         let bits = vec![8 * h.depth.bytes() as u64; channels];
         // Deflate 8, predictor 2; photometric 1 is grey, 2 RGB; orientation 1: already upright.
         let mut entries: Vec<(u16, u16, Vec<u64>)> = vec![
@@ -112,11 +115,11 @@ impl TiffSink {
             (258, SHORT, bits),
             (259, SHORT, vec![8]),
             (262, SHORT, vec![if h.colour.is_gray() { 1 } else { 2 }]),
-            (273, place, narrow(self.strips.iter().map(|s| s.0).collect())),
+            (273, place, self.strips.iter().map(|s| s.0).collect()),
             (274, SHORT, vec![1]),
             (277, SHORT, vec![channels as u64]),
             (278, LONG, vec![self.rows_per_strip]),
-            (279, place, narrow(self.strips.iter().map(|s| s.1).collect())),
+            (279, place, self.strips.iter().map(|s| s.1).collect()),
             (284, SHORT, vec![1]),
             (317, SHORT, vec![2]),
         ];
@@ -204,5 +207,34 @@ impl RowSink for TiffSink {
         self.rows.complete()?;
         self.flush().and_then(|()| self.directory()).map_err(|e| write_error(&self.file, &e))?;
         self.file.commit()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Colour, Depth, Format, open};
+    use super::*;
+
+    #[test]
+    fn bigtiff_reads_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("big.tif");
+        let (colour, depth) = (Colour::GrayAlpha, Depth::Sixteen);
+        let icc = Some(vec![3; 77].into());
+        let header = Header { width: 301, height: 777, colour, depth, icc, format: Format::Tiff, notes: Vec::new() };
+        let mut sink = Box::new(TiffSink::start(AtomicFile::create(&path, false).unwrap(), &header, true).unwrap());
+        let row = |y: u64| -> Vec<f32> { (0..602).map(|i| ((i * 77 + y * 991) % 65_536) as f32 / 65_535.0).collect() };
+        for y in 0..777 {
+            sink.write_row(&row(y)).unwrap();
+        }
+        sink.finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap()[..4], *b"II+\0");
+        let mut source = open(&path).unwrap();
+        assert_eq!((source.header().colour, &source.header().icc), (colour, &header.icc));
+        let mut got = vec![0.0; 602];
+        for y in 0..777 {
+            source.read_row(&mut got).unwrap();
+            assert_eq!(got, row(y), "row {y}");
+        }
     }
 }

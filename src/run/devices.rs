@@ -1,7 +1,8 @@
 //! The devices `--device` may name, and how one is chosen.
 
-use super::engine::no_device;
 use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
+use crate::backend::wgpu::{WgpuBackend, adapters};
 use crate::error::{Error, Kind, Result};
 
 /// One device a job can run on.
@@ -32,7 +33,25 @@ pub(super) struct Chosen {
 
 /// Every device of this machine, the host's cores first.
 pub fn devices() -> Vec<DeviceInfo> {
-    vec![cpu_info()]
+    let adapters = adapters().into_iter().map(|a| {
+        let mut notes = a.lacks;
+        if a.software {
+            notes.push("a software rasteriser: `auto` never chooses it".into());
+        }
+        if !a.usable {
+            notes.push("not usable".into());
+        }
+        DeviceInfo {
+            id: format!("wgpu:{}", a.index),
+            name: a.name,
+            interface: a.interface,
+            driver: a.driver,
+            hardware: !a.software,
+            memory: None,
+            notes,
+        }
+    });
+    std::iter::once(cpu_info()).chain(adapters).collect()
 }
 
 fn cpu_info() -> DeviceInfo {
@@ -49,7 +68,14 @@ fn cpu_info() -> DeviceInfo {
 }
 
 /// Opens what `spec` names. `auto` says why it chose; a named device is opened or refused, never replaced.
-pub(super) fn open(spec: &str) -> Result<Chosen> {
+/// `threads` bounds the host cores that compute.
+pub(super) fn open(spec: &str, threads: Option<usize>) -> Result<Chosen> {
+    let most = crate::limits::MAX_THREADS;
+    if let Some(n) = threads
+        && (n == 0 || n > most)
+    {
+        return Err(Error::new(Kind::Usage, "device", format!("{n} threads; it must be from 1 to {most}")));
+    }
     let (kind, index) = match spec.split_once(':') {
         None => (spec, None),
         Some((kind, number)) => match number.parse::<usize>() {
@@ -58,9 +84,12 @@ pub(super) fn open(spec: &str) -> Result<Chosen> {
         },
     };
     match (kind, index) {
-        ("cpu", None) => open_cpu("asked for"),
-        ("auto", None) => open_cpu("chosen: no GPU was found through wgpu"),
-        ("wgpu", _) => Err(no_device("this build has no wgpu backend".into())),
+        ("cpu", None) => open_cpu(threads, "asked for"),
+        ("auto", None) => match adapters().iter().find(|a| a.usable && !a.software) {
+            Some(a) => open_wgpu(a.index, "auto: the first hardware adapter"),
+            None => open_cpu(threads, "auto: there is no usable hardware adapter for wgpu"),
+        },
+        ("wgpu", index) => open_wgpu(index.unwrap_or(0), "asked for"),
         _ => Err(unknown(spec)),
     }
 }
@@ -70,25 +99,17 @@ fn unknown(spec: &str) -> Error {
         .advise("use cpu, wgpu, wgpu:N (a number from `tessera devices`) or auto")
 }
 
-fn open_cpu(why: &str) -> Result<Chosen> {
-    Ok(Chosen {
-        backend: Box::new(crate::backend::null::Null::new(crate::abi::Caps::cpu())),
-        name: cpu_info().name,
-        why: why.into(),
-    })
+fn open_wgpu(index: usize, why: &str) -> Result<Chosen> {
+    let backend = WgpuBackend::open(index)?;
+    let name = format!("wgpu:{index} {}", backend.caps().name);
+    Ok(Chosen { backend: Box::new(backend), name, why: why.into() })
 }
 
-/// Bounds the threads that products use. The pool is the process's; once it exists it keeps its size, and
-/// asking for another is refused.
-pub(super) fn limit_threads(threads: Option<usize>) -> Result<()> {
-    let Some(n) = threads else { return Ok(()) };
-    let most = crate::limits::MAX_THREADS;
-    if n == 0 || n > most {
-        return Err(Error::new(Kind::Usage, "device", format!("{n} threads; it must be from 1 to {most}")));
-    }
-    if rayon::ThreadPoolBuilder::new().num_threads(n).build_global().is_err() && rayon::current_num_threads() != n {
-        let have = rayon::current_num_threads();
-        return Err(Error::new(Kind::Usage, "device", format!("{n} threads, but the pool already runs with {have}")));
-    }
-    Ok(())
+fn open_cpu(threads: Option<usize>, why: &str) -> Result<Chosen> {
+    let backend = match threads {
+        Some(n) => Cpu::with_threads(n)?,
+        None => Cpu::new()?,
+    };
+    let name = backend.caps().name.clone();
+    Ok(Chosen { backend: Box::new(backend), name, why: why.into() })
 }

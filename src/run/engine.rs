@@ -4,7 +4,7 @@
 use super::executor::{Executor, SharedDevice, WeightSource};
 use crate::abi::Caps;
 use crate::backend::Backend;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::graph::Graph;
 use crate::plan;
 use crate::plan::command::Plan;
@@ -32,8 +32,7 @@ impl Engine {
     /// Opens the device that `spec` names: `cpu`, `wgpu`, `wgpu:N`, or `auto` (a hardware wgpu adapter if
     /// there is one, else the host's cores). `threads` bounds the host's cores, all of them by default.
     pub fn open(spec: &str, threads: Option<usize>) -> Result<Engine> {
-        super::devices::limit_threads(threads)?;
-        let chosen = super::devices::open(spec)?;
+        let chosen = super::devices::open(spec, threads)?;
         Ok(Engine::with_backend(chosen.backend, chosen.name, chosen.why))
     }
 
@@ -119,9 +118,4 @@ impl Engine {
     pub fn clear(&mut self) {
         self.executors.clear();
     }
-}
-
-/// An error about a device that cannot be had.
-pub(super) fn no_device(message: String) -> Error {
-    Error::new(Kind::Device, "device", message).advise("see `tessera devices`")
 }

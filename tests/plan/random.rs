@@ -166,7 +166,8 @@ fn tight(fused: &Graph, caps: &Caps) -> Caps {
     Caps { max_chunk: chunk, max_binding: chunk, ..caps.clone() }
 }
 
-fn check(seed: u64, caps: &Caps) {
+/// Checks one graph; the size of its arena over the peak of live bytes.
+fn check(seed: u64, caps: &Caps) -> f64 {
     let graph = random_graph(seed, &caps.dtypes);
     verify::verify(&graph).expect("valid as built");
     let fused = passes::fuse(graph).expect("fuses");
@@ -193,6 +194,7 @@ fn check(seed: u64, caps: &Caps) {
             assert!(!(together && over) || replaced, "{a:?} and {b:?}");
         }
     }
+    plan.cost.arena_bytes as f64 / plan.cost.peak_live_bytes as f64
 }
 
 /// Ten thousand graphs over both kinds of caps, as they are and with tight chunks; two threads, as the work
@@ -200,18 +202,29 @@ fn check(seed: u64, caps: &Caps) {
 #[test]
 fn plans_of_ten_thousand_random_graphs_are_sound() {
     let kinds = [Caps::cpu(), Caps::wgpu_default()];
-    std::thread::scope(|scope| {
-        for half in 0..2u64 {
-            let kinds = &kinds;
-            scope.spawn(move || {
-                for seed in (half..10_000).step_by(2) {
-                    let caps = &kinds[(seed / 2 % 2) as usize];
-                    let checked = catch_unwind(AssertUnwindSafe(|| check(seed, caps)));
-                    assert!(checked.is_ok(), "graph {seed} on {}", caps.name);
-                }
-            });
-        }
+    let half = |first: u64| -> Vec<(u64, f64)> {
+        let checked = |seed: u64| {
+            let caps = &kinds[(seed / 2 % 2) as usize];
+            let ratio = catch_unwind(AssertUnwindSafe(|| check(seed, caps)));
+            (seed, ratio.unwrap_or_else(|_| panic!("graph {seed} on {}", caps.name)))
+        };
+        (first..10_000).step_by(2).map(checked).collect()
+    };
+    let all = std::thread::scope(|scope| {
+        let halves = [0, 1].map(|first| scope.spawn(move || half(first)));
+        halves.into_iter().flat_map(|h| h.join().expect("see above")).collect::<Vec<_>>()
     });
+    for (name, tight) in [("one block", false), ("tight chunks", true)] {
+        let ratios = || all.iter().filter(|(seed, _)| (seed % 8 >= 4) == tight).map(|(_, ratio)| *ratio);
+        let (count, sum) = (ratios().count() as f64, ratios().sum::<f64>());
+        let perfect = ratios().filter(|&r| r == 1.0).count() as f64;
+        let worst = ratios().fold(0.0, f64::max);
+        println!(
+            "{name}: arena / peak mean {:.4}, worst {worst:.3}, equal {:.1}%",
+            sum / count,
+            100.0 * perfect / count
+        );
+    }
 }
 
 #[test]

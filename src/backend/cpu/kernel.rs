@@ -123,7 +123,7 @@ fn sound(params: &Params) -> bool {
                 && p.pitch_y >= p.oc
                 && [p.pitch_x, p.pitch_x2, p.pitch_y].iter().all(|c| c % 8 == 0)
                 && (p.pitch_row_bias == 0 || p.pitch_row_bias >= p.pitch_y)
-                && p.h * p.w * p.oh * p.ow > 0
+                && [p.h, p.w, p.oh, p.ow].iter().all(|&side| side > 0)
         }
         Params::Gemm(p) => is_activation(p.act) && p.k > 0 && p.pitch_y > 0 && p.k % 8 == 0 && p.pitch_y % 8 == 0,
         Params::Attention(p) => {
