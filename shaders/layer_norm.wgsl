@@ -1,11 +1,12 @@
 // y = (x - mean) / sqrt(var + eps) * weight + bias over the channels of each row
 // Bindings: abi's order.
-// Grid: one workgroup of LANES invocations per 64 / LANES .. rows: LANES = 64 a row a workgroup; LANES = 1 a row
-//   an invocation, workgroups of 64. Folded into two dimensions.
+// Grid: one invocation per row, workgroups of 64; COOPERATIVE: one workgroup of 64 per row. Folded into two
+//   dimensions.
 // Layout: rows of pitch channels; affine weight then bias, pitch values each.
 // Numerics: f32, two passes: mean as a shift plus the mean distance from it, then the mean squared distance.
 // Limits: none.
-// Ladder: v1 LANES = 1, which software rasterisers prefer to barriers; v2 LANES = 64; figures in benches/runs.
+// Ladder: v1 a row an invocation, which software rasterisers prefer to barriers; v2 COOPERATIVE; figures in
+//   benches/runs.
 // Source: own.
 
 #import abi
@@ -46,11 +47,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) groups: v
         @builtin(local_invocation_index) lane: u32) {
 #ifdef COOPERATIVE
     let row = wg.y * groups.x + wg.x;
-    let from = lane;
+    let begin = lane;
     let stride = 64u;
 #else
     let row = (wg.y * groups.x + wg.x) * 64u + lane;
-    let from = 0u;
+    let begin = 0u;
     let stride = 1u;
 #endif
     if (row >= p.rows) {
@@ -61,7 +62,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) groups: v
     let over = 1.0 / f32(p.c);
     let shift = load_X(x[base]).x;
     var part = vec4<f32>(0.0);
-    for (var i = from; i < pitch4; i += stride) {
+    for (var i = begin; i < pitch4; i += stride) {
         part += (load_X(x[base + i]) - vec4<f32>(shift)) * exists(i);
     }
     var sum = part.x + part.y + part.z + part.w;
@@ -70,7 +71,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) groups: v
 #endif
     let mean = shift + sum * over;
     part = vec4<f32>(0.0);
-    for (var i = from; i < pitch4; i += stride) {
+    for (var i = begin; i < pitch4; i += stride) {
         let d = (load_X(x[base + i]) - vec4<f32>(mean)) * exists(i);
         part += d * d;
     }
@@ -79,7 +80,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) groups: v
     sum = sum_all(lane, sum);
 #endif
     let scale = 1.0 / sqrt(sum * over + p.eps);
-    for (var i = from; i < pitch4; i += stride) {
+    for (var i = begin; i < pitch4; i += stride) {
         let v = (load_X(x[base + i]) - vec4<f32>(mean)) * scale * affine[i] + affine[pitch4 + i];
         store_y(base + i, v * exists(i));
     }

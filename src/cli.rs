@@ -311,7 +311,7 @@ fn report_json(r: &Report) -> Value {
         "scale": r.scale,
         "model": lossy(&r.model),
         "system": r.system,
-        "device": {"id": r.device, "why": r.why},
+        "device": {"name": r.device, "why": r.why},
         "dtype": r.dtype,
         "tile": {"height": r.tile.0, "width": r.tile.1, "overlap": r.overlap},
         "batch": r.batch,

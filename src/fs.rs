@@ -47,7 +47,8 @@ pub mod fault {
                 Fault::NoSpace => io::ErrorKind::StorageFull,
                 Fault::Denied => io::ErrorKind::PermissionDenied,
                 Fault::Interrupted => io::ErrorKind::Interrupted,
-                Fault::Device => return Some(io::Error::other("input/output error")),
+                // EIO; like all that the system says, it has a number.
+                Fault::Device => return Some(io::Error::from_raw_os_error(5)),
                 Fault::Short => return None,
             };
             Some(io::Error::from(kind))

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// Longest error line, characters: an error that repeats its input must not flood a terminal.
-const LONGEST_LINE: usize = 2000;
+const LONGEST_LINE: usize = 4000;
 
 /// One wrong call and what must be said.
 struct Case {
@@ -201,7 +201,7 @@ fn sizes() {
     cases.extend(["0", "19", "100000"].map(|w| call("--width", w, 2, &["width"])));
     cases.extend(["0", "15", "100000"].map(|h| call("--height", h, 2, &["height"])));
     cases.extend(["0", "-1", "nan", "inf", "0.0001"].map(|m| call("--megapixels", m, 2, &["megapixels"])));
-    cases.push(call("--tile", "0", 2, &["tile"]));
+    cases.push(call("--tile", "0", 2, &["window"]));
     cases.push(call("--batch", "0", 2, &["batch"]));
     cases.push(call("--noise", "nan", 2, &["noise"]));
     cases.push(call("--jpeg", "2", 2, &["jpeg"]));
@@ -352,7 +352,7 @@ fn models() {
         let args = ["upscale", "-i", "{}/good.png", "-o", "{}/out.png", "-s", "2", "-g", "cpu", "-m", &model];
         cases.push(case(name, &args, 3, says));
     };
-    let configs = |m: &Path| below(m, "config.json");
+    let configs = |m: &Path| below(m, "/config.json");
     let tensors = |m: &Path| below(m, ".safetensors");
 
     add("no_such_folder", &["no_such_folder"]);
@@ -395,7 +395,7 @@ fn models() {
         let doubled: Vec<_> = widths.iter().map(|w| (w.as_u64().expect("a width") * 2).into()).collect();
         *widths = doubled;
     });
-    add("config_of_other_widths", &["shape"]);
+    add("config_of_other_widths", &["config asks for"]);
 
     let m = model_copy(&folder, "no_tensors");
     tensors(&m).iter().for_each(|t| std::fs::remove_file(t).expect("removed"));

@@ -8,11 +8,17 @@ use crate::interpreter::{self, Rows};
 use crate::tolerance;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use tessera::graph::{DType, Graph};
+use tessera::abi::{Caps, Item};
+use tessera::backend::Backend;
+use tessera::backend::wgpu::{WgpuBackend, adapters};
+use tessera::graph::{DType, Graph, Lifetime};
+use tessera::knobs;
 use tessera::model::Extents;
 use tessera::model::controlnet::ControlNetModel;
 use tessera::model::unet::UNet2DConditionModel;
 use tessera::model::vae::AutoencoderKL;
+use tessera::plan;
+use tessera::run::executor::{Executor, SharedDevice};
 use tessera::weights::Checkpoint;
 
 const CASES: [(&str, &str, &str); 11] = [
@@ -134,5 +140,68 @@ fn fusion_leaves_the_networks_what_they_are() {
             let fused = tessera::graph::passes::fuse(c.graph.clone()).expect("fuses");
             interpret_and_compare(&c, &fused, "fused");
         }
+    }
+}
+
+/// Runs a case through plan, packing, executor and kernels; the largest relative L2 error of its outputs.
+fn error_on(c: &Case, device: &SharedDevice, caps: &Caps, dtype: DType) -> f64 {
+    let plan = plan::compile(c.graph.clone(), caps).expect(c.name);
+    let mut weights = |w: &plan::command::PackedWeight| c.checkpoint.packed(&w.tensors, &w.packing, w.dtype);
+    let mut executor = Executor::new(device, plan, None, &mut weights).expect(c.name);
+    let ports: Vec<(String, Lifetime)> = executor.plan().inputs.iter().map(|p| (p.name.clone(), p.lifetime)).collect();
+    for early in [true, false] {
+        for (name, _) in ports.iter().filter(|(_, l)| (*l != Lifetime::Window) == early) {
+            executor.write_input(name, &c.inputs[name]).expect(name);
+        }
+        if early {
+            executor.setup().expect("setup");
+        }
+    }
+    let item = |r: &Rows| Item { step_row: r.step as u32, ctx_row: r.context as u32, ..Item::default() };
+    executor.run(&c.items.iter().map(item).collect::<Vec<_>>()).expect(c.name);
+    let mut worst = 0.0f64;
+    for (name, expected) in &c.outputs {
+        let mut got = vec![0.0; expected.len()];
+        executor.read_output(name, &mut got).expect(name);
+        let error = relative_l2(got.into_iter().map(f64::from), expected);
+        println!("{} {name} as {} on {}: relative L2 {error:.2e}", c.name, dtype.name(), caps.name);
+        worst = worst.max(error);
+    }
+    worst
+}
+
+fn hold(backend: Box<dyn Backend>, caps: Caps, dtype: DType, limit: f64) {
+    let device = SharedDevice::new(backend);
+    for case in CASES {
+        let c = load(case, dtype);
+        let error = error_on(&c, &device, &caps, dtype);
+        assert!(error <= limit, "{} on {} in {}: relative L2 {error:e}", c.name, caps.name, dtype.name());
+    }
+}
+
+#[test]
+fn the_cpu_backend_computes_the_networks_in_every_storage_type() {
+    for (dtype, limit) in [
+        (DType::F32, tolerance::NETWORK_F32),
+        (DType::F16, tolerance::NETWORK_F16),
+        (DType::Bf16, tolerance::NETWORK_BF16),
+    ] {
+        let backend = tessera::backend::cpu::Cpu::new().expect("cpu");
+        let caps = backend.caps().clone();
+        hold(Box::new(backend), caps, dtype, limit);
+    }
+}
+
+#[test]
+fn the_wgpu_backend_computes_the_networks_in_f32_and_f16() {
+    if adapters().is_empty() {
+        assert!(!knobs::is_on("TESSERA_REQUIRE_WGPU"), "wgpu is required and no adapter was found");
+        println!("SKIPPED: no wgpu adapter");
+        return;
+    }
+    for (dtype, limit) in [(DType::F32, tolerance::NETWORK_F32), (DType::F16, tolerance::NETWORK_F16)] {
+        let backend = WgpuBackend::open(0).expect("wgpu");
+        let caps = backend.caps().clone();
+        hold(Box::new(backend), caps, dtype, limit);
     }
 }

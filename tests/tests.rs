@@ -10,6 +10,7 @@ mod cli;
 mod house;
 mod images;
 mod interpreter;
+mod onestep;
 mod plan;
 mod problem;
 mod program;

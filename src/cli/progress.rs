@@ -99,8 +99,8 @@ impl Observer for Display {
             }
             Style::Plain => {
                 if self.due(p, PLAIN_EVERY) {
-                    let count = if p.total > 0 { format!("{}/{}", p.done, p.total) } else { p.done.to_string() };
-                    say(&format!("{}: {count}, {}", p.stage, times(p)));
+                    let count = if p.total > 0 { format!(" {}/{}", p.done, p.total) } else { String::new() };
+                    say(&format!("{}{count}, {}", p.stage, times(p)));
                 }
             }
             Style::Json => {

@@ -7,7 +7,7 @@
 
 use super::orient::Orientation;
 use super::raster::{Raster, Samples, Whole};
-use super::{Colour, Depth, Format, Header, Stored, bad, check_decode, check_extent, exif, zeroed};
+use super::{Colour, Depth, Format, Header, Stored, bad, check_decode, check_extent, exif, jpeg_entropy, zeroed};
 use crate::error::{Error, Result};
 use crate::fs::File;
 use crate::{extent, limits};
@@ -113,7 +113,7 @@ fn walk(bytes: &[u8]) -> Result<Markers> {
 }
 
 /// Where the entropy-coded data that begins at `at` ends: at the next marker that is not a restart.
-fn entropy_end(bytes: &[u8], mut at: usize) -> Result<usize> {
+pub(super) fn entropy_end(bytes: &[u8], mut at: usize) -> Result<usize> {
     loop {
         let rest = bytes.get(at..).ok_or_else(|| truncated(bytes.len()))?;
         let Some(skip) = rest.iter().position(|&b| b == 0xff) else { return Err(truncated(bytes.len())) };
@@ -222,7 +222,11 @@ impl Pending {
     fn decode(&mut self) -> Result<&mut Whole> {
         if self.decoded.is_none() {
             let bytes = std::mem::take(&mut self.bytes);
-            let samples = pixels(&bytes[..self.markers.end], &self.markers)?;
+            let whole = &bytes[..self.markers.end];
+            // Side by side: the walk takes about a third of the decoding time.
+            let (complete, samples) = rayon::join(|| jpeg_entropy::check(whole), || pixels(whole, &self.markers));
+            complete?;
+            let samples = samples?;
             let raster = Raster {
                 width: extent::to_usize("width", self.header.width)?,
                 height: extent::to_usize("height", self.header.height)?,

@@ -8,6 +8,7 @@ pub mod colour;
 mod exif;
 mod format;
 mod guard;
+mod jpeg_entropy;
 mod jpeg_read;
 mod jpeg_write;
 mod orient;
@@ -26,7 +27,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
-pub use output::{check_output, create, output_notes};
+pub use output::{check_output, create, output_notes, output_resident_bytes};
 
 /// What the channels of a picture mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -126,6 +126,14 @@ pub fn output_notes(path: &Path, header: &Header) -> Vec<String> {
     }
 }
 
+/// Bytes the writer of `path` holds beside a few rows: all of a JPEG.
+pub fn output_resident_bytes(path: &Path, header: &Header) -> Result<u64> {
+    match format::of_output(path)? {
+        Format::Jpeg => raster::bytes(header.width, header.height, header.colour, Depth::Eight),
+        Format::Png | Format::Tiff => Ok(0),
+    }
+}
+
 fn depth_in(format: Format, header: &Header) -> Depth {
     if format == Format::Jpeg { Depth::Eight } else { header.depth }
 }

@@ -29,10 +29,11 @@ fn truncated(what: impl std::fmt::Display) -> Error {
 }
 
 fn read_error(e: std::io::Error) -> Error {
-    if e.kind() == std::io::ErrorKind::UnexpectedEof {
-        truncated("the file ends early")
-    } else {
-        Error::new(Kind::Io, "image", format!("cannot read: {e}"))
+    match e.kind() {
+        std::io::ErrorKind::UnexpectedEof => truncated("the file ends early"),
+        // What the system says has a number.
+        _ if e.raw_os_error().is_none() => bad(format!("damaged PNG: {e}")),
+        _ => Error::new(Kind::Io, "image", format!("cannot read: {e}")),
     }
 }
 

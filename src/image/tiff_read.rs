@@ -80,9 +80,9 @@ fn decode_error(e: TiffError) -> Error {
         TiffError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
             bad("the TIFF is truncated: the file ends early")
         }
-        TiffError::IoError(e)
-            if e.kind() == std::io::ErrorKind::InvalidData || e.kind() == std::io::ErrorKind::InvalidInput =>
-        {
+        // What the system says has a number; the rest is the decompressors' way to say "damaged". A
+        // place that can't be sought (above 2^63) is damage too.
+        TiffError::IoError(e) if e.raw_os_error().is_none() || e.kind() == std::io::ErrorKind::InvalidInput => {
             bad(format!("damaged TIFF: {e}"))
         }
         TiffError::IoError(e) => Error::new(Kind::Io, "image", format!("cannot read: {e}")),
@@ -104,9 +104,11 @@ fn unsupported(what: impl std::fmt::Display) -> Error {
 pub(super) fn open(file: File, len: u64, mut notes: Vec<String>) -> Result<(Box<dyn Stored>, Orientation)> {
     let mut decoder = Decoder::new(BufReader::with_capacity(1 << 16, file)).map_err(decode_error)?;
     let mut bounds = Limits::default();
-    bounds.decoding_buffer_size = usize::try_from(limits::MAX_DECODE_BYTES).unwrap_or(usize::MAX);
-    bounds.intermediate_buffer_size = bounds.decoding_buffer_size;
+    // Tags are bounded by the largest one read, the profile. Pixels go into buffers of ours, checked
+    // there; compressed bytes may be as many as the whole picture.
     bounds.ifd_value_size = limits::MAX_ICC_BYTES;
+    bounds.decoding_buffer_size = limits::MAX_ICC_BYTES;
+    bounds.intermediate_buffer_size = usize::try_from(limits::MAX_DECODE_BYTES).unwrap_or(usize::MAX);
     decoder = decoder.with_limits(bounds);
 
     let (width, height) = decoder.dimensions().map_err(decode_error)?;

@@ -82,7 +82,7 @@ fn checked_scale(scale: f64, what: &str) -> Result<f64> {
     if scale.is_finite() && (1.0..=limits::MAX_SCALE).contains(&scale) {
         return Ok(scale);
     }
-    Err(Error::new(Kind::Usage, "size", format!("{what} is {scale}, it must be from 1 to {}", limits::MAX_SCALE))
+    Err(Error::new(Kind::Usage, "size", format!("{what} is {scale:?}, it must be from 1 to {}", limits::MAX_SCALE))
         .advise("this program enlarges; use any picture tool to shrink"))
 }
 

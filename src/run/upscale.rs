@@ -7,7 +7,7 @@ use super::budget::{self, Choice};
 use super::canvas::Connections;
 use super::engine::Engine;
 use super::interpreter::{Control, Interpreter, RunStats};
-use super::options::{Allocations, Cancel, Observer, Progress, Report, Target, UpscaleOptions};
+use super::options::{Allocations, Cancel, Observer, Progress, Report, Size, Target, UpscaleOptions};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::image::{self, Colour, Header, RowSource, colour, resample::Resampler};
@@ -57,7 +57,7 @@ pub fn upscale_with(
 
     let header = image::probe(&options.input)?;
     let target = options.size.resolve(header.width, header.height)?;
-    let path = options.output.clone().unwrap_or_else(|| default_output(&options.input, &target));
+    let path = options.output.clone().unwrap_or_else(|| default_output(&options.input, options.size, &target));
     let out_header = Header { width: target.width, height: target.height, notes: Vec::new(), ..header.clone() };
     image::check_output(&path, Some(&options.input), &out_header, options.overwrite)?;
     clock.lap("probe");
@@ -97,9 +97,10 @@ pub fn upscale_with(
     let checkpoints = model.checkpoints()?;
     let extra = checkpoints.check(&choice.program.graphs[0])?;
     if !extra.is_empty() {
-        let note = format!("{} tensors of the model are not used, the first is `{}`", extra.len(), extra[0]);
-        observer.note(&note);
-        report.notes.push(note);
+        let why = format!("{} tensor(s) that no network asks for, the first is `{}`", extra.len(), extra[0]);
+        return Err(Error::new(Kind::Weights, "weights", why)
+            .at(folder.display())
+            .advise("use the config.json and the weights of one and the same checkpoint"));
     }
     let mut pack = |w: &crate::plan::command::PackedWeight| checkpoints.packed(&w.tensors, &w.packing, w.dtype);
     let executor = engine.executor(&choice.key, &scope, &choice.plan, &mut pack)?;
@@ -275,14 +276,16 @@ fn row_bytes(header: &Header, target: &Target) -> Result<u64> {
 }
 
 /// `{stem}_{scale}x.{ext}` beside the input; extensions that are not written become `png`.
-pub fn default_output(input: &Path, target: &Target) -> PathBuf {
+pub fn default_output(input: &Path, size: Size, target: &Target) -> PathBuf {
     let stem = input.file_stem().map_or_else(|| "picture".into(), |s| s.to_string_lossy().into_owned());
     let extension = input.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     let extension = match extension.as_str() {
         e @ ("png" | "jpg" | "jpeg" | "tif" | "tiff") => e,
         _ => "png",
     };
-    let scale = (target.scale * 100.0).round() / 100.0;
+    // The factor asked for: that of the rounded sides differs in the last digits.
+    let scale = if let Size::Scale(asked) = size { asked } else { target.scale };
+    let scale = (scale * 100.0).round() / 100.0;
     input.with_file_name(format!("{stem}_{scale}x.{extension}"))
 }
 
@@ -325,9 +328,10 @@ mod tests {
     #[test]
     fn outputs_are_named_after_their_scale() {
         let t = |scale| Target { width: 1, height: 1, scale };
-        assert_eq!(default_output(Path::new("a/b.c.JPG"), &t(4.0)), Path::new("a/b.c_4x.jpg"));
-        assert_eq!(default_output(Path::new("x.webp"), &t(2.5)), Path::new("x_2.5x.png"));
-        assert_eq!(default_output(Path::new("x"), &t(1.0 + 1.0 / 3.0)), Path::new("x_1.33x.png"));
+        let (asked, width) = (Size::Scale(2.5), Size::Width(9));
+        assert_eq!(default_output(Path::new("a/b.c.JPG"), width, &t(4.0)), Path::new("a/b.c_4x.jpg"));
+        assert_eq!(default_output(Path::new("x.webp"), asked, &t(2.52)), Path::new("x_2.5x.png"));
+        assert_eq!(default_output(Path::new("x"), width, &t(1.0 + 1.0 / 3.0)), Path::new("x_1.33x.png"));
     }
 
     #[test]

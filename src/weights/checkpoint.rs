@@ -209,7 +209,7 @@ impl Checkpoint {
             StoredType::Bf16 => self.halves(t, count)?.reinterpret_as::<bf16>().convert_to_f32_slice(&mut values),
             StoredType::Other(..) => {}
         }
-        match values.iter().position(|v| !v.is_finite()) {
+        match recipe::first_beyond(&values, f32::MAX) {
             None => Ok(values),
             Some(i) => Err(self.error(format!(
                 "`{shown}` element {i} (at {:?}) is {}",

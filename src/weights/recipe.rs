@@ -2,7 +2,8 @@
 //!
 //! Every packing is a K x N matrix whose columns are output channels, so packing is a transposition. It
 //! works on blocks of input channels (each block's rows are written by one thread) and, inside, on runs of
-//! columns, so that the strided reads of one block stay in the cache.
+//! columns that are first copied side by side: channel counts are powers of two times a little, and rows
+//! that far apart fall on the same few cache sets.
 
 use crate::error::{Error, Kind, Result};
 use crate::extent;
@@ -13,10 +14,11 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-/// Input channels of one block.
-const BLOCK_ROWS: usize = 16;
-/// Columns gathered at a time.
-const RUN: usize = 64;
+/// Values of one column copied at a time: input channels of a block times taps, at most.
+const BLOCK_VALUES: usize = 16 * 16;
+/// Columns gathered at a time; one more than a block's values lie between them in the copy, so that
+/// neighbours in a row fall on different cache sets.
+const RUN: usize = 32;
 
 /// One tensor of a recipe: its name, for errors, and its values.
 #[derive(Debug, Clone, Copy)]
@@ -159,8 +161,9 @@ impl Rows {
 
     /// Appends a source of `c` channels and its padding.
     fn push_source(&mut self, c: usize) {
-        for first in (0..c).step_by(BLOCK_ROWS) {
-            self.blocks.push((Some(self.channels + first), BLOCK_ROWS.min(c - first)));
+        let rows = (BLOCK_VALUES / self.taps).min(64);
+        for first in (0..c).step_by(rows) {
+            self.blocks.push((Some(self.channels + first), rows.min(c - first)));
         }
         if pitch(c) != c {
             self.blocks.push((None, pitch(c) - c));
@@ -178,18 +181,21 @@ impl Rows {
             refuse_beyond(part.tensor, limit, dtype)?;
         }
         Ok(match dtype {
-            DType::F32 => bytes(self.transpose::<f32>(parts, channels, elements)),
-            DType::F16 => bytes(self.transpose::<u16>(parts, channels, elements)),
-            DType::Bf16 => bytes(self.transpose::<Bf16Bits>(parts, channels, elements)),
+            DType::F32 => self.transpose::<f32>(parts, channels, elements),
+            DType::F16 => self.transpose::<u16>(parts, channels, elements),
+            DType::Bf16 => self.transpose::<Bf16Bits>(parts, channels, elements),
         })
     }
 
-    fn transpose<T: Store>(&self, parts: &[Part<'_>], channels: usize, elements: usize) -> Vec<T> {
-        let mut packed = vec![T::zeroed(); elements];
+    fn transpose<T: Store>(&self, parts: &[Part<'_>], channels: usize, elements: usize) -> Vec<u8> {
+        as_bytes(elements, |packed| self.transpose_into::<T>(parts, channels, packed))
+    }
+
+    fn transpose_into<T: Store>(&self, parts: &[Part<'_>], channels: usize, packed: &mut [T]) {
         // Each job owns its block's rows in every tap.
         let mut jobs: Vec<(usize, usize, Vec<&mut [T]>)> =
             self.blocks.iter().filter_map(|&(c, rows)| c.map(|c| (c, rows, Vec::with_capacity(self.taps)))).collect();
-        let mut rest = packed.as_mut_slice();
+        let mut rest = packed;
         for _ in 0..self.taps {
             let mut job = 0;
             for &(first, rows) in &self.blocks {
@@ -206,20 +212,24 @@ impl Rows {
                 self.block(part, channels, *first, *rows, blocks);
             }
         });
-        packed
     }
 
     /// Writes one part's columns of one block of rows.
     fn block<T: Store>(&self, p: &Part<'_>, channels: usize, first: usize, rows: usize, blocks: &mut [&mut [T]]) {
-        let stride = channels * self.taps;
+        let (stride, length) = (channels * self.taps, rows * self.taps);
+        let mut copy = [0.0f32; RUN * (BLOCK_VALUES + 1)];
         let mut run = [0.0f32; RUN];
         for begin in (0..p.rows).step_by(RUN) {
             let count = RUN.min(p.rows - begin);
+            for (o, column) in copy.chunks_exact_mut(length + 1).take(count).enumerate() {
+                let at = (p.first_row + begin + o) * stride + first * self.taps;
+                column[..length].copy_from_slice(&p.tensor.values[at..at + length]);
+            }
             for r in 0..rows {
                 for (tap, block) in blocks.iter_mut().enumerate() {
-                    let at = (p.first_row + begin) * stride + (first + r) * self.taps + tap;
-                    for (o, v) in run[..count].iter_mut().enumerate() {
-                        *v = p.tensor.values[at + o * stride];
+                    let columns = copy[r * self.taps + tap..].iter().step_by(length + 1);
+                    for (to, from) in run[..count].iter_mut().zip(columns) {
+                        *to = *from;
                     }
                     let to = r * self.columns + p.column + begin;
                     T::store(&run[..count], &mut block[to..to + count]);
@@ -258,13 +268,32 @@ impl Store for Bf16Bits {
     }
 }
 
-/// The values as bytes (a copy: an allocation must be given back with the alignment it was made with).
-fn bytes<T: Store>(values: Vec<T>) -> Vec<u8> {
-    bytemuck::cast_slice(&values).to_vec()
+/// Bytes of `elements` values that `fill` writes, in place where the allocation happens to be aligned for
+/// them (it is, with every allocator met so far).
+fn as_bytes<T: Store>(elements: usize, fill: impl FnOnce(&mut [T])) -> Vec<u8> {
+    let mut out = vec![0u8; elements * size_of::<T>()];
+    if let Ok(values) = bytemuck::try_cast_slice_mut(&mut out) {
+        fill(values);
+        return out;
+    }
+    let mut values = vec![T::zeroed(); elements];
+    fill(&mut values);
+    out.copy_from_slice(bytemuck::cast_slice(&values));
+    out
+}
+
+/// Index of the first value that is not within `limit` (NaN is not).
+pub(super) fn first_beyond(values: &[f32], limit: f32) -> Option<usize> {
+    const CHUNK: usize = 1 << 14;
+    // Without an early exit inside, so that the comparison is vectorised.
+    let within = |chunk: &[f32]| chunk.iter().fold(true, |all, v| all & (v.abs() <= limit));
+    let bad = values.par_chunks(CHUNK).position_first(|chunk| !within(chunk))?;
+    let begin = bad * CHUNK;
+    values[begin..].iter().position(|v| v.is_nan() || v.abs() > limit).map(|i| begin + i)
 }
 
 fn refuse_beyond(t: Tensor<'_>, limit: f32, dtype: DType) -> Result<()> {
-    match t.values.par_iter().position_first(|v| v.is_nan() || v.abs() > limit) {
+    match first_beyond(t.values, limit) {
         None => Ok(()),
         Some(i) => {
             let (name, value) = (t.name, t.values[i]);
@@ -279,10 +308,11 @@ fn vectors(sources: &[Option<Tensor<'_>>], lengths: &[u32], packing: &Packing, d
     if dtype != DType::F32 {
         return Err(misfit(packing, format!("vectors are f32, not {}", dtype.name())));
     }
-    let mut packed = vec![0.0f32; extent::to_usize("vectors", packing.elements())?];
+    let elements = extent::to_usize("vectors", packing.elements())?;
     if sources.iter().all(Option::is_none) {
-        return Ok(bytes(packed));
+        return Ok(vec![0; elements * size_of::<f32>()]);
     }
+    let mut packed = vec![0.0f32; elements];
     let (mut index, mut begin, mut filled) = (0, 0, 0);
     for source in sources {
         let Some(t) = source else {
@@ -311,7 +341,7 @@ fn vectors(sources: &[Option<Tensor<'_>>], lengths: &[u32], packing: &Packing, d
     if filled != 0 || index < lengths.len() {
         return Err(misfit(packing, format!("only {index} vectors are filled")));
     }
-    Ok(bytes(packed))
+    Ok(bytemuck::cast_slice(&packed).to_vec())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 //! The order of summation over k is fixed by the layer (its K blocks), never by panel, tile or thread, so every
 //! pixel gives the same bits wherever it falls.
 
-use pulp::Simd;
+use pulp::{NullaryFnOnce, Simd};
 
 /// Most columns of a block: four 512-bit vectors, which with 6 pixels fill 24 of 32 registers.
 pub(super) const COLUMNS: usize = 64;
@@ -137,7 +137,19 @@ pub(super) fn panel<S: Simd>(
 }
 
 /// All tiles of `P` pixels by `V` vectors of a panel, over one K block.
-#[inline(always)]
+struct Tiles<'a, 'b, S: Simd, const V: usize, const P: usize> {
+    simd: S,
+    op: &'a Operands<'a>,
+    segments: &'a [Segment],
+    packed: &'a [f32],
+    nb: usize,
+    acc: &'b mut [f32],
+    fresh: bool,
+}
+
+/// A function of its own for every tile shape: inlined into one, the shapes compete for registers and
+/// the compiler keeps the sums in memory.
+#[inline(never)]
 fn tiles<S: Simd, const V: usize, const P: usize>(
     simd: S,
     op: &Operands<'_>,
@@ -147,40 +159,50 @@ fn tiles<S: Simd, const V: usize, const P: usize>(
     acc: &mut [f32],
     fresh: bool,
 ) {
-    let width = V * S::F32_LANES;
-    let mut tile = 0;
-    while tile < op.pixels {
-        let mut column = 0;
-        while column < nb {
-            let mut sums = [[simd.splat_f32s(0.0); V]; P];
-            if !fresh {
-                for (p, sums) in sums.iter_mut().enumerate() {
-                    let row = S::as_simd_f32s(&acc[(tile + p) * nb + column..][..width]).0;
-                    sums.copy_from_slice(&row[..V]);
-                }
-            }
-            let mut k = 0;
-            for s in segments {
-                let rows = &op.table[s.tap * op.stride + tile..][..P];
-                let (x, pitch) = (op.x[s.source], op.pitch[s.source]);
-                let xs: [&[f32]; P] = std::array::from_fn(|p| {
-                    if rows[p] == NOWHERE {
-                        &op.zeros[..s.len]
-                    } else {
-                        &x[rows[p] as usize * pitch + s.channel..][..s.len]
+    simd.vectorize(Tiles::<S, V, P> { simd, op, segments, packed, nb, acc, fresh });
+}
+
+impl<S: Simd, const V: usize, const P: usize> NullaryFnOnce for Tiles<'_, '_, S, V, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Tiles { simd, op, segments, packed, nb, acc, fresh } = self;
+        let width = V * S::F32_LANES;
+        let mut tile = 0;
+        while tile < op.pixels {
+            let mut column = 0;
+            while column < nb {
+                let mut sums = [[simd.splat_f32s(0.0); V]; P];
+                if !fresh {
+                    for (p, sums) in sums.iter_mut().enumerate() {
+                        let row = S::as_simd_f32s(&acc[(tile + p) * nb + column..][..width]).0;
+                        sums.copy_from_slice(&row[..V]);
                     }
-                });
-                let w = &packed[k * nb..(k + s.len) * nb];
-                multiply::<S, V, P>(simd, xs, s.len, w, nb, column, &mut sums);
-                k += s.len;
+                }
+                let mut k = 0;
+                for s in segments {
+                    let rows = &op.table[s.tap * op.stride + tile..][..P];
+                    let (x, pitch) = (op.x[s.source], op.pitch[s.source]);
+                    let xs: [&[f32]; P] = std::array::from_fn(|p| {
+                        if rows[p] == NOWHERE {
+                            &op.zeros[..s.len]
+                        } else {
+                            &x[rows[p] as usize * pitch + s.channel..][..s.len]
+                        }
+                    });
+                    let w = &packed[k * nb..(k + s.len) * nb];
+                    multiply::<S, V, P>(simd, xs, s.len, w, nb, column, &mut sums);
+                    k += s.len;
+                }
+                for (p, sums) in sums.iter().enumerate() {
+                    let row = S::as_mut_simd_f32s(&mut acc[(tile + p) * nb + column..][..width]).0;
+                    row[..V].copy_from_slice(sums);
+                }
+                column += width;
             }
-            for (p, sums) in sums.iter().enumerate() {
-                let row = S::as_mut_simd_f32s(&mut acc[(tile + p) * nb + column..][..width]).0;
-                row[..V].copy_from_slice(sums);
-            }
-            column += width;
+            tile += P;
         }
-        tile += P;
     }
 }
 

@@ -114,7 +114,8 @@ impl Expander<'_> {
                     let end = closing(file, lines, i + 1, lines[i], &["else", "endif"])?;
                     let is_else = directive(lines[end].1) == Some("else");
                     let last = if is_else { closing(file, lines, end + 1, lines[i], &["endif"])? } else { end };
-                    let holds = self.definitions.get(argument).is_some() == (word == "ifdef");
+                    let flag = self.substitute(file, number, argument)?;
+                    let holds = self.definitions.get(&flag).is_some() == (word == "ifdef");
                     if holds {
                         self.block(file, &lines[i + 1..end])?;
                     } else if is_else {
@@ -209,6 +210,11 @@ mod tests {
     fn loops_unroll_and_nest() {
         let source = "#for I in 0..${N}\n#for S in x y\n${S}${I}\n#endfor\n#endfor";
         assert_eq!(run(source).expect("balanced"), "x0\ny0\nx1\ny1\n");
+    }
+
+    #[test]
+    fn a_loop_may_name_flags() {
+        assert_eq!(run("#for S in ON OFF\n#ifdef ${S}\n${S}\n#endif\n#endfor").expect("balanced"), "ON\n");
     }
 
     #[test]
