@@ -255,7 +255,8 @@ fn outputs() {
 fn devices() {
     let folder = folder();
     let call = |device: &str, code| {
-        case(device, &["upscale", "-i", "{}/good.png", "-o", "{}/out.png", "-s", "2", "-g", device], code, &[device])
+        let says = device.trim_start_matches("wgpu:");
+        case(device, &["upscale", "-i", "{}/good.png", "-o", "{}/out.png", "-s", "2", "-g", device], code, &[says])
     };
     // cuda is not there at all; the others have no such number.
     walk(folder.path(), &[call("cuda:0", 4), call("wgpu:99", 4), call("cpu:7", 4), call("toaster", 4), call("", 4)]);
