@@ -92,3 +92,13 @@ pub(crate) const ONESTEP_F32_DB: f64 = 90.0;
 /// The same with activations and weights stored as f16: forty roundings of 5e-4 of values near 1, of which
 /// the picture sees the residual's share.
 pub(crate) const ONESTEP_F16_DB: f64 = 55.0;
+
+/// Least mean difference of an upscaled picture from bicubic that shows the network ran: random weights give
+/// several hundredths.
+pub(crate) const UPSCALE_CHANGE: f64 = 0.01;
+
+/// Largest difference, in steps of the stored type, of a rounded value: a half, and what f32 adds at 16 bits.
+pub(crate) const STORED_STEPS: f32 = 0.51;
+
+/// Least difference that shows that one toy program is not another.
+pub(crate) const TOYS_CHANGE: f32 = 1e-3;
