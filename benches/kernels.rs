@@ -1,5 +1,5 @@
 //! Kernels on the shapes that matter, one dispatch at a time:
-//! `cargo bench --bench kernels -- [threads=N] [FILTER ...]`.
+//! `cargo bench --bench kernels -- [device=cpu|wgpu:N] [dtype=f32|f16] [threads=N] [FILTER ...]`.
 //!
 //! Prints one row per layer: best and median wall time, best processor time of all threads, GFLOP/s of the layer's
 //! own arithmetic (a Winograd kernel does less) and GB/s of its operands. On a busy machine the processor time
@@ -14,6 +14,7 @@ use tessera::abi::params::{
 use tessera::abi::{Access, Item, Params, Types, operands, table};
 use tessera::backend::Backend;
 use tessera::backend::cpu::Cpu;
+use tessera::backend::wgpu::WgpuBackend;
 use tessera::graph::DType;
 use tessera::graph::layout::Packing;
 use tessera::plan::command::{Dispatch, PackedWeight, Range, Slot, SlotId, SlotKind};
@@ -128,6 +129,8 @@ fn layers() -> Vec<Layer> {
         conv("vae", 256, [256, 0], 256, 3, false),
         conv("vae", 512, [256, 0], 128, 3, false),
         conv("vae", 512, [128, 0], 128, 3, false),
+        conv("vae", 128, [128, 0], 128, 3, false),
+        conv("vae", 64, [128, 0], 128, 3, true),
         conv("vae", 512, [128, 0], 3, 3, false),
         conv("vae", 128, [512, 0], 512, 3, true),
         conv("vae", 512, [256, 0], 128, 1, false),
@@ -185,8 +188,7 @@ struct Figures {
 }
 
 /// Times one layer by the variant that selection takes.
-fn measure(backend: &mut dyn Backend, layer: &Layer) -> Result<Figures> {
-    let dtype = DType::F32;
+fn measure(backend: &mut dyn Backend, layer: &Layer, dtype: DType) -> Result<Figures> {
     let types = Types { x: dtype, w: dtype, y: dtype };
     let row = table::select(&layer.params, types, backend.caps())?;
     let stem = layer.params.stem();
@@ -253,19 +255,31 @@ fn measure(backend: &mut dyn Backend, layer: &Layer) -> Result<Figures> {
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let threads = arguments.iter().find_map(|a| a.strip_prefix("threads=")?.parse().ok()).unwrap_or(0);
-    let mut backend = Cpu::with_threads(threads)?;
-    println!("{}", backend.caps().name);
+    let given = |key: &str| arguments.iter().find_map(|a| a.strip_prefix(key));
+    let dtype = if given("dtype=") == Some("f16") { DType::F16 } else { DType::F32 };
+    let mut backend: Box<dyn Backend> = match given("device=wgpu:") {
+        Some(index) => Box::new(WgpuBackend::open(index.parse().unwrap_or(0))?),
+        None => Box::new(Cpu::with_threads(threads)?),
+    };
+    println!("{} {}", backend.caps().name, dtype.name());
     println!(
-        "{:<42} {:<9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8}",
+        "{:<42} {:<12} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8}",
         "layer", "variant", "best ms", "median", "cpu ms", "GFLOP/s", "per core", "GB/s"
     );
     for layer in layers() {
         if !arguments.iter().filter(|a| !a.contains('=')).all(|f| layer.name.contains(f.as_str())) {
             continue;
         }
-        let f = measure(&mut backend, &layer)?;
+        let f = match measure(backend.as_mut(), &layer, dtype) {
+            Ok(f) => f,
+            // Some layers are larger than a device's largest buffer: the planner would tile them.
+            Err(e) => {
+                println!("{:<42} {e}", layer.name);
+                continue;
+            }
+        };
         println!(
-            "{:<42} {:<9} {:>9.3} {:>9.3} {:>9.3} {:>9.1} {:>9.1} {:>8.1}",
+            "{:<42} {:<12} {:>9.3} {:>9.3} {:>9.3} {:>9.1} {:>9.1} {:>8.1}",
             layer.name,
             f.variant,
             f.best * 1e3,

@@ -1,12 +1,14 @@
 // y[query][head] = softmax(scale * q k^T [causal]) v, per item and head, online over tiles of 64 keys
 // Bindings: abi's order; `scratch` is not used.
-// Grid: one workgroup of 64 per 8 queries of one head of one item, folded into two dimensions.
+// Grid: one workgroup of 64 per 8 queries of one head of one item; REGISTERS: one invocation per 4 queries of
+//   one head of one item, query blocks fastest. Folded into two dimensions.
 // Layout: tokens x pitch; head h takes channels offset + h * head_dim. Scores of a tile lie in workgroup
 //   memory; an invocation owns one key of the tile while scores are made, then a share of (query, 4 channels)
-//   of the output, which it keeps in registers.
+//   of the output, which it keeps in registers. REGISTERS keeps 4 queries and their output, D4 vectors each.
 // Numerics: scores, exponentials and sums f32; keys in order, so the result depends on nothing but its operands.
-// Limits: head_dim a multiple of 8, at most 512 (the table checks).
-// Ladder: v1 this; figures in benches/runs.
+// Limits: head_dim a multiple of 8, at most 512; REGISTERS: exactly 4 * D4 (the table checks).
+// Ladder: v1 the cooperative form; v2 REGISTERS, for software rasterisers, whose barriers are emulated; figures in
+//   benches/runs.
 // Source: online softmax (Milakov and Gimelshein 2018), tiles as in flash attention.
 
 #import abi
@@ -20,11 +22,110 @@
 @group(0) @binding(5) var<storage, read_write> control: Control;
 @group(1) @binding(0) var<uniform> p: AttentionParams;
 
-const QUERIES: u32 = 8u;
-const KEYS: u32 = 64u;
 // Below every score; a finite number, because infinities may be assumed away.
 const LOWEST: f32 = -3.0e38;
 
+#ifdef REGISTERS
+
+// Keys between two rescalings of the output.
+const KEYS: u32 = 16u;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+        @builtin(local_invocation_index) lane: u32) {
+    let blocks = (p.queries + 3u) / 4u;
+    let id = (wg.y * groups.x + wg.x) * 64u + lane;
+    let first = (id % blocks) * 4u;
+    let head = (id / blocks) % p.heads;
+    let item = id / (blocks * p.heads);
+    if (item >= p.n) {
+        return;
+    }
+    var row = item;
+    if ((p.parts & 2u) != 0u) {
+        row = control.items[item].ctx_row;
+    }
+    let causal = (p.parts & 1u) != 0u;
+    let q4 = p.pitch_q / 4u;
+    let k4 = p.pitch_k / 4u;
+    let v4 = p.pitch_v / 4u;
+    let q_base = (item * p.queries) * q4 + (p.offset_q + head * p.head_dim) / 4u;
+    let k_base = (row * p.keys) * k4 + (p.offset_k + head * p.head_dim) / 4u;
+    let v_base = (row * p.keys) * v4 + (p.offset_v + head * p.head_dim) / 4u;
+#for Q in 0..4
+    // Queries past the end repeat the last one and are not stored.
+    let q_at${Q} = q_base + min(first + ${Q}u, p.queries - 1u) * q4;
+#for D in 0..${D4}
+    let q${Q}_${D} = load_X(q[q_at${Q} + ${D}u]) * p.scale;
+    var o${Q}_${D} = vec4<f32>(0.0);
+#endfor
+#endfor
+    // One component per query.
+    var highest = vec4<f32>(LOWEST);
+    var sum = vec4<f32>(0.0);
+    var scores: array<vec4<f32>, KEYS>;
+    let query = vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u);
+    var end = p.keys;
+    if (causal) {
+        end = min(end, first + 4u);
+    }
+    for (var start = 0u; start < end; start += KEYS) {
+        let count = min(KEYS, end - start);
+        var now = highest;
+        for (var i = 0u; i < count; i++) {
+            let at = k_base + (start + i) * k4;
+            var s = vec4<f32>(0.0);
+#for D in 0..${D4}
+            {
+                let e = load_X(k[at + ${D}u]);
+                s += vec4<f32>(dot(q0_${D}, e), dot(q1_${D}, e), dot(q2_${D}, e), dot(q3_${D}, e));
+            }
+#endfor
+            if (causal) {
+                s = select(s, vec4<f32>(LOWEST), vec4<u32>(start + i) > query);
+            }
+            scores[i] = s;
+            now = max(now, s);
+        }
+        let factor = exp(highest - now);
+        highest = now;
+        sum = sum * factor;
+#for Q in 0..4
+#for D in 0..${D4}
+        o${Q}_${D} *= factor[${Q}];
+#endfor
+#endfor
+        for (var i = 0u; i < count; i++) {
+            let s = scores[i];
+            let e = select(exp(s - now), vec4<f32>(0.0), s <= vec4<f32>(LOWEST));
+            sum += e;
+            let at = v_base + (start + i) * v4;
+#for D in 0..${D4}
+            {
+                let value = load_X(v[at + ${D}u]);
+                o0_${D} += e.x * value;
+                o1_${D} += e.y * value;
+                o2_${D} += e.z * value;
+                o3_${D} += e.w * value;
+            }
+#endfor
+        }
+    }
+    let y_at = (item * p.queries + first) * (p.pitch_y / 4u) + head * ${D4}u;
+#for Q in 0..4
+    if (first + ${Q}u < p.queries) {
+        let scale = 1.0 / sum[${Q}];
+#for D in 0..${D4}
+        store_y(y_at + ${Q}u * (p.pitch_y / 4u) + ${D}u, o${Q}_${D} * scale);
+#endfor
+    }
+#endfor
+}
+
+#else
+
+const QUERIES: u32 = 8u;
+const KEYS: u32 = 64u;
 var<workgroup> scores: array<f32, 512>;
 var<workgroup> partial: array<f32, 64>;
 var<workgroup> rescale: array<f32, 8>;
@@ -183,3 +284,5 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) groups: v
 #endfor
     }
 }
+
+#endif

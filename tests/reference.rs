@@ -45,12 +45,25 @@ struct Case {
     items: Vec<Rows>,
 }
 
+/// The published networks, made by `make_cases.py --full`.
+const FULL: [(&str, &str, &str); 5] = [
+    ("sd_vae_encoder", "vae_encoder", "sd_vae"),
+    ("sd_vae_decoder", "vae_decoder", "sd_vae"),
+    ("sd21_unet", "unet", "sd21_unet"),
+    ("sd15_unet", "unet", "sd15_unet"),
+    ("sd21_controlnet", "controlnet", "sd21_controlnet"),
+];
+
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference")
 }
 
-fn load((name, kind, checkpoint): (&'static str, &str, &str), dtype: DType) -> Case {
-    let file = Checkpoint::open(&data().join(format!("cases/{name}.safetensors"))).expect("case");
+fn load(case: (&'static str, &str, &str), dtype: DType) -> Case {
+    load_from(&data(), case, dtype)
+}
+
+fn load_from(data: &Path, (name, kind, checkpoint): (&'static str, &str, &str), dtype: DType) -> Case {
+    let file = Checkpoint::open(&data.join(format!("cases/{name}.safetensors"))).expect("case");
     let (mut inputs, mut outputs, mut shapes) = (HashMap::new(), HashMap::new(), HashMap::new());
     for t in file.tensors() {
         let values = file.read_f32(&t.name).expect("tensor");
@@ -69,7 +82,7 @@ fn load((name, kind, checkpoint): (&'static str, &str, &str), dtype: DType) -> C
     let (contexts, tokens) = shapes.get("encoder_hidden_states").map_or((1, 1), |s| (s[0], s[2]));
     let steps = shapes.get("timestep").map_or(1, |s| s[0]);
     let e = Extents { batch, height, width, steps, contexts, tokens };
-    let folder = data().join("checkpoints").join(checkpoint);
+    let folder = data.join("checkpoints").join(checkpoint);
     let config = std::fs::read_to_string(folder.join("config.json")).expect("config");
     let graph = match kind {
         "unet" => {
@@ -203,5 +216,21 @@ fn the_wgpu_backend_computes_the_networks_in_f32_and_f16() {
         let backend = WgpuBackend::open(0).expect("wgpu");
         let caps = backend.caps().clone();
         hold(Box::new(backend), caps, dtype, limit);
+    }
+}
+
+#[test]
+#[ignore = "needs gigabytes and PyTorch: run by tools/reference/full"]
+fn the_published_networks_are_computed_on_the_cpu() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/reference");
+    for case in FULL {
+        if !data.join(format!("cases/{}.safetensors", case.0)).exists() {
+            panic!("{} is not made: run tools/reference/full", case.0);
+        }
+        let backend = tessera::backend::cpu::Cpu::new().expect("cpu");
+        let caps = backend.caps().clone();
+        let c = load_from(&data, case, DType::F32);
+        let error = error_on(&c, &SharedDevice::new(Box::new(backend)), &caps, DType::F32);
+        assert!(error <= tolerance::NETWORK_F32_FULL, "{}: relative L2 {error:e}", c.name);
     }
 }

@@ -24,7 +24,7 @@ fn tiling(draw: &mut Draw) -> (u32, Tiling) {
     let stride = 1 << draw.upto(5);
     let tile = stride * (1 + draw.upto(40));
     let overlap = draw.upto(tile);
-    let placement = if draw.upto(2) == 0 { Placement::Even } else { Placement::Packed };
+    let placement = [Placement::Even, Placement::Packed, Placement::Fitted][draw.upto(3) as usize];
     (1 + draw.upto(3000), Tiling { tile, overlap, stride, quantum: 64, placement })
 }
 

@@ -68,6 +68,15 @@ fn every_stored_type_is_read_as_f32() {
 }
 
 #[test]
+fn a_header_of_any_length_is_read() {
+    let header = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    for length in 56..56 + 256 {
+        let padded = format!("{header:<length$}");
+        assert_eq!(open(&file(&padded, &f32s(&[1.0]))).expect("padded").tensors().len(), 1, "{length}");
+    }
+}
+
+#[test]
 fn damaged_headers_are_refused_with_the_reason() {
     let t = |entry: &str, bytes: usize| file(&format!("{{{entry}}}"), &vec![0; bytes]);
     let a = r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#;

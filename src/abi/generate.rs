@@ -18,8 +18,11 @@ pub const ITEM_FIELDS: [(&str, &str, usize, usize); 8] = [
     ("pad", "u32", 2, offset_of!(Item, pad)),
 ];
 
-/// Every parameter struct: name, fields, bytes.
-pub const STRUCTS: [(&str, &[(&str, &str)], usize); 9] = [
+/// A parameter struct: name, fields (name and scalar), bytes.
+pub type ParamsStruct = (&'static str, &'static [(&'static str, &'static str)], usize);
+
+/// Every parameter struct.
+pub const STRUCTS: [ParamsStruct; 9] = [
     ("Conv2dParams", Conv2dParams::FIELDS, size_of::<Conv2dParams>()),
     ("GemmParams", GemmParams::FIELDS, size_of::<GemmParams>()),
     ("AttentionParams", AttentionParams::FIELDS, size_of::<AttentionParams>()),

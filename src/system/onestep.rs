@@ -47,6 +47,17 @@ pub enum Plane {
     InverseScale,
 }
 
+impl Plane {
+    /// Its name in `model_index.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Plane::Noise => "noise_strength",
+            Plane::Jpeg => "jpeg_strength",
+            Plane::InverseScale => "inverse_scale",
+        }
+    }
+}
+
 /// A model folder of this system, configs only.
 #[derive(Debug, Clone)]
 pub struct OneStep {
@@ -80,8 +91,10 @@ pub struct Conditioning {
 /// The choices that shape a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shaping {
-    /// Window side, output pixels.
+    /// Window side, output pixels: the largest one where windows are `fitted`.
     pub tile: u32,
+    /// Windows shrink to what the picture needs.
+    pub fitted: bool,
     /// Overlap of neighbours, output pixels.
     pub overlap: u32,
     /// Windows per launch.
@@ -177,7 +190,8 @@ impl OneStep {
     /// How windows of a target are laid out.
     pub fn tiling(&self, shaping: &Shaping) -> Tiling {
         let (tile, overlap) = (shaping.tile, shaping.overlap);
-        Tiling { tile, overlap, stride: self.stride(), quantum: QUANTUM, placement: Placement::Even }
+        let placement = if shaping.fitted { Placement::Fitted } else { Placement::Even };
+        Tiling { tile, overlap, stride: self.stride(), quantum: QUANTUM, placement }
     }
 
     /// The whole network of one launch as one graph: `window` (f32, -1 to 1) to `result`, with the inputs

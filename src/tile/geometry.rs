@@ -16,6 +16,9 @@ pub enum Placement {
     Even,
     /// Every `tile - overlap` pixels, the last flush with the border (as the published latent tilings do).
     Packed,
+    /// Evenly, by windows no larger than needed: as many as `Even` takes, each shrunk until the overlaps are
+    /// the ones asked for. Saves what a fixed window would compute twice (up to half of all pixels).
+    Fitted,
 }
 
 /// What is asked of the windows of both axes.
@@ -68,21 +71,28 @@ impl Axis {
         // The step is a multiple of the stride, so that rounding origins up to the stride never makes a gap
         // between neighbours longer than the step.
         let step = ((t.tile - t.overlap) / t.stride * t.stride).max(t.stride);
-        let last = extent - t.tile;
-        let count = last.div_ceil(step) + 1;
+        let count = (extent - t.tile).div_ceil(step) + 1;
+        let size = if t.placement == Placement::Fitted {
+            let (n, overlap) = (u64::from(count), u64::from(t.overlap.next_multiple_of(t.stride)));
+            let least = (u64::from(extent) + (n - 1) * overlap).div_ceil(n).next_multiple_of(t.stride.into());
+            extent::to_u32("tile", least)?.min(t.tile)
+        } else {
+            t.tile
+        };
+        let last = extent - size;
         let at = |i: u32| -> u32 {
             if i + 1 == count {
                 return last;
             }
             match t.placement {
                 Placement::Packed => i * step,
-                Placement::Even => {
+                Placement::Even | Placement::Fitted => {
                     let exact = (u64::from(i) * u64::from(last)).div_ceil(u64::from(count - 1));
                     (exact.next_multiple_of(u64::from(t.stride)) as u32).min(last)
                 }
             }
         };
-        Ok(Axis { extent, padded: extent, size: t.tile, origins: (0..count).map(at).collect() })
+        Ok(Axis { extent, padded: extent, size, origins: (0..count).map(at).collect() })
     }
 
     /// Number of windows.
@@ -202,6 +212,17 @@ mod tests {
         // A window that is no multiple of 64 bounds the mirrored side.
         let t = Tiling { tile: 100, ..t };
         assert_eq!(Axis::new(90, &t).expect("fits").size, 100);
+    }
+
+    #[test]
+    fn fitted_windows_waste_nothing() {
+        let t = Tiling { tile: 512, overlap: 32, stride: 4, quantum: QUANTUM, placement: Placement::Fitted };
+        let a = Axis::new(1024, &t).expect("fits");
+        assert_eq!((a.size, a.origins.as_slice()), (364, [0, 332, 660].as_slice()));
+        let a = Axis::new(7680, &t).expect("fits");
+        assert_eq!((a.size, a.count()), (512, 16));
+        let a = Axis::new(600, &t).expect("fits");
+        assert_eq!((a.size, a.count()), (316, 2));
     }
 
     #[test]

@@ -110,11 +110,13 @@ pub(super) fn read(file: &mut File, index: usize) -> Result<Vec<TensorInfo>> {
     let mut head = [0u8; 8];
     file.seek(SeekFrom::Start(0)).map_err(|e| io(e, &path))?;
     file.read_exact(&mut head).map_err(|e| io(e, &path))?;
-    if head.starts_with(b"PK\x03\x04") || head[0] == 0x80 {
-        return Err(pickle(&path));
-    }
     let header_bytes = u64::from_le_bytes(head);
     if header_bytes > limits::MAX_SAFETENSORS_HEADER {
+        // Only now: a good header's length may begin with any byte. Read as a length, the first bytes of a
+        // pickle (or of a zip archive of them) are far above the limit.
+        if head.starts_with(b"PK\x03\x04") || head[0] == 0x80 {
+            return Err(pickle(&path));
+        }
         let limit = limits::MAX_SAFETENSORS_HEADER;
         return Err(bad(format!(
             "not a safetensors file, or its header has {header_bytes} bytes, the limit is {limit}"

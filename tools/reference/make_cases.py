@@ -1,6 +1,7 @@
 """Write the committed reference cases: tests/data/reference/{checkpoints,cases}.
 
     make_cases.py [--out tests/data/reference] [--trace]
+    make_cases.py --full --out target/reference      (published sizes, computed in f32; several GB)
 
 A case is one safetensors file: tensors `in.*` and `out.*` (NHWC, f32, computed in f64 from the weights as
 the file holds them). `tests/reference.rs` says which network and checkpoint each belongs to. `--trace` also
@@ -28,6 +29,8 @@ CHECKPOINTS = {
     "tiny_vae": dict(dtype=F16, old_names=True),
     "tiny_vae_plain": dict(dtype=F16),
 }
+
+FULL_CHECKPOINTS = {name: dict(dtype=F16) for name in ["sd_vae", "sd21_unet", "sd15_unet", "sd21_controlnet"]}
 
 
 def normal(seed, *shape):
@@ -64,25 +67,57 @@ def cases():
         yield f"{kind}_decoder", "vae_decoder", name, {"latent_sample": normal(11, 2, 5, 3, latent)}
 
 
+def full_cases():
+    """The same at the published sizes; the sides stay small for the sake of time."""
+    yield "sd_vae_encoder", "vae_encoder", "sd_vae", {"sample": normal(20, 1, 136, 120, 3)}
+    yield "sd_vae_decoder", "vae_decoder", "sd_vae", {"latent_sample": normal(21, 1, 17, 15, 4)}
+    for seed, (name, dim) in enumerate([("sd21_unet", 1024), ("sd15_unet", 768), ("sd21_controlnet", 1024)]):
+        inputs = {"sample": normal(30 + seed, 1, 25, 24, 4), "timestep": steps(999)}
+        inputs["encoder_hidden_states"] = normal(40 + seed, 1, 1, 77, dim)
+        if name.endswith("controlnet"):
+            inputs["controlnet_cond"] = normal(50, 1, 200, 192, 3).abs() / 4
+            inputs["conditioning_scale"] = torch.tensor([1.0])
+        yield name, name.split("_")[1], name, inputs
+
+
+def write_case(out, case, inputs, outputs):
+    tensors = {f"in.{k}": v for k, v in inputs.items()}
+    tensors |= {f"out.{k}": v.float().contiguous() for k, v in outputs.items()}
+    (out / "cases").mkdir(parents=True, exist_ok=True)
+    save_file(tensors, out / "cases" / f"{case}.safetensors")
+    print(case, {k: f"{tuple(v.shape)} rms {v.square().mean().sqrt():.3f}" for k, v in outputs.items()})
+
+
+def full(args):
+    """One network in memory at a time."""
+    loaded = None
+    for seed, (case, kind, checkpoint, inputs) in enumerate(full_cases()):
+        if checkpoint != loaded:
+            _, model = architectures.build(checkpoint)
+            fill(model, 100 + seed)
+            save(model, args.out / "checkpoints" / checkpoint, **FULL_CHECKPOINTS[checkpoint])
+            loaded = checkpoint
+        write_case(args.out, case, inputs, run(kind, model, inputs))
+
+
 def main():
     root = Path(__file__).resolve().parents[2]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=root / "tests/data/reference")
     parser.add_argument("--trace", action="store_true")
+    parser.add_argument("--full", action="store_true", help="the published networks instead of the tiny ones")
     args = parser.parse_args()
+    if args.full:
+        return full(args)
     models = {}
     for seed, (name, how) in enumerate(CHECKPOINTS.items()):
         _, model = architectures.build(name)
         fill(model, seed)
         save(model, args.out / "checkpoints" / name, **how)
         models[name] = model.double()
-    (args.out / "cases").mkdir(parents=True, exist_ok=True)
 
     def write(case, inputs, outputs):
-        tensors = {f"in.{k}": v for k, v in inputs.items()}
-        tensors |= {f"out.{k}": v.float().contiguous() for k, v in outputs.items()}
-        save_file(tensors, args.out / "cases" / f"{case}.safetensors")
-        print(case, {k: f"{tuple(v.shape)} rms {v.square().mean().sqrt():.3f}" for k, v in outputs.items()})
+        write_case(args.out, case, inputs, outputs)
 
     residuals = None
     for case, kind, checkpoint, inputs in cases():

@@ -24,6 +24,8 @@ pub const LANES: u32 = 64;
 const TILE: u32 = 64;
 /// Queries of a workgroup in `attention`.
 const ATTENTION_QUERIES: u32 = 8;
+/// Queries of an invocation in `attention`'s register form.
+const ATTENTION_REGISTER_QUERIES: u32 = 4;
 /// Widest head of `attention`: 2 vectors of channels for each of 64 invocations.
 const ATTENTION_HEAD: u32 = 512;
 /// Fewest output channels worth a tile of 64.
@@ -76,6 +78,11 @@ fn tiled_doubles(p: &Params, types: Types, caps: &Caps) -> bool {
 
 fn narrow_heads(p: &Params, _: Types, _: &Caps) -> bool {
     matches!(p, Params::Attention(a) if a.head_dim <= ATTENTION_HEAD && a.head_dim % 8 == 0)
+}
+
+/// A software rasteriser and heads of exactly `D` channels: the kernel is unrolled over them.
+fn heads_of<const D: u32>(p: &Params, _: Types, caps: &Caps) -> bool {
+    caps.software && matches!(p, Params::Attention(a) if a.head_dim == D)
 }
 
 fn software(_: &Params, _: Types, caps: &Caps) -> bool {
@@ -192,6 +199,13 @@ fn others(p: &Params, _: Types) -> [u32; 3] {
     }
 }
 
+fn attention_registers(p: &Params, _: Types) -> [u32; 3] {
+    match p {
+        Params::Attention(a) => flat(product(&[a.n, a.heads, a.queries.div_ceil(ATTENTION_REGISTER_QUERIES)])),
+        _ => fold(1),
+    }
+}
+
 fn layer_norm_rows(p: &Params, _: Types) -> [u32; 3] {
     match p {
         Params::LayerNorm(l) => flat(u64::from(l.rows)),
@@ -220,6 +234,9 @@ pub(super) const ROWS: &[Row] = &[
     row(Stem::Gemm, "tiled", tiled_gemm, WeightForm::Kn, gemm_tiled),
     row(Stem::Gemm, "registers", plain_gemm, WeightForm::Kn, gemm_registers),
     row(Stem::Gemm, "base", plain_gemm, WeightForm::Kn, gemm_one),
+    row(Stem::Attention, "registers_40", heads_of::<40>, WeightForm::None, attention_registers),
+    row(Stem::Attention, "registers_64", heads_of::<64>, WeightForm::None, attention_registers),
+    row(Stem::Attention, "registers_80", heads_of::<80>, WeightForm::None, attention_registers),
     row(Stem::Attention, "base", narrow_heads, WeightForm::None, others),
     row(Stem::GroupNormStats, "base", any, WeightForm::None, others),
     row(Stem::NormFinalize, "base", any, WeightForm::None, others),
@@ -253,6 +270,9 @@ pub const PERMUTATIONS: &[Permutation] = &[
     permutation(Stem::Gemm, "tiled", &["TILED"], &[]),
     permutation(Stem::Gemm, "registers", &[], REGISTERS),
     permutation(Stem::Gemm, "base", &[], ONE_PIXEL),
+    permutation(Stem::Attention, "registers_40", &["REGISTERS"], &[("D4", 10)]),
+    permutation(Stem::Attention, "registers_64", &["REGISTERS"], &[("D4", 16)]),
+    permutation(Stem::Attention, "registers_80", &["REGISTERS"], &[("D4", 20)]),
     permutation(Stem::Attention, "base", &[], &[]),
     permutation(Stem::GroupNormStats, "base", &[], &[]),
     permutation(Stem::NormFinalize, "base", &[], &[]),

@@ -111,7 +111,7 @@ impl Memory {
     fn check_range(&self, id: BufferId, offset: u64, bytes: usize) -> Result<&Entry> {
         let entry = self.entry(id)?;
         let end = offset.checked_add(bytes as u64);
-        let aligned = offset % wgpu::COPY_BUFFER_ALIGNMENT == 0 && bytes as u64 % wgpu::COPY_BUFFER_ALIGNMENT == 0;
+        let aligned = (offset | bytes as u64).is_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT);
         if !aligned || end.is_none_or(|e| e > entry.bytes) {
             return Err(Error::new(
                 Kind::Internal,

@@ -129,3 +129,65 @@ impl Backend for WgpuBackend {
         self.memory.allocated()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::knobs;
+
+    /// The first adapter, or `None` where there is none and none is required.
+    fn first() -> Option<WgpuBackend> {
+        if adapters().is_empty() {
+            assert!(!knobs::is_on("TESSERA_REQUIRE_WGPU"), "no wgpu adapter");
+            println!("SKIPPED: no wgpu adapter");
+            return None;
+        }
+        Some(WgpuBackend::open(0).expect("the first adapter opens"))
+    }
+
+    fn arena(bytes: u64) -> Slot {
+        Slot { kind: SlotKind::Arena, bytes }
+    }
+
+    #[test]
+    fn an_adapter_that_is_not_there_is_named() {
+        let e = WgpuBackend::open(1_000).err().expect("there are not so many");
+        assert_eq!(e.kind(), Kind::Device);
+        assert!(e.message().contains("no adapter 1000"), "{e}");
+    }
+
+    #[test]
+    fn transfers_keep_bytes_and_refuse_ranges_outside() {
+        let Some(mut backend) = first() else { return };
+        let buffer = backend.alloc(&arena(1_000)).expect("fits");
+        let mut got = [1u8; 16];
+        backend.read(buffer, 984, &mut got).expect("inside");
+        assert_eq!(got, [0; 16], "new buffers are zero");
+        let sent: Vec<u8> = (0..16).collect();
+        backend.write(buffer, 8, &sent).expect("inside");
+        backend.read(buffer, 8, &mut got).expect("inside");
+        assert_eq!(got.as_slice(), sent);
+        for (offset, len) in [(1_024, 4), (2, 4), (0, 6), (u64::MAX - 3, 4)] {
+            let e = backend.write(buffer, offset, &vec![0; len]).expect_err("outside or unaligned");
+            assert_eq!(e.kind(), Kind::Internal, "{offset} {len}");
+        }
+        let e = backend.alloc(&arena(backend.caps().max_chunk + 1)).expect_err("too large");
+        assert_eq!(e.kind(), Kind::Memory);
+        backend.free(buffer);
+        assert_eq!(backend.allocated(), 0);
+        assert_eq!(backend.read(buffer, 0, &mut got).expect_err("freed").kind(), Kind::Internal);
+    }
+
+    #[test]
+    fn a_lost_device_is_an_error_of_its_own_everywhere() {
+        let Some(mut backend) = first() else { return };
+        let buffer = backend.alloc(&arena(256)).expect("fits");
+        let list = backend.prepare(&[], &[]).expect("an empty list");
+        backend.run(list).expect("nothing to do");
+        backend.lose();
+        assert_eq!(backend.alloc(&arena(256)).expect_err("lost").kind(), Kind::DeviceLost);
+        assert_eq!(backend.write(buffer, 0, &[0; 4]).expect_err("lost").kind(), Kind::DeviceLost);
+        assert_eq!(backend.read(buffer, 0, &mut [0; 4]).expect_err("lost").kind(), Kind::DeviceLost);
+        assert_eq!(backend.run(list).expect_err("lost").kind(), Kind::DeviceLost);
+    }
+}
