@@ -96,14 +96,6 @@ pub(crate) const ONESTEP_F32_DB: f64 = 90.0;
 /// the picture sees the residual's share.
 pub(crate) const ONESTEP_F16_DB: f64 = 55.0;
 
-/// Values in [0, 1] this far apart are other values, not other roundings.
-pub(crate) const PLAINLY_OTHER: f32 = 1e-3;
-
-/// Mean difference from bicubic, values in [0, 1], that shows a network at work, trained or not.
-pub(crate) const NETWORK_CHANGES: f64 = 0.01;
-
-/// Steps of the stored depth by which a rounded value may miss its exact one: half a step, and f32's share.
-pub(crate) const ROUNDED_STEP: f32 = 0.51;
 /// Least mean difference of an upscaled picture from bicubic that shows the network ran: random weights give
 /// several hundredths.
 pub(crate) const UPSCALE_CHANGE: f64 = 0.01;

@@ -6,6 +6,7 @@
 //! read where they lie.
 
 use super::kernel::{Scratch, with_scratch};
+use super::product::{each, load, multiply_add, store};
 use super::vector::exp;
 use crate::abi::Item;
 use crate::abi::params::AttentionParams;
@@ -121,34 +122,26 @@ fn scores<S: Simd>(simd: S, k: &[f32], pitch: usize, n: usize, d: usize, q: &[f3
         let rows: [&[f32]; TILE] = std::array::from_fn(|j| &k[(tile + j).min(n - 1) * pitch..][..d]);
         let s = &mut s[tile * QUERIES..][..TILE * QUERIES];
         match S::F32_LANES {
-            16 => score_tile::<S, 4>(simd, rows, d, q, s),
-            8 => score_tile::<S, 2>(simd, rows, d, q, s),
-            4 => score_tile::<S, 4>(simd, rows, d, q, s),
-            _ => score_tile::<S, 1>(simd, rows, d, q, s),
+            16 => score_tile::<S, 4, TILE>(simd, rows, d, q, s),
+            8 => score_tile::<S, 2, TILE>(simd, rows, d, q, s),
+            4 => score_tile::<S, 4, TILE>(simd, rows, d, q, s),
+            _ => score_tile::<S, 1, TILE>(simd, rows, d, q, s),
         }
         tile += TILE;
     }
 }
 
 #[inline(always)]
-fn score_tile<S: Simd, const V: usize>(simd: S, k: [&[f32]; TILE], d: usize, q: &[f32], s: &mut [f32]) {
+fn score_tile<S: Simd, const V: usize, const P: usize>(simd: S, k: [&[f32]; P], d: usize, q: &[f32], s: &mut [f32]) {
     let width = V * S::F32_LANES;
     let mut column = 0;
     while column < QUERIES {
-        let mut sums = [[simd.splat_f32s(0.0); V]; TILE];
+        let mut sums = [[simd.splat_f32s(0.0); V]; P];
         for (c, q) in q.chunks_exact(QUERIES).take(d).enumerate() {
-            let vectors = S::as_simd_f32s(&q[column..][..width]).0;
-            let q: [S::f32s; V] = std::array::from_fn(|v| vectors[v]);
-            for j in 0..TILE {
-                let x = simd.splat_f32s(k[j][c]);
-                for v in 0..V {
-                    sums[j][v] = simd.mul_add_e_f32s(x, q[v], sums[j][v]);
-                }
-            }
+            let q = load(simd, &q[column..]);
+            each!(P, I => multiply_add(simd, k[I][c], &q, &mut sums[I]));
         }
-        for (j, sums) in sums.iter().enumerate() {
-            S::as_mut_simd_f32s(&mut s[j * QUERIES + column..][..width]).0[..V].copy_from_slice(sums);
-        }
+        each!(P, I => store(simd, &sums[I], &mut s[I * QUERIES + column..]));
         column += width;
     }
 }
@@ -226,23 +219,13 @@ fn weigh_tile<S: Simd, const V: usize, const P: usize>(
     let mut column = 0;
     while column < QUERIES {
         let mut sums = [[simd.splat_f32s(0.0); V]; P];
-        for (p, sums) in sums.iter_mut().enumerate() {
-            sums.copy_from_slice(&S::as_simd_f32s(&o[p * QUERIES + column..][..width]).0[..V]);
-        }
+        each!(P, I => sums[I] = load(simd, &o[I * QUERIES + column..]));
         for (key, s) in s.chunks_exact(QUERIES).take(n).enumerate() {
-            let vectors = S::as_simd_f32s(&s[column..][..width]).0;
-            let s: [S::f32s; V] = std::array::from_fn(|i| vectors[i]);
+            let s = load(simd, &s[column..]);
             let row = &v[key * pitch..][..P];
-            for p in 0..P {
-                let x = simd.splat_f32s(row[p]);
-                for i in 0..V {
-                    sums[p][i] = simd.mul_add_e_f32s(x, s[i], sums[p][i]);
-                }
-            }
+            each!(P, I => multiply_add(simd, row[I], &s, &mut sums[I]));
         }
-        for (p, sums) in sums.iter().enumerate() {
-            S::as_mut_simd_f32s(&mut o[p * QUERIES + column..][..width]).0[..V].copy_from_slice(sums);
-        }
+        each!(P, I => store(simd, &sums[I], &mut o[I * QUERIES + column..]));
         column += width;
     }
 }

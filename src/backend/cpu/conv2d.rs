@@ -2,8 +2,7 @@
 //! computes nearest-neighbour doubling and a 3x3 convolution as four 2x2 convolutions.
 
 use super::kernel::{Scratch, with_scratch};
-use super::product::{COLUMNS, K_BLOCK, NOWHERE, Operands, Order, SLACK, block_columns, panel};
-use super::vector::activate;
+use super::product::{COLUMNS, Epilogue, K_BLOCK, NOWHERE, Operands, Order, SLACK, block_columns, panel};
 use crate::abi::Item;
 use crate::abi::params::Conv2dParams;
 use pulp::{Arch, Simd, WithSimd};
@@ -30,7 +29,7 @@ pub(super) fn panel_pixels(pixels: usize) -> usize {
 /// The K order of a launch.
 pub(super) fn order(p: &Conv2dParams, folded: bool) -> Order {
     let taps = if folded { 4 } else { p.kernel * p.kernel };
-    Order::new(taps as usize, [p.pitch_x as usize, p.pitch_x2 as usize])
+    Order::new(taps as usize, [p.pitch_x as usize, p.pitch_x2 as usize], p.pitch_y as usize)
 }
 
 /// Thread scratch of a launch, in floats and table entries.
@@ -48,11 +47,32 @@ fn source(out: usize, stride: u32, k: u32, pad: u32, extent: usize) -> Option<us
     (out * stride as usize + k as usize).checked_sub(pad as usize).filter(|&at| at < extent)
 }
 
-/// Fills the table of one tap: `pixel(i)` is the input pixel of the panel's `i`-th output pixel.
+/// Fills the table of one tap for `pixels` output pixels from `first` on, of rows `width` long: `row(y)` is the
+/// first pixel of the source's row, `column(x)` its column; either may lie outside.
 #[inline(always)]
-fn fill(table: &mut [u32], pixels: usize, pixel: impl Fn(usize) -> Option<usize>) {
-    for (i, entry) in table.iter_mut().enumerate() {
-        *entry = if i < pixels { pixel(i).map_or(NOWHERE, |at| at as u32) } else { NOWHERE };
+fn fill(
+    table: &mut [u32],
+    pixels: usize,
+    [first, width]: [usize; 2],
+    row: impl Fn(usize) -> Option<usize>,
+    column: impl Fn(usize) -> Option<usize>,
+) {
+    let (table, slack) = table.split_at_mut(pixels);
+    slack.fill(NOWHERE);
+    let (mut y, mut x) = (first / width, first % width);
+    let mut done = 0;
+    while done < pixels {
+        let run = (width - x).min(pixels - done);
+        let entries = &mut table[done..done + run];
+        match row(y) {
+            None => entries.fill(NOWHERE),
+            Some(start) => {
+                for (i, entry) in entries.iter_mut().enumerate() {
+                    *entry = column(x + i).map_or(NOWHERE, |c| (start + c) as u32);
+                }
+            }
+        }
+        (y, x, done) = (y + 1, 0, done + run);
     }
 }
 
@@ -103,31 +123,28 @@ impl WithSimd for Panel<'_, '_> {
             let columns = COLUMNS.min(pitch - column);
             let nb = block_columns(columns);
             panel(simd, &op, column, columns, packed, acc);
-            let bias = &conv.bias[column..][..columns];
             let row_bias = if conv.row_bias.is_empty() {
                 &conv.row_bias[..0]
             } else {
                 let row = conv.items[item].step_row as usize * p.pitch_row_bias as usize;
                 &conv.row_bias[row + column..][..columns]
             };
+            let end = Epilogue::new(p.act, &conv.bias[column..][..columns], row_bias);
             let item_pixels = p.oh as usize * p.ow as usize;
+            let w = p.w as usize;
+            let (mut q, mut r) = (first / w, first % w);
             for (i, sums) in acc.chunks_exact_mut(nb).take(pixels).enumerate() {
-                let sums = &mut sums[..columns];
                 let pixel = match phase {
                     None => first + i,
-                    Some([a, b]) => {
-                        let (q, r) = ((first + i) / p.w as usize, (first + i) % p.w as usize);
-                        (2 * q + a) * p.ow as usize + 2 * r + b
-                    }
+                    Some([a, b]) => (2 * q + a) * p.ow as usize + 2 * r + b,
                 };
-                sums.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
-                sums.iter_mut().zip(row_bias).for_each(|(s, b)| *s += b);
-                activate(p.act, sums);
-                if !conv.residual.is_empty() {
-                    let r = &conv.residual[(item * item_pixels + pixel) * pitch + column..][..columns];
-                    sums.iter_mut().zip(r).for_each(|(s, r)| *s += r);
+                r += 1;
+                if r == w {
+                    (q, r) = (q + 1, 0);
                 }
-                y[(pixel - base) * pitch + column..][..columns].copy_from_slice(sums);
+                let residual = (!conv.residual.is_empty())
+                    .then(|| &conv.residual[(item * item_pixels + pixel) * pitch + column..][..columns]);
+                end.row(sums, residual, &mut y[(pixel - base) * pitch + column..][..columns]);
             }
             column += columns;
         }
@@ -152,12 +169,13 @@ pub(super) fn base(arch: Arch, conv: &Conv<'_>, y: &mut [f32]) {
                 let table = &mut indices[..taps * stride];
                 for (tap, table) in table.chunks_exact_mut(stride).enumerate() {
                     let (ky, kx) = (tap as u32 / p.kernel, tap as u32 % p.kernel);
-                    fill(table, pixels, |i| {
-                        let (oy, ox) = ((first + i) / ow, (first + i) % ow);
-                        let sy = source(oy, p.stride, ky, p.pad_top, uh)?;
-                        let sx = source(ox, p.stride, kx, p.pad_left, uw)?;
-                        Some((sy >> p.upsample) * w + (sx >> p.upsample))
-                    });
+                    fill(
+                        table,
+                        pixels,
+                        [first, ow],
+                        |oy| Some((source(oy, p.stride, ky, p.pad_top, uh)? >> p.upsample) * w),
+                        |ox| Some(source(ox, p.stride, kx, p.pad_left, uw)? >> p.upsample),
+                    );
                 }
                 let (packed, rest) = floats.split_at_mut(K_BLOCK * COLUMNS);
                 arch.dispatch(Panel {
@@ -214,12 +232,13 @@ pub(super) fn up2x2(arch: Arch, conv: &Conv<'_>, y: &mut [f32]) {
                         let pixels = height.min(end - first);
                         let table = &mut indices[..4 * stride];
                         for (tap, table) in table.chunks_exact_mut(stride).enumerate() {
-                            fill(table, pixels, |i| {
-                                let (q, r) = ((first + i) / w, (first + i) % w);
-                                let sy = (q + tap / 2 + a).checked_sub(1).filter(|&s| s < h)?;
-                                let sx = (r + tap % 2 + b).checked_sub(1).filter(|&s| s < w)?;
-                                Some(sy * w + sx)
-                            });
+                            fill(
+                                table,
+                                pixels,
+                                [first, w],
+                                |q| (q + tap / 2 + a).checked_sub(1).filter(|&s| s < h).map(|s| s * w),
+                                |r| (r + tap % 2 + b).checked_sub(1).filter(|&s| s < w),
+                            );
                         }
                         arch.dispatch(Panel {
                             conv,

@@ -2,8 +2,8 @@
 
 use super::conv2d::panel_pixels;
 use super::kernel::{Scratch, with_scratch};
-use super::product::{COLUMNS, K_BLOCK, NOWHERE, Operands, Order, SLACK, block_columns, panel};
-use super::vector::{activate, gelu};
+use super::product::{COLUMNS, Epilogue, K_BLOCK, NOWHERE, Operands, Order, SLACK, block_columns, panel};
+use super::vector::gelu;
 use crate::abi::params::GemmParams;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -20,7 +20,7 @@ pub(super) struct Gemm<'a> {
 
 /// The K order of a launch.
 pub(super) fn order(p: &GemmParams) -> Order {
-    Order::new(1, [p.k as usize, 0])
+    Order::new(1, [p.k as usize, 0], p.pitch_y as usize)
 }
 
 /// Thread scratch of a launch.
@@ -68,22 +68,22 @@ impl WithSimd for Panel<'_, '_> {
             if geglu {
                 panel(simd, &op, pitch + column, columns, packed, gate);
             }
-            let bias = &gemm.bias[column..][..columns];
+            let end = Epilogue::new(p.act, &gemm.bias[column..][..columns], &[]);
             for (i, sums) in acc.chunks_exact_mut(nb).take(rows).enumerate() {
-                let sums = &mut sums[..columns];
-                sums.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
+                let residual =
+                    (!gemm.residual.is_empty()).then(|| &gemm.residual[(first + i) * pitch + column..][..columns]);
+                let y = &mut y[i * pitch + column..][..columns];
                 if geglu {
                     let gate = &gate[i * nb..][..columns];
                     let gate_bias = &gemm.bias[pitch + column..][..columns];
-                    sums.iter_mut().zip(gate.iter().zip(gate_bias)).for_each(|(s, (g, b))| *s *= gelu(g + b));
+                    for (j, sum) in sums[..columns].iter_mut().enumerate() {
+                        *sum = (*sum + end.bias[j]) * gelu(gate[j] + gate_bias[j]);
+                    }
+                    // The bias is inside the product already.
+                    Epilogue::new(p.act, &[], &[]).row(sums, residual, y);
                 } else {
-                    activate(p.act, sums);
+                    end.row(sums, residual, y);
                 }
-                if !gemm.residual.is_empty() {
-                    let r = &gemm.residual[(first + i) * pitch + column..][..columns];
-                    sums.iter_mut().zip(r).for_each(|(s, r)| *s += r);
-                }
-                y[i * pitch + column..][..columns].copy_from_slice(sums);
             }
             column += columns;
         }

@@ -7,9 +7,6 @@ use crate::abi::params::{GroupNormStatsParams, NORM_BLOCK};
 use pulp::Arch;
 use rayon::prelude::*;
 
-/// Channels of a strip: its sums fit registers.
-const STRIP: usize = 64;
-
 /// The one variant. `x[1]` is empty without a second source.
 pub(super) fn base(arch: Arch, p: &GroupNormStatsParams, items: &[Item], x: [&[f32]; 2], partials: &mut [f32]) {
     let (h, w) = (p.h as usize, p.w as usize);
@@ -38,10 +35,17 @@ pub(super) fn base(arch: Arch, p: &GroupNormStatsParams, items: &[Item], x: [&[f
             let item_len = h * w * pitch;
             let mut c = 0;
             while c < pitch {
-                let n = STRIP.min(pitch - c);
+                // Pitches are multiples of 8, so constant lengths always suffice.
+                let n = [64, 32, 16, 8].into_iter().find(|&n| n <= pitch - c).unwrap_or(pitch - c);
                 let (mean, m2) = (&mut means[start + c..][..n], &mut m2s[start + c..][..n]);
                 let x = &x[item * item_len..][..item_len];
-                vectorised(arch, || strip(x, pitch, c, &counted[..count], mean, m2));
+                let counted = &counted[..count];
+                vectorised(arch, || match n {
+                    64 => strip::<64>(x, pitch, c, counted, mean, m2),
+                    32 => strip::<32>(x, pitch, c, counted, mean, m2),
+                    16 => strip::<16>(x, pitch, c, counted, mean, m2),
+                    _ => strip::<8>(x, pitch, c, counted, mean, m2),
+                });
                 c += n;
             }
             start += pitch;
@@ -59,45 +63,23 @@ fn rect_pixels(rect: [i32; 4], h: usize, w: usize) -> [usize; 4] {
 }
 
 #[inline(always)]
-fn strip(x: &[f32], pitch: usize, c: usize, pixels: &[u32], mean: &mut [f32], m2: &mut [f32]) {
-    let n = mean.len();
-    let (mut sums, mut squares) = ([0f32; STRIP], [0f32; STRIP]);
-    if n == STRIP {
-        // The common case has a constant length, which the compiler unrolls into registers.
-        for &pixel in pixels {
-            let row = &x[pixel as usize * pitch + c..][..STRIP];
-            for i in 0..STRIP {
-                sums[i] += row[i];
-            }
-        }
-        scale(&mut sums, pixels.len());
-        for &pixel in pixels {
-            let row = &x[pixel as usize * pitch + c..][..STRIP];
-            for i in 0..STRIP {
-                let d = row[i] - sums[i];
-                squares[i] += d * d;
-            }
-        }
-    } else {
-        for &pixel in pixels {
-            let row = &x[pixel as usize * pitch + c..][..n];
-            sums.iter_mut().zip(row).for_each(|(s, v)| *s += v);
-        }
-        scale(&mut sums, pixels.len());
-        for &pixel in pixels {
-            let row = &x[pixel as usize * pitch + c..][..n];
-            for (i, v) in row.iter().enumerate() {
-                let d = v - sums[i];
-                squares[i] += d * d;
-            }
+fn strip<const N: usize>(x: &[f32], pitch: usize, c: usize, pixels: &[u32], mean: &mut [f32], m2: &mut [f32]) {
+    let (mut sums, mut squares) = ([0f32; N], [0f32; N]);
+    for &pixel in pixels {
+        let row = &x[pixel as usize * pitch + c..][..N];
+        for i in 0..N {
+            sums[i] += row[i];
         }
     }
-    mean.copy_from_slice(&sums[..n]);
-    m2.copy_from_slice(&squares[..n]);
-}
-
-#[inline(always)]
-fn scale(sums: &mut [f32], count: usize) {
-    let factor = if count == 0 { 0.0 } else { 1.0 / count as f32 };
+    let factor = if pixels.is_empty() { 0.0 } else { 1.0 / pixels.len() as f32 };
     sums.iter_mut().for_each(|s| *s *= factor);
+    for &pixel in pixels {
+        let row = &x[pixel as usize * pitch + c..][..N];
+        for i in 0..N {
+            let d = row[i] - sums[i];
+            squares[i] += d * d;
+        }
+    }
+    mean.copy_from_slice(&sums);
+    m2.copy_from_slice(&squares);
 }

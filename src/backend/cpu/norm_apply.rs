@@ -18,6 +18,10 @@ pub(super) fn base(arch: Arch, p: &NormApplyParams, x: [&[f32]; 2], ab: &[f32], 
         let (a, b) = ab[item * 2 * total..][..2 * total].split_at(total);
         y.par_chunks_mut(height * pitch).enumerate().for_each(|(index, y)| {
             let first = item * pixels + index * height;
+            if channels[1] == 0 && channels[0] == pitches[0] && pitch == pitches[0] && pitch <= REPEAT / 2 {
+                let x = &x[0][first * pitch..][..y.len()];
+                return vectorised(arch, || narrow(p.act, x, a, b, y));
+            }
             vectorised(arch, || {
                 for (i, y) in y.chunks_exact_mut(pitch).enumerate() {
                     let mut at = 0;
@@ -37,6 +41,24 @@ pub(super) fn base(arch: Arch, p: &NormApplyParams, x: [&[f32]; 2], ab: &[f32], 
             });
         });
     });
+}
+
+/// Values that are scaled at a time where rows are short.
+const REPEAT: usize = 256;
+
+/// Rows much shorter than a loop's overhead: (a, b) are repeated, so that one loop serves many pixels.
+#[inline(always)]
+fn narrow(act: u32, x: &[f32], a: &[f32], b: &[f32], y: &mut [f32]) {
+    let c = a.len();
+    let length = REPEAT / c * c;
+    let (mut aa, mut bb) = ([0f32; REPEAT], [0f32; REPEAT]);
+    for i in 0..length {
+        (aa[i], bb[i]) = (a[i % c], b[i % c]);
+    }
+    for (x, y) in x.chunks(length).zip(y.chunks_mut(length)) {
+        let n = x.len();
+        row(act, x, &aa[..n], &bb[..n], y);
+    }
 }
 
 #[inline(always)]

@@ -10,7 +10,46 @@
 //! The order of summation over k is fixed by the layer (its K blocks), never by panel, tile or thread, so every
 //! pixel gives the same bits wherever it falls.
 
+use super::vector::activate;
 use pulp::{NullaryFnOnce, Simd};
+
+/// Repeats a statement for `$i` in `0..$n` (at most 12, `$n` a constant), written out. A loop would leave it to the
+/// compiler's size limits whether register tiles are kept in registers; constant indices always are.
+macro_rules! each {
+    ($n:ident, $i:ident => $body:expr) => {
+        each!(@ $n, $i => $body; 0 1 2 3 4 5 6 7 8 9 10 11)
+    };
+    (@ $n:ident, $i:ident => $body:expr; $($index:literal)*) => {
+        $(if $n > $index {
+            const $i: usize = $index;
+            $body;
+        })*
+    };
+}
+pub(super) use each;
+
+/// `row += x * w`, one vector after another.
+#[inline(always)]
+pub(super) fn multiply_add<S: Simd, const V: usize>(simd: S, x: f32, w: &[S::f32s; V], row: &mut [S::f32s; V]) {
+    let x = simd.splat_f32s(x);
+    each!(V, I => row[I] = simd.mul_add_e_f32s(x, w[I], row[I]));
+}
+
+/// The first `V` vectors of a row.
+#[inline(always)]
+pub(super) fn load<S: Simd, const V: usize>(simd: S, row: &[f32]) -> [S::f32s; V] {
+    let vectors = S::as_simd_f32s(&row[..V * S::F32_LANES]).0;
+    let mut out = [simd.splat_f32s(0.0); V];
+    each!(V, I => out[I] = vectors[I]);
+    out
+}
+
+/// Stores `V` vectors to a row.
+#[inline(always)]
+pub(super) fn store<S: Simd, const V: usize>(_: S, values: &[S::f32s; V], row: &mut [f32]) {
+    let vectors = S::as_mut_simd_f32s(&mut row[..V * S::F32_LANES]).0;
+    each!(V, I => vectors[I] = values[I]);
+}
 
 /// Most columns of a block: four 512-bit vectors, which with 6 pixels fill 24 of 32 registers.
 pub(super) const COLUMNS: usize = 64;
@@ -46,9 +85,11 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Tap by tap, then source by source, then channel: the order of `Packing::ConvKn`.
-    pub(super) fn new(taps: usize, pitches: [usize; 2]) -> Order {
+    /// Tap by tap, then source by source, then channel: the order of `Packing::ConvKn`. Narrow layers
+    /// (`columns` of weight) have longer blocks of the same size in bytes.
+    pub(super) fn new(taps: usize, pitches: [usize; 2], columns: usize) -> Order {
         let mut order = Order::default();
+        let most = K_BLOCK * COLUMNS / block_columns(columns);
         let (mut row, mut first_row, mut filled) = (0, 0, 0);
         for tap in 0..taps {
             for (source, &pitch) in pitches.iter().enumerate() {
@@ -58,7 +99,7 @@ impl Order {
                 let mut channel = 0;
                 while channel < pitch {
                     let len = len.min(pitch - channel);
-                    if filled + len > K_BLOCK {
+                    if filled + len > most {
                         order.blocks.push((order.segments.len(), first_row));
                         (first_row, filled) = (row, 0);
                     }
@@ -128,10 +169,10 @@ pub(super) fn panel<S: Simd>(
             (16, 4) => tiles::<S, 4, 6>(simd, op, segments, packed, nb, acc, fresh),
             (16, 3) => tiles::<S, 3, 8>(simd, op, segments, packed, nb, acc, fresh),
             (16, 2) => tiles::<S, 2, 12>(simd, op, segments, packed, nb, acc, fresh),
-            (16, _) => tiles::<S, 1, 14>(simd, op, segments, packed, nb, acc, fresh),
+            (16, _) => tiles::<S, 1, 12>(simd, op, segments, packed, nb, acc, fresh),
             (8, _) => tiles::<S, 2, 6>(simd, op, segments, packed, nb, acc, fresh),
             (4, _) => tiles::<S, 4, 4>(simd, op, segments, packed, nb, acc, fresh),
-            _ => tiles::<S, 16, 1>(simd, op, segments, packed, nb, acc, fresh),
+            _ => tiles::<S, 8, 1>(simd, op, segments, packed, nb, acc, fresh),
         }
     }
 }
@@ -175,30 +216,33 @@ impl<S: Simd, const V: usize, const P: usize> NullaryFnOnce for Tiles<'_, '_, S,
             while column < nb {
                 let mut sums = [[simd.splat_f32s(0.0); V]; P];
                 if !fresh {
-                    for (p, sums) in sums.iter_mut().enumerate() {
-                        let row = S::as_simd_f32s(&acc[(tile + p) * nb + column..][..width]).0;
-                        sums.copy_from_slice(&row[..V]);
-                    }
+                    each!(P, I => sums[I] = load(simd, &acc[(tile + I) * nb + column..]));
                 }
                 let mut k = 0;
                 for s in segments {
                     let rows = &op.table[s.tap * op.stride + tile..][..P];
                     let (x, pitch) = (op.x[s.source], op.pitch[s.source]);
-                    let xs: [&[f32]; P] = std::array::from_fn(|p| {
-                        if rows[p] == NOWHERE {
+                    let w = &packed[k * nb..(k + s.len) * nb];
+                    if V <= 2 && S::F32_LANES == 16 && pitch <= 32 && consecutive(rows) {
+                        let x = &x[rows[0] as usize * pitch + s.channel..];
+                        match pitch {
+                            8 => dense::<S, V, P, 8>(simd, x, s.len, w, &mut sums),
+                            16 => dense::<S, V, P, 16>(simd, x, s.len, w, &mut sums),
+                            24 => dense::<S, V, P, 24>(simd, x, s.len, w, &mut sums),
+                            _ => dense::<S, V, P, 32>(simd, x, s.len, w, &mut sums),
+                        }
+                    } else {
+                        let mut xs: [&[f32]; P] = [&[]; P];
+                        each!(P, I => xs[I] = if rows[I] == NOWHERE {
                             &op.zeros[..s.len]
                         } else {
-                            &x[rows[p] as usize * pitch + s.channel..][..s.len]
-                        }
-                    });
-                    let w = &packed[k * nb..(k + s.len) * nb];
-                    multiply::<S, V, P>(simd, xs, s.len, w, nb, column, &mut sums);
+                            &x[rows[I] as usize * pitch + s.channel..][..s.len]
+                        });
+                        multiply::<S, V, P>(simd, xs, s.len, w, nb, column, &mut sums);
+                    }
                     k += s.len;
                 }
-                for (p, sums) in sums.iter().enumerate() {
-                    let row = S::as_mut_simd_f32s(&mut acc[(tile + p) * nb + column..][..width]).0;
-                    row[..V].copy_from_slice(sums);
-                }
+                each!(P, I => store(simd, &sums[I], &mut acc[(tile + I) * nb + column..]));
                 column += width;
             }
             tile += P;
@@ -219,16 +263,86 @@ fn multiply<S: Simd, const V: usize, const P: usize>(
 ) {
     let mut local = *sums;
     for (k, row) in w.chunks_exact(nb).take(len).enumerate() {
-        let vectors = S::as_simd_f32s(&row[column..]).0;
-        let w: [S::f32s; V] = std::array::from_fn(|v| vectors[v]);
-        for p in 0..P {
-            let x = simd.splat_f32s(xs[p][k]);
-            for v in 0..V {
-                local[p][v] = simd.mul_add_e_f32s(x, w[v], local[p][v]);
+        let w = load(simd, &row[column..]);
+        each!(P, I => multiply_add(simd, xs[I][k], &w, &mut local[I]));
+    }
+    *sums = local;
+}
+
+/// Whether a tile reads neighbouring rows of its source: inside a picture's row, away from the edges.
+#[inline(always)]
+fn consecutive(rows: &[u32]) -> bool {
+    // The first test refuses runs that begin or end at `NOWHERE`, one less than zero in wrapping arithmetic.
+    rows[0] < NOWHERE - SLACK as u32 && rows.windows(2).fold(true, |all, w| all & (w[1].wrapping_sub(w[0]) == 1))
+}
+
+/// [`multiply`] for neighbouring rows of a small constant pitch: one pointer and constant distances instead of
+/// `P` pointers, of which the processor has too few registers.
+#[inline(always)]
+fn dense<S: Simd, const V: usize, const P: usize, const PITCH: usize>(
+    simd: S,
+    x: &[f32],
+    len: usize,
+    w: &[f32],
+    sums: &mut [[S::f32s; V]; P],
+) {
+    let mut local = *sums;
+    // From k on, the tile's values span this many; the last row need not be whole.
+    let span = (P - 1) * PITCH + 1;
+    let x = &x[..span - 1 + len];
+    for (x, row) in x.windows(span).zip(w.chunks_exact(V * S::F32_LANES)) {
+        let w = load(simd, row);
+        each!(P, I => multiply_add(simd, x[I * PITCH], &w, &mut local[I]));
+    }
+    *sums = local;
+}
+
+/// What follows the sums of a block of columns.
+#[derive(Clone, Copy)]
+pub(super) struct Epilogue {
+    /// Added first, one value per column.
+    pub(super) bias: [f32; COLUMNS],
+    /// Activation code.
+    pub(super) act: u32,
+}
+
+impl Epilogue {
+    /// `bias` and, where it is not empty, `row_bias`.
+    pub(super) fn new(act: u32, bias: &[f32], row_bias: &[f32]) -> Epilogue {
+        let mut sum = [0.0; COLUMNS];
+        sum.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
+        sum.iter_mut().zip(row_bias).for_each(|(s, b)| *s += b);
+        Epilogue { bias: sum, act }
+    }
+
+    /// `y = act(sums + bias) + residual` for one pixel. Whole vectors have code of constant length.
+    #[inline(always)]
+    pub(super) fn row(&self, sums: &[f32], residual: Option<&[f32]>, y: &mut [f32]) {
+        match y.len() {
+            64 => self.fixed::<64>(sums, residual, y),
+            32 => self.fixed::<32>(sums, residual, y),
+            16 => self.fixed::<16>(sums, residual, y),
+            _ => {
+                y.iter_mut().zip(sums.iter().zip(&self.bias)).for_each(|(y, (s, b))| *y = s + b);
+                activate(self.act, y);
+                if let Some(r) = residual {
+                    y.iter_mut().zip(r).for_each(|(y, r)| *y += r);
+                }
             }
         }
     }
-    *sums = local;
+
+    #[inline(always)]
+    fn fixed<const N: usize>(&self, sums: &[f32], residual: Option<&[f32]>, y: &mut [f32]) {
+        let mut v = [0f32; N];
+        v.copy_from_slice(&sums[..N]);
+        v.iter_mut().zip(&self.bias).for_each(|(v, b)| *v += b);
+        activate(self.act, &mut v);
+        if let Some(r) = residual {
+            v.iter_mut().zip(&r[..N]).for_each(|(v, r)| *v += r);
+        }
+        y.copy_from_slice(&v);
+    }
 }
 
 #[cfg(test)]
@@ -237,14 +351,17 @@ mod tests {
 
     #[test]
     fn orders_cover_every_row_once_in_blocks_that_fit() {
-        for (taps, pitches) in [(9, [16, 0]), (9, [320, 640]), (1, [8, 0]), (4, [520, 8]), (9, [128, 64])] {
-            let order = Order::new(taps, pitches);
+        for (taps, pitches, columns) in
+            [(9, [16, 0], 16), (9, [320, 640], 320), (1, [8, 0], 8), (4, [520, 8], 48), (9, [128, 64], 64)]
+        {
+            let order = Order::new(taps, pitches, columns);
+            let most = K_BLOCK * COLUMNS / block_columns(columns);
             let mut expected = 0;
             let mut begin = 0;
             for &(end, row) in &order.blocks {
                 assert_eq!(row, expected);
                 let rows: usize = order.segments[begin..end].iter().map(|s| s.len).sum();
-                assert!(rows > 0 && rows <= K_BLOCK, "{rows} rows");
+                assert!(rows > 0 && rows <= most, "{rows} rows");
                 expected += rows;
                 begin = end;
             }
