@@ -8,18 +8,15 @@ use super::canvas::Connections;
 use super::engine::Engine;
 use super::interpreter::{Control, Interpreter, RunStats};
 use super::options::{Allocations, Cancel, Observer, Progress, Report, Size, Target, UpscaleOptions};
+use super::shipped::{SYSTEM, model_folder};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::image::{self, Colour, Header, RowSource, colour, resample::Resampler};
-use crate::knobs;
 use crate::system::onestep::{self, Conditioning, OneStep};
 use crate::tile::RowRing;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-
-/// Name of the system this job runs.
-const SYSTEM: &str = "onestep";
 
 /// Upscales one picture on a device opened for it.
 pub fn upscale(options: &UpscaleOptions, observer: &mut dyn Observer, cancel: &Cancel) -> Result<Report> {
@@ -287,38 +284,6 @@ pub fn default_output(input: &Path, size: Size, target: &Target) -> PathBuf {
     let scale = if let Size::Scale(asked) = size { asked } else { target.scale };
     let scale = (scale * 100.0).round() / 100.0;
     input.with_file_name(format!("{stem}_{scale}x.{extension}"))
-}
-
-/// The model's folder: the one named, else `onestep` in the folder of shipped models.
-fn model_folder(options: &UpscaleOptions) -> Result<PathBuf> {
-    if let Some(folder) = &options.model {
-        if folder.join("model_index.json").is_file() {
-            return Ok(folder.clone());
-        }
-        let why = format!("{} has no model_index.json", folder.display());
-        return Err(Error::new(Kind::Weights, "run", why).advise("name a model's own folder"));
-    }
-    shipped_model(SYSTEM)
-}
-
-/// The folder of a shipped model: in `TESSERA_WEIGHTS`, beside the program, or in the source tree.
-pub fn shipped_model(name: &str) -> Result<PathBuf> {
-    let mut tried: Vec<PathBuf> = Vec::new();
-    match knobs::get("TESSERA_WEIGHTS") {
-        Some(folder) => tried.push(PathBuf::from(folder).join(name)),
-        None => {
-            if let Some(program) = std::env::current_exe().ok().as_deref().and_then(Path::parent) {
-                tried.push(program.join("weights").join(name));
-            }
-            tried.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("weights").join(name));
-        }
-    }
-    if let Some(found) = tried.iter().find(|f| f.join("model_index.json").is_file()) {
-        return Ok(found.clone());
-    }
-    let list: Vec<String> = tried.iter().map(|f| f.display().to_string()).collect();
-    Err(Error::new(Kind::Weights, "run", format!("the model `{name}` is not in {}", list.join(" nor in ")))
-        .advise("name a model folder with --model, or set TESSERA_WEIGHTS"))
 }
 
 #[cfg(test)]
