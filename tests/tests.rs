@@ -1,4 +1,4 @@
-//! The one integration binary. One line per module, in alphabetical order.
+//! The one integration test binary. One line per module, in alphabetical order.
 
 // Test modules share items by `pub`; nothing is reachable from outside a test binary.
 #![allow(unreachable_pub)]

@@ -57,7 +57,8 @@ fn describe_onestep(model: &OneStep, text: &mut String) -> Result<()> {
         describe_network(&model.folder.join(part), text)?;
     }
     let [a, b] = model.coefficients;
-    let _ = writeln!(text, "  system onestep: one step at t = {}: x0 = {a:.6} z + {b:.6} prediction", model.timestep);
+    let _ =
+        writeln!(text, "  system onestep: one step at t = {}: x0 = {a:.6} z + {b:.6} prediction", model.timestep);
     let _ = writeln!(
         text,
         "  windows start at multiples of {} pixels; residual over bicubic: {}",

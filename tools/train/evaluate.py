@@ -28,8 +28,8 @@ MAIN = ("astronaut", "chelsea", "coffee", "rocket")
 def load(path):
     path = Path(path)
     if path.is_dir():
-        vae = AutoencoderKL.from_pretrained(path / "vae", torch_dtype=torch.float32)
-        unet = UNet2DConditionModel.from_pretrained(path / "unet", torch_dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(path / "vae", torch_dtype=torch.float32, low_cpu_mem_usage=False)
+        unet = UNet2DConditionModel.from_pretrained(path / "unet", torch_dtype=torch.float32, low_cpu_mem_usage=False)
         return OneStep(vae, unet).eval()
     state = torch.load(path, weights_only=True, map_location="cpu")
     model = OneStep.new(state["vae"], state["unet"])

@@ -70,8 +70,12 @@ fn closing(file: &str, lines: &[Line<'_>], from: usize, opener: Line<'_>, ends: 
         }
         match word {
             "ifdef" | "ifndef" | "for" => depth += 1,
-            "endif" | "endfor" if depth == 0 => {
-                return Err(fail(file, *number, format!("#{word} closes line {}: {}", opener.0, opener.1.trim())));
+            "else" | "endif" | "endfor" if depth == 0 => {
+                return Err(fail(
+                    file,
+                    *number,
+                    format!("#{word} in the block of line {}: {}", opener.0, opener.1.trim()),
+                ));
             }
             "endif" | "endfor" => depth -= 1,
             _ => {}
@@ -228,7 +232,7 @@ mod tests {
         assert!(message("${M}").contains("no constant `M`"));
         assert!(message("#ifdef A\nx").contains("not closed"));
         assert!(message("#endif").contains("unexpected #endif"));
-        assert!(message("#for I in 0..2\n#endif\n#endfor").contains("#endif closes line 1"));
+        assert!(message("#for I in 0..2\n#endif\n#endfor").contains("#endif in the block of line 1"));
         assert!(message("#ifdef ON\n#else\n#else\n#endif").contains("#else"));
         assert!(message("#for I\n#endfor").contains("expected"));
         assert!(message("#fro").contains("unexpected #fro"));
