@@ -8,6 +8,7 @@ use crate::error::{Error, Kind, Result};
 use std::fs::TryLockError;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes gathered before one write call reaches the system.
 const WRITE_BUFFER: usize = 1 << 18;
@@ -302,6 +303,22 @@ pub fn temp_path(target: &Path) -> PathBuf {
     target.with_file_name(temp)
 }
 
+/// The temporary files this process has not finished.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
+    // A list of paths is whole after any panic.
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes the unfinished files of this process: for a program that must end at once and can't wait for
+/// [`AtomicFile`]s to be dropped. Writers that still run get errors.
+pub fn remove_unfinished() {
+    for temp in unfinished().iter() {
+        let _ = std::fs::remove_file(temp);
+    }
+}
+
 /// A file that takes its place only when it is complete.
 ///
 /// It is written beside its target and locked; [`AtomicFile::commit`] syncs it, renames it over
@@ -325,6 +342,7 @@ impl AtomicFile {
         for _ in 0..LOCK_TRIES {
             let Some(inner) = open_locked(&temp)? else { continue };
             let file = File { inner, path: temp.clone() };
+            unfinished().push(temp.clone());
             let mut this = AtomicFile {
                 file: Some(BufWriter::with_capacity(WRITE_BUFFER, file)),
                 temp,
@@ -386,6 +404,7 @@ impl Seek for AtomicFile {
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
+        unfinished().retain(|temp| *temp != self.temp);
         if self.in_place {
             return;
         }

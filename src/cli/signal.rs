@@ -3,6 +3,7 @@
 use std::process::exit;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
+use tessera::fs;
 use tessera::run::Cancel;
 
 /// Exit code of an interrupted program (Ctrl-C).
@@ -11,8 +12,8 @@ const INTERRUPTED: i32 = 130;
 #[cfg(unix)]
 const TERMINATED: i32 = 143;
 
-/// How long a job may take to end by itself after the first signal. A launch takes milliseconds, so this
-/// is only ever used up by a device that hangs.
+/// How long a job may take to end by itself after the first signal: it ends between two launches, and a
+/// launch takes longer than this only on a device that hangs or a machine that is overloaded.
 const PATIENCE: Duration = Duration::from_millis(1800);
 
 /// The exit code of the signal that came, 0 while none did.
@@ -26,13 +27,19 @@ pub(super) fn exit_code() -> Option<u8> {
 /// Notes a signal; the second one does not return.
 fn note(code: i32, cancel: &Cancel) {
     if CAME.swap(code, Ordering::SeqCst) != 0 {
-        exit(code);
+        end(code);
     }
     cancel.cancel();
     std::thread::spawn(move || {
         std::thread::sleep(PATIENCE);
-        exit(code);
+        end(code);
     });
+}
+
+/// Ends the program now, without its unfinished files.
+fn end(code: i32) -> ! {
+    fs::remove_unfinished();
+    exit(code)
 }
 
 /// Starts listening. Where that fails (a sandbox without signals) the program works all the same, and

@@ -101,7 +101,7 @@ fn unknown(spec: &str) -> Error {
 
 fn open_wgpu(index: usize, why: &str) -> Result<Chosen> {
     let backend = WgpuBackend::open(index)?;
-    let name = format!("wgpu:{index} {}", backend.caps().name);
+    let name = backend.caps().name.clone();
     Ok(Chosen { backend: Box::new(backend), name, why: why.into() })
 }
 

@@ -40,12 +40,16 @@ pub(super) fn base(arch: Arch, p: &GroupNormStatsParams, items: &[Item], x: [&[f
                 let (mean, m2) = (&mut means[start + c..][..n], &mut m2s[start + c..][..n]);
                 let x = &x[item * item_len..][..item_len];
                 let counted = &counted[..count];
-                vectorised(arch, || match n {
-                    64 => strip::<64>(x, pitch, c, counted, mean, m2),
-                    32 => strip::<32>(x, pitch, c, counted, mean, m2),
-                    16 => strip::<16>(x, pitch, c, counted, mean, m2),
-                    _ => strip::<8>(x, pitch, c, counted, mean, m2),
-                });
+                vectorised(
+                    arch,
+                    #[inline(always)]
+                    || match n {
+                        64 => strip::<64>(x, pitch, c, counted, mean, m2),
+                        32 => strip::<32>(x, pitch, c, counted, mean, m2),
+                        16 => strip::<16>(x, pitch, c, counted, mean, m2),
+                        _ => strip::<8>(x, pitch, c, counted, mean, m2),
+                    },
+                );
                 c += n;
             }
             start += pitch;

@@ -369,7 +369,11 @@ fn narrow(arch: Arch, values: &[f32], t: DType, out: &mut [u8]) -> bool {
     // bf16 has f32's range: only what is not finite already counts.
     let limit = if t == DType::F16 { crate::limits::F16_MAX } else { f32::MAX };
     out.par_chunks_mut(CONVERT * 2).zip(values.par_chunks(CONVERT)).for_each(|(out, values)| {
-        let bad = vectorised(arch, || values.iter().fold(false, |bad, v| bad | (v.abs() > limit) | v.is_nan()));
+        let bad = vectorised(
+            arch,
+            #[inline(always)]
+            || values.iter().fold(false, |bad, v| bad | (v.abs() > limit) | v.is_nan()),
+        );
         if bad {
             overflow.store(true, Ordering::Relaxed);
         }

@@ -16,18 +16,22 @@ pub(super) fn base(arch: Arch, p: &LayerNormParams, x: &[f32], affine: &[f32], y
     let height = panel_pixels(p.rows as usize);
     y.par_chunks_mut(height * pitch).enumerate().for_each(|(index, y)| {
         let x = &x[index * height * pitch..][..y.len()];
-        vectorised(arch, || {
-            for (x, y) in x.chunks_exact(pitch).zip(y.chunks_exact_mut(pitch)) {
-                let (x, pads) = (&x[..c], c);
-                let mean = sum(x, |v| v) / c as f32;
-                let variance = sum(x, |v| (v - mean) * (v - mean)) / c as f32;
-                let factor = 1.0 / (variance + p.eps).sqrt();
-                for (y, (x, (w, b))) in y.iter_mut().zip(x.iter().zip(weight.iter().zip(bias))) {
-                    *y = (x - mean) * factor * w + b;
+        vectorised(
+            arch,
+            #[inline(always)]
+            || {
+                for (x, y) in x.chunks_exact(pitch).zip(y.chunks_exact_mut(pitch)) {
+                    let (x, pads) = (&x[..c], c);
+                    let mean = sum(x, |v| v) / c as f32;
+                    let variance = sum(x, |v| (v - mean) * (v - mean)) / c as f32;
+                    let factor = 1.0 / (variance + p.eps).sqrt();
+                    for (y, (x, (w, b))) in y.iter_mut().zip(x.iter().zip(weight.iter().zip(bias))) {
+                        *y = (x - mean) * factor * w + b;
+                    }
+                    y[pads..].fill(0.0);
                 }
-                y[pads..].fill(0.0);
-            }
-        });
+            },
+        );
     });
 }
 

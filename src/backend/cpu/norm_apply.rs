@@ -20,25 +20,33 @@ pub(super) fn base(arch: Arch, p: &NormApplyParams, x: [&[f32]; 2], ab: &[f32], 
             let first = item * pixels + index * height;
             if channels[1] == 0 && channels[0] == pitches[0] && pitch == pitches[0] && pitch <= REPEAT / 2 {
                 let x = &x[0][first * pitch..][..y.len()];
-                return vectorised(arch, || narrow(p.act, x, a, b, y));
+                return vectorised(
+                    arch,
+                    #[inline(always)]
+                    || narrow(p.act, x, a, b, y),
+                );
             }
-            vectorised(arch, || {
-                for (i, y) in y.chunks_exact_mut(pitch).enumerate() {
-                    let mut at = 0;
-                    let mut start = 0;
-                    for s in 0..2 {
-                        let n = channels[s];
-                        if n == 0 {
-                            continue;
+            vectorised(
+                arch,
+                #[inline(always)]
+                || {
+                    for (i, y) in y.chunks_exact_mut(pitch).enumerate() {
+                        let mut at = 0;
+                        let mut start = 0;
+                        for s in 0..2 {
+                            let n = channels[s];
+                            if n == 0 {
+                                continue;
+                            }
+                            let x = &x[s][(first + i) * pitches[s]..][..n];
+                            row(p.act, x, &a[start..][..n], &b[start..][..n], &mut y[at..][..n]);
+                            at += n;
+                            start += pitches[s];
                         }
-                        let x = &x[s][(first + i) * pitches[s]..][..n];
-                        row(p.act, x, &a[start..][..n], &b[start..][..n], &mut y[at..][..n]);
-                        at += n;
-                        start += pitches[s];
+                        y[at..].fill(0.0);
                     }
-                    y[at..].fill(0.0);
-                }
-            });
+                },
+            );
         });
     });
 }

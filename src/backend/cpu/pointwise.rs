@@ -32,25 +32,31 @@ pub(super) fn base(
         };
         y.par_chunks_mut(height * pitch).enumerate().for_each(|(index, y)| {
             let first = item * pixels + index * height;
-            vectorised(arch, || {
-                for (i, y) in y.chunks_exact_mut(pitch).enumerate() {
-                    let (y, pads) = y.split_at_mut(c);
-                    let a = &a[(first + i) * pitch_a + p.offset as usize..][..c];
-                    if b.is_empty() {
-                        y.iter_mut().zip(a).for_each(|(y, a)| *y = alpha * a + p.gamma);
-                    } else {
-                        let b = &b[(first + i) * pitch_b..][..c];
-                        y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (a, b))| *y = alpha * a + beta * b + p.gamma);
+            vectorised(
+                arch,
+                #[inline(always)]
+                || {
+                    for (i, y) in y.chunks_exact_mut(pitch).enumerate() {
+                        let (y, pads) = y.split_at_mut(c);
+                        let a = &a[(first + i) * pitch_a + p.offset as usize..][..c];
+                        if b.is_empty() {
+                            y.iter_mut().zip(a).for_each(|(y, a)| *y = alpha * a + p.gamma);
+                        } else {
+                            let b = &b[(first + i) * pitch_b..][..c];
+                            y.iter_mut()
+                                .zip(a.iter().zip(b))
+                                .for_each(|(y, (a, b))| *y = alpha * a + beta * b + p.gamma);
+                        }
+                        activate(p.act, y);
+                        // Comparisons that a NaN passes through unchanged.
+                        for v in y {
+                            *v = if *v < p.lo { p.lo } else { *v };
+                            *v = if *v > p.hi { p.hi } else { *v };
+                        }
+                        pads.fill(0.0);
                     }
-                    activate(p.act, y);
-                    // Comparisons that a NaN passes through unchanged.
-                    for v in y {
-                        *v = if *v < p.lo { p.lo } else { *v };
-                        *v = if *v > p.hi { p.hi } else { *v };
-                    }
-                    pads.fill(0.0);
-                }
-            });
+                },
+            );
         });
     });
 }

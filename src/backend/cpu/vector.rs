@@ -74,8 +74,8 @@ pub(super) fn is_activation(code: u32) -> bool {
     matches!(code, ACT_NONE | ACT_SILU | ACT_GELU | ACT_QUICK_GELU | ACT_RELU)
 }
 
-/// Runs `work`, compiled for the best instruction set of this machine. `work` must be inlinable: what it
-/// calls is `#[inline(always)]`.
+/// Runs `work`, compiled for the best instruction set of this machine. `work` and what it calls must be
+/// `#[inline(always)]`: a function of its own would be compiled for the baseline.
 #[inline(always)]
 pub(super) fn vectorised<R>(arch: Arch, work: impl FnOnce() -> R) -> R {
     struct Run<F>(F);
