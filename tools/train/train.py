@@ -1,14 +1,16 @@
 """Train the one-step super-resolver end to end, on generated pictures only.
 
     python train.py --pool POOL --run RUN --minutes 80        # starts or resumes RUN
-    python train.py --pool POOL --run RUN --minutes 2 --probe width=96
+    python train.py --pool POOL --run RUN --minutes 4 --probe unet.block_out_channels=[96]
 
 One optimiser for encoder, UNet and decoder; Charbonnier loss on RGB, weighed by 4 / scale (errors
-shrink with the factor); exponential moving average of the weights; warm-up, then a cosine over `--minutes` of training time (or `--steps`, whichever ends
-first). The first steps are a bootstrap: the picture to which the decoder's output is added is a
-blurred one, then fades to the bicubic picture. Without it the network settles on answering nothing,
-because the residual over bicubic is weak and the path to it long. RUN/last.pt holds weights, average, optimiser and counters; RUN/log.jsonl one JSON line per
-report. Shards named pool-0-* are held out: the reported gain over bicubic is measured on them.
+shrink with the factor); exponential moving average of the weights; warm-up, then a cosine over
+`--minutes` of training time (or `--steps`, whichever ends first). The first steps are a bootstrap:
+the picture to which the decoder's output is added is a blurred one, then fades to the bicubic
+picture. Without it the network settles on answering nothing, because the residual over bicubic is
+weak and the path to it long. RUN/last.pt holds weights, average, optimiser and counters;
+RUN/log.jsonl one JSON line per report. Shards named pool-0-* are held out: the reported gain over
+bicubic is measured on them.
 """
 
 import argparse
