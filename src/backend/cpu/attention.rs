@@ -17,8 +17,12 @@ use rayon::prelude::*;
 const QUERIES: usize = 64;
 /// Keys of a block: their scores (24 KiB) stay in L1.
 const KEYS: usize = 96;
-/// Keys per register tile.
+/// Keys per register tile of the scores.
 const TILE: usize = 6;
+/// Channels of the queries that a pass over a block of keys multiplies: 32 KiB, so that they stay in L1.
+const CHANNELS: usize = 128;
+/// Channels per register tile of the second product; head sizes are multiples of it.
+const GROUP: usize = 8;
 
 /// Operands as f32 slices.
 pub(super) struct Attention<'a> {
@@ -29,9 +33,10 @@ pub(super) struct Attention<'a> {
     pub(super) v: &'a [f32],
 }
 
-/// Thread scratch of a launch: queries, output, scores, maxima, sums.
+/// Thread scratch of a launch: queries, output, scores, maxima, sums, packed values.
 pub(super) fn scratch(p: &AttentionParams) -> Scratch {
-    Scratch { floats: QUERIES * (2 * p.head_dim as usize + KEYS + 2), indices: 0 }
+    let d = p.head_dim as usize;
+    Scratch { floats: QUERIES * (2 * d + KEYS + 2) + KEYS * d, indices: 0 }
 }
 
 /// One block of queries, all heads.
@@ -70,7 +75,9 @@ impl WithSimd for Block<'_, '_> {
         let (q, rest) = scratch.split_at_mut(QUERIES * d);
         let (o, rest) = rest.split_at_mut(QUERIES * d);
         let (s, rest) = rest.split_at_mut(QUERIES * KEYS);
-        let (max, sum) = rest[..2 * QUERIES].split_at_mut(QUERIES);
+        let (max, rest) = rest.split_at_mut(QUERIES);
+        let (sum, rest) = rest.split_at_mut(QUERIES);
+        let packed = &mut rest[..KEYS * d];
         for head in 0..p.heads as usize {
             q.fill(0.0);
             for i in 0..count {
@@ -97,7 +104,8 @@ impl WithSimd for Block<'_, '_> {
                     }
                 }
                 softmax_step(&mut s[..n * QUERIES], max, sum, o);
-                weigh(simd, &a.v[at(p.offset_v, p.pitch_v)..], p.pitch_v as usize, n, s, o);
+                pack(&a.v[at(p.offset_v, p.pitch_v)..], p.pitch_v as usize, n, d, packed);
+                weigh(simd, packed, n, s, o);
                 key += n;
             }
             for (i, y) in y.chunks_exact_mut(pitch).enumerate() {
@@ -116,28 +124,38 @@ impl WithSimd for Block<'_, '_> {
 /// `s[key][query] = sum over c of k[key][c] * q[c][query]` for `n` keys.
 #[inline(always)]
 fn scores<S: Simd>(simd: S, k: &[f32], pitch: usize, n: usize, d: usize, q: &[f32], s: &mut [f32]) {
-    let mut tile = 0;
-    while tile < n {
-        // Tiles past the last key repeat it; nobody looks at their scores.
-        let rows: [&[f32]; TILE] = std::array::from_fn(|j| &k[(tile + j).min(n - 1) * pitch..][..d]);
-        let s = &mut s[tile * QUERIES..][..TILE * QUERIES];
-        match S::F32_LANES {
-            16 => score_tile::<S, 4, TILE>(simd, rows, d, q, s),
-            8 => score_tile::<S, 2, TILE>(simd, rows, d, q, s),
-            4 => score_tile::<S, 4, TILE>(simd, rows, d, q, s),
-            _ => score_tile::<S, 1, TILE>(simd, rows, d, q, s),
+    let mut c = 0;
+    while c < d {
+        let len = CHANNELS.min(d - c);
+        let q = &q[c * QUERIES..][..len * QUERIES];
+        let mut tile = 0;
+        while tile < n {
+            // Tiles past the last key repeat it; nobody looks at their scores.
+            let rows: [&[f32]; TILE] = std::array::from_fn(|j| &k[(tile + j).min(n - 1) * pitch + c..][..len]);
+            let s = &mut s[tile * QUERIES..][..TILE * QUERIES];
+            match S::F32_LANES {
+                16 => score_tile::<S, 4, TILE>(simd, rows, q, s, c == 0),
+                8 => score_tile::<S, 2, TILE>(simd, rows, q, s, c == 0),
+                4 => score_tile::<S, 4, TILE>(simd, rows, q, s, c == 0),
+                _ => score_tile::<S, 1, TILE>(simd, rows, q, s, c == 0),
+            }
+            tile += TILE;
         }
-        tile += TILE;
+        c += len;
     }
 }
 
 #[inline(always)]
-fn score_tile<S: Simd, const V: usize, const P: usize>(simd: S, k: [&[f32]; P], d: usize, q: &[f32], s: &mut [f32]) {
+fn score_tile<S: Simd, const V: usize, const P: usize>(simd: S, k: [&[f32]; P], q: &[f32], s: &mut [f32], fresh: bool) {
     let width = V * S::F32_LANES;
+    let len = q.len() / QUERIES;
     let mut column = 0;
     while column < QUERIES {
         let mut sums = [[simd.splat_f32s(0.0); V]; P];
-        for (c, q) in q.chunks_exact(QUERIES).take(d).enumerate() {
+        if !fresh {
+            each!(P, I => sums[I] = load(simd, &s[I * QUERIES + column..]));
+        }
+        for (c, q) in q.chunks_exact(QUERIES).take(len).enumerate() {
             let q = load(simd, &q[column..]);
             each!(P, I => multiply_add(simd, k[I][c], &q, &mut sums[I]));
         }
@@ -180,50 +198,40 @@ fn softmax_step(s: &mut [f32], max: &mut [f32], sum: &mut [f32], o: &mut [f32]) 
     }
 }
 
+/// Copies a block of values to `[channel / GROUP][key][GROUP]`. In place, a register tile would touch one cache
+/// line per key, and pitches are such that those lines compete for few sets of the L1 cache.
+#[inline(always)]
+fn pack(v: &[f32], pitch: usize, n: usize, d: usize, packed: &mut [f32]) {
+    for key in 0..n {
+        for (group, v) in v[key * pitch..][..d].chunks_exact(GROUP).enumerate() {
+            packed[(group * KEYS + key) * GROUP..][..GROUP].copy_from_slice(v);
+        }
+    }
+}
+
 /// `o[c][query] += sum over key of v[key][c] * s[key][query]`.
 #[inline(always)]
-fn weigh<S: Simd>(simd: S, v: &[f32], pitch: usize, n: usize, s: &[f32], o: &mut [f32]) {
-    match S::F32_LANES {
-        16 => weigh_all::<S, 4>(simd, v, pitch, n, s, o),
-        8 => weigh_all::<S, 2>(simd, v, pitch, n, s, o),
-        4 => weigh_all::<S, 4>(simd, v, pitch, n, s, o),
-        _ => weigh_all::<S, 1>(simd, v, pitch, n, s, o),
+fn weigh<S: Simd>(simd: S, packed: &[f32], n: usize, s: &[f32], o: &mut [f32]) {
+    for (v, o) in packed.chunks_exact(KEYS * GROUP).zip(o.chunks_exact_mut(GROUP * QUERIES)) {
+        match S::F32_LANES {
+            16 => weigh_tile::<S, 2, GROUP>(simd, v, n, s, o),
+            8 => weigh_tile::<S, 1, GROUP>(simd, v, n, s, o),
+            4 => weigh_tile::<S, 2, GROUP>(simd, v, n, s, o),
+            _ => weigh_tile::<S, 1, GROUP>(simd, v, n, s, o),
+        }
     }
 }
 
 #[inline(always)]
-fn weigh_all<S: Simd, const V: usize>(simd: S, v: &[f32], pitch: usize, n: usize, s: &[f32], o: &mut [f32]) {
-    let d = o.len() / QUERIES;
-    let mut c = 0;
-    // Head sizes are multiples of 8, so sixes leave 0, 2 or 4.
-    while c + 6 <= d {
-        weigh_tile::<S, V, 6>(simd, &v[c..], pitch, n, s, &mut o[c * QUERIES..]);
-        c += 6;
-    }
-    while c < d {
-        weigh_tile::<S, V, 2>(simd, &v[c..], pitch, n, s, &mut o[c * QUERIES..]);
-        c += 2;
-    }
-}
-
-#[inline(always)]
-fn weigh_tile<S: Simd, const V: usize, const P: usize>(
-    simd: S,
-    v: &[f32],
-    pitch: usize,
-    n: usize,
-    s: &[f32],
-    o: &mut [f32],
-) {
+fn weigh_tile<S: Simd, const V: usize, const P: usize>(simd: S, v: &[f32], n: usize, s: &[f32], o: &mut [f32]) {
     let width = V * S::F32_LANES;
     let mut column = 0;
     while column < QUERIES {
         let mut sums = [[simd.splat_f32s(0.0); V]; P];
         each!(P, I => sums[I] = load(simd, &o[I * QUERIES + column..]));
-        for (key, s) in s.chunks_exact(QUERIES).take(n).enumerate() {
+        for (v, s) in v.chunks_exact(P).zip(s.chunks_exact(QUERIES)).take(n) {
             let s = load(simd, &s[column..]);
-            let row = &v[key * pitch..][..P];
-            each!(P, I => multiply_add(simd, row[I], &s, &mut sums[I]));
+            each!(P, I => multiply_add(simd, v[I], &s, &mut sums[I]));
         }
         each!(P, I => store(simd, &sums[I], &mut o[I * QUERIES + column..]));
         column += width;
