@@ -9,8 +9,10 @@ use tessera::backend::cpu::Cpu;
 use tessera::backend::wgpu::{WgpuBackend, adapters};
 use tessera::graph::DType;
 use tessera::knobs;
+use tessera::metrics::{Picture, psnr as psnr_of};
 use tessera::plan;
 use tessera::run::executor::{Executor, SharedDevice};
+use tessera::run::{Cancel, Silent, Size, UpscaleOptions, upscale};
 use tessera::system::onestep::OneStep;
 use tessera::weights::Checkpoint;
 use tessera::weights::manifest::Manifest;
@@ -84,4 +86,28 @@ fn shipped_files_are_what_the_manifest_says() {
     for model in &manifest.models {
         model.verify(&folder).expect("as shipped");
     }
+}
+
+/// The example photograph, doubled on `device` by the whole program.
+fn doubled(device: &str, folder: &Path) -> Picture {
+    let mut options = UpscaleOptions::new(root().join("docs/example/astronaut_128.png"), Size::Scale(2.0));
+    options.model = Some(root().join("weights/onestep"));
+    options.output = Some(folder.join(format!("{}.png", device.replace(':', "_"))));
+    options.device = device.to_owned();
+    let report = upscale(&options, &mut Silent, &Cancel::new()).expect("upscales");
+    Picture::read(&report.path).expect("a picture")
+}
+
+#[test]
+fn a_photograph_is_the_same_on_cpu_and_wgpu() {
+    if adapters().is_empty() {
+        assert!(!knobs::is_on("TESSERA_REQUIRE_WGPU"), "no wgpu adapter, and one is required");
+        println!("SKIPPED: a photograph on wgpu: no adapter");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let (cpu, wgpu) = (doubled("cpu", folder.path()), doubled("wgpu:0", folder.path()));
+    let got = psnr_of(&cpu, &wgpu).expect("one size");
+    println!("cpu f32 against wgpu f16, 8 bits: {got:.1} dB");
+    assert!(got >= tolerance::DEVICES_DB, "{got:.1} dB");
 }
