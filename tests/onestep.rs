@@ -57,6 +57,16 @@ fn psnr(backend: Box<dyn Backend>, dtype: DType) -> f64 {
     -10.0 * mse.max(f64::MIN_POSITIVE).log10()
 }
 
+/// Whether `what` must be left out for want of an adapter: loudly, and a failure where one is required.
+fn lacks_adapter(what: &str) -> bool {
+    let lacking = adapters().is_empty();
+    if lacking {
+        assert!(!knobs::is_on("TESSERA_REQUIRE_WGPU"), "no wgpu adapter, and one is required");
+        println!("SKIPPED: {what}: no adapter");
+    }
+    lacking
+}
+
 #[test]
 fn the_shipped_model_is_what_pytorch_computes() {
     let got = psnr(Box::new(Cpu::new().expect("cpu")), DType::F32);
@@ -66,12 +76,10 @@ fn the_shipped_model_is_what_pytorch_computes() {
 
 #[test]
 fn the_shipped_model_is_the_same_through_wgpu() {
+    if lacks_adapter("the shipped model on wgpu") {
+        return;
+    }
     for (dtype, bar) in [(DType::F32, tolerance::ONESTEP_F32_DB), (DType::F16, tolerance::ONESTEP_F16_DB)] {
-        if adapters().is_empty() {
-            assert!(!knobs::is_on("TESSERA_REQUIRE_WGPU"), "no wgpu adapter, and one is required");
-            println!("SKIPPED: the shipped model on wgpu: no adapter");
-            return;
-        }
         let got = psnr(Box::new(WgpuBackend::open(0).expect("opens")), dtype);
         println!("wgpu {}: {got:.1} dB against PyTorch", dtype.name());
         assert!(got >= bar, "wgpu {}: {got:.1} dB", dtype.name());
@@ -100,9 +108,7 @@ fn doubled(device: &str, folder: &Path) -> Picture {
 
 #[test]
 fn a_photograph_is_the_same_on_cpu_and_wgpu() {
-    if adapters().is_empty() {
-        assert!(!knobs::is_on("TESSERA_REQUIRE_WGPU"), "no wgpu adapter, and one is required");
-        println!("SKIPPED: a photograph on wgpu: no adapter");
+    if lacks_adapter("a photograph on wgpu") {
         return;
     }
     let folder = tempfile::tempdir().expect("folder");

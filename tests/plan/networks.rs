@@ -11,19 +11,10 @@ use tessera::plan::command::Plan;
 use tessera::plan::{self, Options, report};
 
 /// `unet/config.json` of Stable Diffusion 2.1 base, the fields that fix the network.
-const SD21_UNET: &str = r#"{"act_fn":"silu","attention_head_dim":[5,10,20,20],
-    "block_out_channels":[320,640,1280,1280],"center_input_sample":false,"cross_attention_dim":1024,
-    "down_block_types":["CrossAttnDownBlock2D","CrossAttnDownBlock2D","CrossAttnDownBlock2D","DownBlock2D"],
-    "downsample_padding":1,"flip_sin_to_cos":true,"freq_shift":0,"in_channels":4,"layers_per_block":2,
-    "mid_block_scale_factor":1,"norm_eps":1e-05,"norm_num_groups":32,"out_channels":4,"sample_size":64,
-    "up_block_types":["UpBlock2D","CrossAttnUpBlock2D","CrossAttnUpBlock2D","CrossAttnUpBlock2D"],
-    "use_linear_projection":true}"#;
+const SD21_UNET: &str = include_str!("../data/configs/sd21_unet.json");
 
 /// `vae/config.json` of the Stable Diffusion autoencoder.
-const SD_VAE: &str = r#"{"act_fn":"silu","block_out_channels":[128,256,512,512],
-    "down_block_types":["DownEncoderBlock2D","DownEncoderBlock2D","DownEncoderBlock2D","DownEncoderBlock2D"],
-    "in_channels":3,"latent_channels":4,"layers_per_block":2,"norm_num_groups":32,"out_channels":3,
-    "sample_size":512,"up_block_types":["UpDecoderBlock2D","UpDecoderBlock2D","UpDecoderBlock2D","UpDecoderBlock2D"]}"#;
+const SD_VAE: &str = include_str!("../data/configs/sd_vae.json");
 
 fn unet(batch: u32, dtype: DType) -> Graph {
     let net = UNet2DConditionModel::from_config(SD21_UNET).expect("config");

@@ -16,20 +16,22 @@ pub(super) fn fold(graph: &mut Graph) -> Result<()> {
     for node in std::mem::take(&mut graph.nodes) {
         // The product may take the pointwise node's place only if nothing else reads it, and if it does not
         // have to leave the once-per-job list for it.
-        let fits = |v: ValueId, rule: fn(&Op) -> bool| -> Option<usize> {
+        let fits = |v: ValueId, rule: fn(Room) -> bool| -> Option<usize> {
             let at = made[v.0 as usize]?;
             let product = done[at].as_ref()?;
             let same_life = graph.value(v).lifetime == graph.value(node.output).lifetime;
-            (uses[v.0 as usize] == 1 && same_life && rule(&product.op)).then_some(at)
+            (uses[v.0 as usize] == 1 && same_life && room(&product.op).is_some_and(rule)).then_some(at)
         };
         let mut place = done.len();
         let mut merged = node.clone();
         match &node.op {
             Op::Pointwise(p) if is_activation(p) => {
-                if let Some(at) = fits(node.inputs[0], takes_act)
+                if let Some(at) = fits(node.inputs[0], |room| room.act)
                     && let Some(mut product) = done[at].take()
                 {
-                    set_act(&mut product.op, p.act);
+                    if let Some(e) = epilogue(&mut product.op) {
+                        *e.act = p.act;
+                    }
                     product.output = node.output;
                     (place, merged) = (at, product);
                 }
@@ -38,11 +40,14 @@ pub(super) fn fold(graph: &mut Graph) -> Result<()> {
                 let [a, b] = [node.inputs[0], node.inputs[1]];
                 // Of two products the deeper one takes the addition: it has to come late anyway, and the
                 // planner stays free to compute the shallow one (a shortcut) first, so that its input can die.
-                let choice = |v: ValueId, other| fits(v, takes_residual).map(|at| (depth[v.0 as usize], at, other));
+                let choice =
+                    |v: ValueId, other| fits(v, |room| room.residual).map(|at| (depth[v.0 as usize], at, other));
                 if let Some((_, at, other)) = choice(a, b).max(choice(b, a))
                     && let Some(mut product) = done[at].take()
                 {
-                    set_residual(&mut product.op);
+                    if let Some(e) = epilogue(&mut product.op) {
+                        *e.residual = true;
+                    }
                     product.inputs.push(other);
                     product.output = node.output;
                     merged = product;
@@ -81,11 +86,16 @@ fn is_sum(p: &Pointwise) -> bool {
     p.alpha == 1.0 && p.beta == Some(1.0) && p.gamma == 0.0 && p.act == Act::None && p.clamp.is_none() && !p.table
 }
 
-fn takes_act(op: &Op) -> bool {
+/// What a product does with its sums; other ops have no epilogue.
+struct Epilogue<'a> {
+    act: &'a mut Act,
+    residual: &'a mut bool,
+}
+
+fn epilogue(op: &mut Op) -> Option<Epilogue<'_>> {
     match op {
-        // The activation of an epilogue comes before the residual, so a product that has one is full.
-        Op::Conv2d(p) => p.act == Act::None && !p.residual,
-        Op::Linear(p) => p.act == Act::None && !p.residual && !p.geglu,
+        Op::Conv2d(p) => Some(Epilogue { act: &mut p.act, residual: &mut p.residual }),
+        Op::Linear(p) => Some(Epilogue { act: &mut p.act, residual: &mut p.residual }),
         Op::Input(_)
         | Op::GroupNorm(_)
         | Op::LayerNorm(_)
@@ -94,30 +104,22 @@ fn takes_act(op: &Op) -> bool {
         | Op::Pointwise(_)
         | Op::Slice { .. }
         | Op::Concat
-        | Op::Upsample { .. } => false,
+        | Op::Upsample { .. } => None,
     }
 }
 
-fn takes_residual(op: &Op) -> bool {
-    match op {
-        Op::Conv2d(p) => !p.residual,
-        Op::Linear(p) => !p.residual,
-        Op::Input(_)
-        | Op::GroupNorm(_)
-        | Op::LayerNorm(_)
-        | Op::Attention(_)
-        | Op::TimeEmbedding(_)
-        | Op::Pointwise(_)
-        | Op::Slice { .. }
-        | Op::Concat
-        | Op::Upsample { .. } => false,
-    }
+/// What an epilogue still has room for.
+struct Room {
+    residual: bool,
+    act: bool,
 }
 
-fn set_act(op: &mut Op, act: Act) {
+/// Whether an addition, and whether an activation too, still fits: the activation of an epilogue comes before
+/// the residual and after the GEGLU product, so a product that has either takes none.
+fn room(op: &Op) -> Option<Room> {
     match op {
-        Op::Conv2d(p) => p.act = act,
-        Op::Linear(p) => p.act = act,
+        Op::Conv2d(p) => Some(Room { residual: !p.residual, act: p.act == Act::None && !p.residual }),
+        Op::Linear(p) => Some(Room { residual: !p.residual, act: p.act == Act::None && !p.residual && !p.geglu }),
         Op::Input(_)
         | Op::GroupNorm(_)
         | Op::LayerNorm(_)
@@ -126,22 +128,6 @@ fn set_act(op: &mut Op, act: Act) {
         | Op::Pointwise(_)
         | Op::Slice { .. }
         | Op::Concat
-        | Op::Upsample { .. } => {}
-    }
-}
-
-fn set_residual(op: &mut Op) {
-    match op {
-        Op::Conv2d(p) => p.residual = true,
-        Op::Linear(p) => p.residual = true,
-        Op::Input(_)
-        | Op::GroupNorm(_)
-        | Op::LayerNorm(_)
-        | Op::Attention(_)
-        | Op::TimeEmbedding(_)
-        | Op::Pointwise(_)
-        | Op::Slice { .. }
-        | Op::Concat
-        | Op::Upsample { .. } => {}
+        | Op::Upsample { .. } => None,
     }
 }
