@@ -7,7 +7,9 @@ pub mod checkpoint;
 pub mod header;
 pub mod json;
 pub mod manifest;
+pub mod model;
 pub mod names;
 pub mod recipe;
 
 pub use checkpoint::Checkpoint;
+pub use model::{Model, Part};
