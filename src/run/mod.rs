@@ -13,6 +13,7 @@ mod shipped;
 mod sinks;
 pub mod statistics;
 pub mod upscale;
+mod window_phase;
 
 pub use devices::{DeviceInfo, devices};
 pub use engine::Engine;
