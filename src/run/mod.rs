@@ -3,6 +3,7 @@
 
 pub mod budget;
 pub mod canvas;
+pub mod component;
 pub mod devices;
 pub mod engine;
 pub mod executor;
@@ -14,6 +15,7 @@ mod sinks;
 pub mod statistics;
 pub mod upscale;
 
+pub use component::{Component, ComponentOptions, ComponentReport, component};
 pub use devices::{DeviceInfo, devices};
 pub use engine::Engine;
 pub use inspect::inspect;

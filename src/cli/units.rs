@@ -1,0 +1,54 @@
+//! Sizes and names as people and JSON write them.
+
+use std::path::Path;
+
+/// Bytes in MiB with one decimal.
+pub(super) fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// JSON is Unicode: a file name that is not gets replacement characters.
+pub(super) fn lossy(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Reads a size in bytes: `4GiB`, `512MiB`, `1.5G` (binary like GiB), `2GB` (decimal), `1048576`.
+pub(super) fn bytes(text: &str) -> std::result::Result<u64, String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1024.0 * 1024.0,
+        "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
+        "t" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        other => return Err(format!("`{other}` is no unit of size; write 4GiB, 512MiB or a number of bytes")),
+    };
+    let value =
+        number.parse::<f64>().map_err(|_| format!("`{text}` is no size; write 4GiB, 512MiB or a number of bytes"))?;
+    let exact = value * factor;
+    // Below 2^53 a float holds every whole number; no machine has more memory than that.
+    if (1.0..9e15).contains(&exact) { Ok(exact as u64) } else { Err(format!("`{text}` is out of range")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes("4GiB"), Ok(4 << 30));
+        assert_eq!(bytes("512MiB"), Ok(512 << 20));
+        assert_eq!(bytes("1.5g"), Ok(3 << 29));
+        assert_eq!(bytes("2 GB"), Ok(2_000_000_000));
+        assert_eq!(bytes("1048576"), Ok(1 << 20));
+        for bad in ["", "GiB", "-1GiB", "4 apples", "1e9", "nan", "0", "99999999TiB", "1.2.3M"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+}
