@@ -36,9 +36,24 @@ pub(super) fn bytes(text: &str) -> std::result::Result<u64, String> {
     if (1.0..9e15).contains(&exact) { Ok(exact as u64) } else { Err(format!("`{text}` is out of range")) }
 }
 
+/// Reads `WxH`, both from 1.
+pub(super) fn sides(text: &str) -> std::result::Result<[u32; 2], String> {
+    let side = |t: &str| t.trim().parse::<u32>().ok().filter(|&n| n > 0);
+    let sides = text.split_once(['x', 'X']).and_then(|(w, h)| Some([side(w)?, side(h)?]));
+    sides.ok_or_else(|| format!("`{text}` is no width and height; write 64x48"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn widths_and_heights() {
+        assert_eq!(sides("64x48"), Ok([64, 48]));
+        for bad in ["", "64", "64x", "0x4", "-1x4", "64x48x3", "a x b", "99999999999x1"] {
+            assert!(sides(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn sizes() {

@@ -186,7 +186,10 @@ fn draw(stay: &Stay, levels: &Levels, bottom: f64, scale: Scale, plan: &Plan) ->
         let letters = (width / LETTER) as usize;
         // The end of a path tells more than its beginning.
         let skipped = stay.label.chars().count().saturating_sub(letters);
-        let name: String = stay.label.chars().skip(skipped).collect();
+        let mut name: String = stay.label.chars().skip(skipped).collect();
+        if let Some(dot) = name.find('.').filter(|_| skipped > 0) {
+            name.drain(..=dot);
+        }
         let _ = writeln!(
             text,
             "<text x=\"{:.2}\" y=\"{:.2}\" font-size=\"8\" pointer-events=\"none\">{}</text>",

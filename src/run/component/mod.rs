@@ -10,7 +10,7 @@ mod trace;
 use super::engine::Engine;
 use super::executor::Executor;
 use super::options::{Cancel, Observer, Progress};
-use crate::abi::Item;
+use crate::abi::{Caps, Item};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{DType, Graph, Lifetime, passes};
 use crate::plan::command::{PackedWeight, Plan};
@@ -65,6 +65,26 @@ impl Component {
             Component::VaeEncoder | Component::VaeDecoder => Part::Vae,
             Component::ControlNet => Part::ControlNet,
         }
+    }
+
+    /// The components that a part of a model has.
+    pub fn of_part(part: Part) -> impl Iterator<Item = Component> {
+        Component::ALL.into_iter().filter(move |c| c.part() == part)
+    }
+
+    /// Rows and columns of the input that plans are shown for: those of a picture of 512 x 512 pixels.
+    pub fn usual_size(self) -> [u32; 2] {
+        match self {
+            Component::VaeEncoder => [512, 512],
+            Component::Unet | Component::VaeDecoder | Component::ControlNet => [64, 64],
+        }
+    }
+
+    /// Names and shapes of the checkpoint's tensors that this component of a model with `config` reads.
+    pub fn tensors(self, config: &str) -> Result<Vec<(String, Vec<u64>)>> {
+        let network = Network::parse(self, config)?;
+        let graph = network.graph_at(1, self.usual_size(), DType::F32)?;
+        Ok(graph.weights.into_iter().map(|w| (w.name, w.shape)).collect())
     }
 
     /// The graph of this component of a model with `config`, at a size: rows and columns of its input
@@ -152,9 +172,8 @@ pub struct ComponentReport {
     pub notes: Vec<String>,
 }
 
-/// The storage type called `name`, where `engine`'s device has it.
-fn storage(engine: &Engine, name: Option<&str>) -> Result<DType> {
-    let caps = engine.caps();
+/// The storage type called `name`, where the device has it.
+pub(super) fn storage(caps: &Caps, name: Option<&str>) -> Result<DType> {
     let Some(name) = name else { return Ok(caps.storage) };
     let known = [DType::F32, DType::F16, DType::Bf16];
     let dtype = known.into_iter().find(|t| t.name() == name).ok_or_else(|| {
@@ -212,7 +231,7 @@ pub fn component(o: &ComponentOptions, observer: &mut dyn Observer, cancel: &Can
     let given = tensors::read(&file, name, &network.wanted(&file)?, network.ignored())?;
     let checkpoint = model.checkpoint(part)?;
     let engine = Engine::open(&o.device, o.threads)?;
-    let dtype = storage(&engine, o.dtype.as_deref())?;
+    let dtype = storage(engine.caps(), o.dtype.as_deref())?;
     observer.note(&format!("device: {} ({})", engine.name(), engine.why()));
     clock.lap("open");
 
