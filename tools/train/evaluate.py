@@ -2,6 +2,7 @@
 
     python evaluate.py --model DIR            # an exported folder (f16 weights run in f32)
     python evaluate.py --model RUN/last.pt    # the average of a training run
+    python evaluate.py --model DIR --folder F --scales 4 --quick    # every picture of a folder besides
 
 Protocol: the photograph cropped to a multiple of the factor, shrunk in float by the antialiased
 bicubic filter, rounded to 8 bits; the result rounded to 8 bits; RGB PSNR of the full frame. GMSD
@@ -63,6 +64,20 @@ def photographs(extra):
     return out
 
 
+def from_folder(folder, side=1024):
+    """name -> uint8 [h, w, 3]: every picture of a folder, shrunk so that no side is longer than `side` (what a
+    camera's file holds at full size is softer than any enlargement of it can show)."""
+    out = {}
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png")):
+        picture = Image.open(path).convert("RGB")
+        ratio = side / max(picture.size)
+        if ratio < 1:
+            filter = Image.BOX if ratio < 0.3 else Image.LANCZOS
+            picture = picture.resize((round(picture.width * ratio), round(picture.height * ratio)), filter)
+        out[path.stem] = rgb(picture)
+    return out
+
+
 def psnr(a, b):
     return -10 * math.log10(max(float(((a - b) ** 2).mean()), 1e-10))
 
@@ -115,6 +130,7 @@ def main():
     p.add_argument("--model", required=True)
     p.add_argument("--scales", type=int, nargs="*", default=[4, 3, 2])
     p.add_argument("--extra", action="store_true", help="the other photographs too")
+    p.add_argument("--folder", type=Path, help="a folder of pictures, measured besides")
     p.add_argument("--quick", action="store_true", help="PSNR only")
     p.add_argument("--json", type=Path, help="write the figures here")
     p.add_argument("--threads", type=int, default=2)
@@ -122,6 +138,8 @@ def main():
     torch.set_num_threads(a.threads)
     model = load(a.model)
     pictures = photographs(a.extra)
+    if a.folder:
+        pictures |= from_folder(a.folder)
     rows = table(model, pictures, a.scales, metrics=not a.quick)
     if a.quick:
         return
