@@ -3,8 +3,8 @@
 //! Three layouts are read: a diffusers folder (`model_index.json` and one folder per network), the folder
 //! of one network (its own `config.json`), and single files.
 
-use super::json::{self, quoted};
 use super::Checkpoint;
+use super::json::{self, quoted};
 use crate::error::{Error, Kind, Result};
 use crate::{fs, limits};
 use std::path::{Path, PathBuf};
