@@ -17,6 +17,7 @@ mod problem;
 mod program;
 mod reference;
 mod schedules;
+mod run;
 mod shaders;
 mod source;
 mod tile;

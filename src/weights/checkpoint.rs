@@ -3,6 +3,7 @@
 
 use super::header::{self, StoredType, TensorInfo};
 use super::json::{self, quoted};
+use super::lora::Merge;
 use super::{names, recipe};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
@@ -18,16 +19,32 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 /// File names that a component folder of a published checkpoint may hold, best first.
-const IN_FOLDER: [&str; 6] = [
+const IN_FOLDER: [&str; 10] = [
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.safetensors.index.json",
     "diffusion_pytorch_model.fp16.safetensors",
+    // so does diffusers name the index of a variant: the variant goes in front of the last suffix
+    "diffusion_pytorch_model.safetensors.index.fp16.json",
+    "diffusion_pytorch_model.fp16.safetensors.index.json",
     "model.safetensors",
     "model.safetensors.index.json",
     "model.fp16.safetensors",
+    "model.safetensors.index.fp16.json",
+    "model.fp16.safetensors.index.json",
 ];
-/// File names that only hold pickles.
-const PICKLES: [&str; 4] = ["bin", "ckpt", "pt", "pth"];
+/// What pickles are called in such a folder.
+const PICKLED: [&str; 6] = [
+    "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.fp16.bin",
+    "diffusion_pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.fp16.bin",
+    "pytorch_model.bin.index.json",
+];
+/// Suffixes of files that only hold pickles.
+const PICKLES: [&str; 5] = ["bin", "ckpt", "pkl", "pt", "pth"];
+/// Halves converted at a time: what is read must not cost another copy of the tensor.
+const HALVES: usize = 1 << 18;
 
 /// The tensors of one network, in one file or several.
 #[derive(Debug)]
@@ -36,6 +53,10 @@ pub struct Checkpoint {
     files: Vec<Mutex<File>>,
     tensors: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
+    /// What adapters add to a tensor, by its index, in the order they were given.
+    merges: HashMap<usize, Vec<Merge>>,
+    /// The text that the files' metadata holds about an adapter in them.
+    adapter_text: Option<String>,
 }
 
 impl Checkpoint {
@@ -46,22 +67,21 @@ impl Checkpoint {
             return Checkpoint::open_folder(path);
         }
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-        if PICKLES.contains(&extension) {
+        if PICKLES.iter().any(|p| extension.eq_ignore_ascii_case(p)) {
             return Err(header::pickle(&path.display().to_string()));
         }
         if extension == "json" { Checkpoint::open_index(path) } else { Checkpoint::open_files(path, &[path.into()]) }
     }
 
     fn open_folder(folder: &Path) -> Result<Checkpoint> {
-        if let Some(name) = IN_FOLDER.iter().find(|n| folder.join(n).exists()) {
-            return Checkpoint::open(&folder.join(name));
-        }
-        let pickle = ["diffusion_pytorch_model.bin", "pytorch_model.bin"].iter().find(|n| folder.join(n).exists());
-        if let Some(name) = pickle {
-            return Err(header::pickle(&folder.join(name).display().to_string()));
-        }
-        let why = format!("{} holds none of {}", folder.display(), IN_FOLDER.join(", "));
-        Err(Error::new(Kind::Weights, "weights", why))
+        let none = match in_folder(folder, &IN_FOLDER) {
+            Ok(path) => return Checkpoint::open(&path),
+            Err(none) => none,
+        };
+        Err(match in_folder(folder, &PICKLED) {
+            Ok(path) => header::pickle(&path.display().to_string()),
+            Err(_) => none,
+        })
     }
 
     /// The shards an index names, which must hold exactly the tensors it says they hold.
@@ -104,9 +124,12 @@ impl Checkpoint {
         let mut files = Vec::with_capacity(paths.len());
         let mut tensors: Vec<TensorInfo> = Vec::new();
         let mut by_name = HashMap::new();
+        let mut adapter_text = None;
         for (i, p) in paths.iter().enumerate() {
             let mut file = File::open(p)?;
-            for t in header::read(&mut file, i)? {
+            let header = header::read(&mut file, i)?;
+            adapter_text = adapter_text.or(header.adapter_text);
+            for t in header.tensors {
                 if by_name.insert(t.name.clone(), tensors.len()).is_some() {
                     let why = format!("{}: `{}` is in another shard too", p.display(), quoted(&t.name));
                     return Err(Error::new(Kind::Weights, "weights", why));
@@ -115,7 +138,26 @@ impl Checkpoint {
             }
             files.push(Mutex::new(file));
         }
-        Ok(Checkpoint { path: path.to_owned(), files, tensors, by_name })
+        Ok(Checkpoint { path: path.to_owned(), files, tensors, by_name, merges: HashMap::new(), adapter_text })
+    }
+
+    /// The same files with other tensors: views of those that are in them. Names must differ.
+    pub(super) fn with_views(self, tensors: Vec<TensorInfo>) -> Checkpoint {
+        let by_name = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
+        Checkpoint { tensors, by_name, merges: HashMap::new(), ..self }
+    }
+
+    /// Adds low-rank changes to tensors, by index; they are merged when a tensor is read.
+    pub(super) fn with_merges(mut self, merges: Vec<(usize, Merge)>) -> Checkpoint {
+        for (index, merge) in merges {
+            self.merges.entry(index).or_default().push(merge);
+        }
+        self
+    }
+
+    /// What the metadata says about an adapter: a JSON text, unchecked.
+    pub(super) fn adapter_text(&self) -> Option<&str> {
+        self.adapter_text.as_deref()
     }
 
     /// Where it was opened.
@@ -132,12 +174,18 @@ impl Checkpoint {
         self.by_name.get(name).map(|&i| &self.tensors[i])
     }
 
-    /// The tensor called `name`, or by another name of the same tensor.
-    pub fn find(&self, name: &str) -> Option<&TensorInfo> {
-        self.exact(name).or_else(|| names::aliases(name).iter().find_map(|alias| self.exact(alias)))
+    /// Index of the tensor called `name`, or by another name of the same tensor.
+    pub(super) fn index(&self, name: &str) -> Option<usize> {
+        let exact = |name: &str| self.by_name.get(name).copied();
+        exact(name).or_else(|| names::aliases(name).iter().find_map(|alias| exact(alias)))
     }
 
-    fn error(&self, why: impl std::fmt::Display) -> Error {
+    /// The tensor called `name`, or by another name of the same tensor.
+    pub fn find(&self, name: &str) -> Option<&TensorInfo> {
+        self.index(name).map(|i| &self.tensors[i])
+    }
+
+    pub(super) fn error(&self, why: impl std::fmt::Display) -> Error {
         Error::new(Kind::Weights, "weights", format!("{}: {why}", self.path.display()))
     }
 
@@ -153,12 +201,13 @@ impl Checkpoint {
             };
             used.insert(t.name.as_str());
             if !names::same_shape(&t.shape, shape) {
-                problems.push(format!("`{}` is {:?} here, the config asks for {shape:?}", quoted(&t.name), t.shape));
+                problems.push(format!("{} is {:?} here, the config asks for {shape:?}", t.shown(), t.shape));
             } else if let StoredType::Other(dtype, _) = t.dtype {
-                problems.push(format!("`{}` is stored as {dtype}; F32, F16 and BF16 are read", quoted(&t.name)));
+                problems.push(format!("{} has the type {dtype}; F32, F16 and BF16 are read", t.shown()));
             }
         }
-        let mut extra: Vec<&str> = self.tensors.iter().map(|t| t.name.as_str()).filter(|n| !used.contains(n)).collect();
+        let mut extra: Vec<&str> = self.tensors.iter().map(|t| t.name.as_str()).collect();
+        extra.retain(|n| !used.contains(n) && !names::is_buffer(n));
         extra.sort_unstable();
         let total = missing.len() + problems.len();
         if total == 0 {
@@ -183,40 +232,98 @@ impl Checkpoint {
     /// The tensor `name` as f32, in the file's element order. A value that is not finite is an error that
     /// names the tensor and the element.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let t = self.find(name).ok_or_else(|| {
+        let index = self.index(name).ok_or_else(|| {
             let near = names::nearest(name, self.tensors.iter().map(|t| t.name.as_str()));
             let near = near.map_or_else(String::new, |n| format!(" (nearest: `{}`)", quoted(n)));
             self.error(format!("no tensor `{name}`{near}"))
         })?;
-        let shown = quoted(&t.name);
-        if let StoredType::Other(dtype, _) = t.dtype {
-            return Err(self.error(format!("`{shown}` is stored as {dtype}; F32, F16 and BF16 are read")));
-        }
-        let count = extent::to_usize(&shown, t.elements())?;
-        let mut values: Vec<f32> = Vec::new();
-        values.try_reserve_exact(count).map_err(|_| {
-            Error::new(Kind::Memory, "weights", format!("no memory for `{shown}`, {count} values as f32"))
-        })?;
-        values.resize(count, 0.0);
-        match t.dtype {
-            StoredType::F32 => {
-                self.fill(t, bytemuck::cast_slice_mut(&mut values))?;
-                if cfg!(target_endian = "big") {
-                    values.iter_mut().for_each(|v| *v = f32::from_bits(v.to_bits().swap_bytes()));
-                }
-            }
-            StoredType::F16 => self.halves(t, count)?.reinterpret_as::<f16>().convert_to_f32_slice(&mut values),
-            StoredType::Bf16 => self.halves(t, count)?.reinterpret_as::<bf16>().convert_to_f32_slice(&mut values),
-            StoredType::Other(..) => {}
+        let t = &self.tensors[index];
+        let mut values = self.stored(t)?;
+        let merges = self.merges.get(&index).map_or(&[][..], Vec::as_slice);
+        for merge in merges {
+            merge.add_to(&mut values, &t.shown())?;
         }
         match recipe::first_beyond(&values, f32::MAX) {
             None => Ok(values),
             Some(i) => Err(self.error(format!(
-                "`{shown}` element {i} (at {:?}) is {}",
+                "{} element {i} (at {:?}) is {}{}",
+                t.shown(),
                 position(&t.shape, i as u64),
-                values[i]
+                values[i],
+                if merges.is_empty() { "" } else { ", with its adapters" },
             ))),
         }
+    }
+
+    /// The whole numbers of the tensor called exactly `name`, stored as I64 or I32, in the file's element order.
+    pub fn read_i64(&self, name: &str) -> Result<Vec<i64>> {
+        let t = self.exact(name).ok_or_else(|| self.error(format!("no tensor `{name}`")))?;
+        let shown = quoted(&t.name);
+        let size = match t.dtype {
+            StoredType::Other("I64", _) => 8,
+            StoredType::Other("I32", _) => 4,
+            other => return Err(self.error(format!("`{shown}` is stored as {}, not I64 or I32", other.name()))),
+        };
+        let count = extent::to_usize(&shown, t.bytes)?;
+        let mut bytes: Vec<u8> = Vec::new();
+        let full = |_| Error::new(Kind::Memory, "weights", format!("no memory for `{shown}`, {count} bytes"));
+        bytes.try_reserve_exact(count).map_err(full)?;
+        bytes.resize(count, 0);
+        self.fill(t, 0, &mut bytes)?;
+        let word = |b: &[u8]| match b {
+            [a, b, c, d] => i64::from(i32::from_le_bytes([*a, *b, *c, *d])),
+            [a, b, c, d, e, f, g, h] => i64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]),
+            _ => 0,
+        };
+        Ok(bytes.chunks_exact(size).map(word).collect())
+    }
+
+    /// The one value of the tensor `name`, which may be a whole number.
+    pub(super) fn scalar(&self, name: &str) -> Result<f32> {
+        let t = self.find(name).ok_or_else(|| self.error(format!("no tensor `{}`", quoted(name))))?;
+        if t.elements() != 1 {
+            return Err(self.error(format!("{} is {:?}, not one number", t.shown(), t.shape)));
+        }
+        if t.dtype.name() == "I64" {
+            let mut bytes = [0; 8];
+            self.fill(t, 0, &mut bytes)?;
+            return Ok(i64::from_le_bytes(bytes) as f32);
+        }
+        Ok(self.stored(t)?[0])
+    }
+
+    /// The values of `t` as the file has them.
+    fn stored(&self, t: &TensorInfo) -> Result<Vec<f32>> {
+        let shown = t.shown();
+        if let StoredType::Other(dtype, _) = t.dtype {
+            return Err(self.error(format!("{shown} has the type {dtype}; F32, F16 and BF16 are read")));
+        }
+        let count = extent::to_usize(&shown, t.elements())?;
+        let mut values: Vec<f32> = Vec::new();
+        values.try_reserve_exact(count).map_err(|_| {
+            Error::new(Kind::Memory, "weights", format!("no memory for {shown}, {count} values as f32"))
+        })?;
+        values.resize(count, 0.0);
+        match t.dtype {
+            StoredType::F32 => {
+                self.fill(t, 0, bytemuck::cast_slice_mut(&mut values))?;
+                if cfg!(target_endian = "big") {
+                    values.iter_mut().for_each(|v| *v = f32::from_bits(v.to_bits().swap_bytes()));
+                }
+            }
+            StoredType::F16 => {
+                self.halves(t, &mut values, |bits, out| {
+                    bytemuck::cast_slice::<u16, f16>(bits).convert_to_f32_slice(out)
+                })?;
+            }
+            StoredType::Bf16 => {
+                self.halves(t, &mut values, |bits, out| {
+                    bytemuck::cast_slice::<u16, bf16>(bits).convert_to_f32_slice(out)
+                })?;
+            }
+            StoredType::Other(..) => {}
+        }
+        Ok(values)
     }
 
     /// The packed bytes of a recipe: its tensors read, renamed and packed.
@@ -233,33 +340,40 @@ impl Checkpoint {
         recipe::pack(&sources, packing, dtype).map_err(|e| e.at(self.path.display()))
     }
 
-    fn halves(&self, t: &TensorInfo, count: usize) -> Result<Halves> {
-        let mut bits = vec![0u16; count];
-        self.fill(t, bytemuck::cast_slice_mut(&mut bits))?;
-        if cfg!(target_endian = "big") {
-            bits.iter_mut().for_each(|b| *b = b.swap_bytes());
+    /// Reads a tensor of 16-bit elements and converts it, a piece at a time.
+    fn halves(&self, t: &TensorInfo, values: &mut [f32], convert: impl Fn(&[u16], &mut [f32])) -> Result<()> {
+        let mut bits = vec![0u16; HALVES.min(values.len())];
+        for (i, out) in values.chunks_mut(HALVES).enumerate() {
+            let bits = &mut bits[..out.len()];
+            self.fill(t, (i * HALVES * size_of::<u16>()) as u64, bytemuck::cast_slice_mut(bits))?;
+            if cfg!(target_endian = "big") {
+                bits.iter_mut().for_each(|b| *b = b.swap_bytes());
+            }
+            convert(bits, out);
         }
-        Ok(Halves(bits))
+        Ok(())
     }
 
-    /// Reads the tensor's bytes.
-    fn fill(&self, t: &TensorInfo, bytes: &mut [u8]) -> Result<()> {
+    /// Reads the tensor's bytes from byte `from` of it.
+    fn fill(&self, t: &TensorInfo, from: u64, bytes: &mut [u8]) -> Result<()> {
         let mut file = self.files[t.file].lock().unwrap_or_else(PoisonError::into_inner);
-        let read = file.seek(SeekFrom::Start(t.offset)).and_then(|_| file.read_exact(bytes));
+        let read = file.seek(SeekFrom::Start(t.offset + from)).and_then(|_| file.read_exact(bytes));
         read.map_err(|e| {
-            let what = format!("{}: `{}`: cannot read: {e}", file.path().display(), quoted(&t.name));
+            let what = format!("{}: {}: cannot read: {e}", file.path().display(), t.shown());
             Error::new(Kind::Io, "weights", what)
         })
     }
 }
 
-/// 16-bit patterns whose meaning the caller knows.
-struct Halves(Vec<u16>);
-
-impl Halves {
-    fn reinterpret_as<T: bytemuck::Pod>(&self) -> &[T] {
-        bytemuck::cast_slice(&self.0)
+/// `path`, or the first of `names` that is in the folder `path`.
+pub(super) fn in_folder(path: &Path, names: &[&str]) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
     }
+    let found = names.iter().map(|n| path.join(n)).find(|p| p.exists());
+    found.ok_or_else(|| {
+        Error::new(Kind::Weights, "weights", format!("{} holds none of {}", path.display(), names.join(", ")))
+    })
 }
 
 /// Where element `index` of a tensor of `shape` lies.

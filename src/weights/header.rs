@@ -77,8 +77,10 @@ impl StoredType {
 /// One tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Name.
+    /// Name; diffusers' where the file's layout is another one.
     pub name: String,
+    /// The file's own name, where it differs.
+    pub stored_as: Option<String>,
     /// Element type.
     pub dtype: StoredType,
     /// Extents, outermost first.
@@ -96,10 +98,40 @@ impl TensorInfo {
     pub fn elements(&self) -> u64 {
         self.shape.iter().product()
     }
+
+    /// The name the file has it under.
+    pub fn stored(&self) -> &str {
+        self.stored_as.as_deref().unwrap_or(&self.name)
+    }
+
+    /// The same bytes under another name.
+    pub(super) fn renamed(&self, name: String) -> TensorInfo {
+        let stored_as = (name != self.stored()).then(|| self.stored().to_owned());
+        TensorInfo { name, stored_as, ..self.clone() }
+    }
+
+    /// How errors name it.
+    pub(super) fn shown(&self) -> String {
+        match &self.stored_as {
+            None => format!("`{}`", quoted(&self.name)),
+            Some(stored) => format!("`{}` (stored as `{}`)", quoted(&self.name), quoted(stored)),
+        }
+    }
 }
 
-/// Reads and checks the header of `file`; tensors come in the order of their bytes.
-pub(super) fn read(file: &mut File, index: usize) -> Result<Vec<TensorInfo>> {
+/// What a header says.
+pub(super) struct Header {
+    /// The tensors, in the order of their bytes.
+    pub(super) tensors: Vec<TensorInfo>,
+    /// What its metadata says about an adapter, unchecked: diffusers keeps ranks and alphas there.
+    pub(super) adapter_text: Option<String>,
+}
+
+/// Key of the metadata under which diffusers keeps an adapter's ranks and alphas.
+const ADAPTER_TEXT: &str = "lora_adapter_metadata";
+
+/// Reads and checks the header of `file`.
+pub(super) fn read(file: &mut File, index: usize) -> Result<Header> {
     let path = file.path().display().to_string();
     let bad = |why: String| Error::new(Kind::Weights, "weights", format!("{path}: {why}"));
     let length = file.len()?;
@@ -130,7 +162,7 @@ pub(super) fn read(file: &mut File, index: usize) -> Result<Vec<TensorInfo>> {
     file.read_exact(&mut text).map_err(|e| io(e, &path))?;
     let mut json = serde_json::Deserializer::from_slice(&text);
     let header = json.deserialize_map(HeaderVisitor).and_then(|h| json.end().map(|()| h));
-    let header = header.map_err(|e| bad(format!("damaged header: {e}")))?;
+    let (header, adapter_text) = header.map_err(|e| bad(format!("damaged header: {e}")))?;
     let mut tensors = Vec::with_capacity(header.len());
     for (name, entry) in header {
         tensors.push(entry.check(name, data_start, index).map_err(&bad)?);
@@ -154,13 +186,13 @@ pub(super) fn read(file: &mut File, index: usize) -> Result<Vec<TensorInfo>> {
         return Err(bad(format!("the tensors take {data} bytes, the file holds {have}: {what}"))
             .advise("copy or download the file again"));
     }
-    Ok(tensors)
+    Ok(Header { tensors, adapter_text })
 }
 
 /// The error for files that only Python can read, by running what is in them.
 pub(super) fn pickle(path: &str) -> Error {
     Error::new(Kind::Weights, "weights", format!("{path}: a pickle; reading one runs the code in it"))
-        .advise("convert it with tools/reference/convert.py, or take the .safetensors file of the same checkpoint")
+        .advise("convert it with tools/convert, or take the .safetensors file of the same checkpoint")
 }
 
 struct Entry {
@@ -183,14 +215,14 @@ impl Entry {
         }
         let offset = data_start.checked_add(begin).filter(|o| o.checked_add(bytes).is_some());
         let offset = offset.ok_or_else(|| format!("`{shown}`: the range {begin}..{end} overflows"))?;
-        Ok(TensorInfo { name, dtype, shape: self.shape, offset, bytes, file })
+        Ok(TensorInfo { name, stored_as: None, dtype, shape: self.shape, offset, bytes, file })
     }
 }
 
 struct HeaderVisitor;
 
 impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = Vec<(String, Entry)>;
+    type Value = (Vec<(String, Entry)>, Option<String>);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object of tensors")
@@ -199,6 +231,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut out = Vec::new();
         let mut names = HashSet::new();
+        let mut adapter_text = None;
         while let Some(name) = map.next_key::<String>()? {
             if name.len() > limits::MAX_TENSOR_NAME {
                 let why = format!("a name of {} bytes, the limit is {}", name.len(), limits::MAX_TENSOR_NAME);
@@ -208,8 +241,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 return Err(A::Error::custom(format!("`{}` occurs twice", quoted(&name))));
             }
             if name == "__metadata__" {
-                // free text about the file; nothing in it is used
-                map.next_value::<IgnoredAny>()?;
+                adapter_text = map.next_value::<Metadata>()?.0;
                 continue;
             }
             if out.len() == limits::MAX_TENSORS {
@@ -218,7 +250,34 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             let entry = map.next_value::<Entry>().map_err(|e| A::Error::custom(format!("`{}`: {e}", quoted(&name))))?;
             out.push((name, entry));
         }
-        Ok(out)
+        Ok((out, adapter_text))
+    }
+}
+
+/// Free text about the file, of which only what an adapter says about itself is used.
+struct Metadata(Option<String>);
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Metadata, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = Metadata;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of texts")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
+                let mut text = None;
+                while let Some(key) = map.next_key::<String>()? {
+                    if key == ADAPTER_TEXT {
+                        text = Some(map.next_value::<String>()?);
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Metadata(text))
+            }
+        }
+        d.deserialize_map(V)
     }
 }
 

@@ -1,10 +1,13 @@
 //! What a model's path holds: which networks, each one's config text and its tensors under diffusers' names.
 //!
 //! Three layouts are read: a diffusers folder (`model_index.json` and one folder per network), the folder
-//! of one network (its own `config.json`), and single files.
+//! of one network (its own `config.json`), and single files: of the ldm layout, or one network in diffusers'
+//! naming. Single files have no config (or one beside them): [`Model::config`] then infers it.
 
 use super::Checkpoint;
+use super::infer::Shapes;
 use super::json::{self, quoted};
+use super::layout::{self, Found};
 use crate::error::{Error, Kind, Result};
 use crate::{fs, limits};
 use std::path::{Path, PathBuf};
@@ -60,6 +63,9 @@ enum Layout {
     Folders,
     /// The folder of this one network.
     Single(Part),
+    /// One file (or one index of shards) with these networks; for a file of one network, the config that
+    /// lies beside it.
+    File(Vec<Found>, Option<String>),
 }
 
 /// A model as it was published.
@@ -70,13 +76,22 @@ pub struct Model {
 }
 
 impl Model {
-    /// Looks at what `path` holds; reads configs, no weights.
+    /// Looks at what `path` holds: reads configs and the headers of single files, no weights. Pickles and
+    /// single files of families that are not run are refused by name.
     pub fn open(path: &Path) -> Result<Model> {
         let layout = if path.join("model_index.json").is_file() {
             Layout::Folders
-        } else {
+        } else if path.is_dir() {
             let config = read_text(&path.join("config.json"))?;
             Layout::Single(part_of(&path.join("config.json"), &config)?)
+        } else {
+            let file = Checkpoint::open(path)?;
+            let found = layout::detect(&path.display().to_string(), file.tensors())?;
+            let config = match found[..] {
+                [one] => config_beside(path, one.part)?,
+                _ => None,
+            };
+            Layout::File(found, config)
         };
         Ok(Model { path: path.to_owned(), layout })
     }
@@ -88,33 +103,103 @@ impl Model {
 
     /// The networks that are here.
     pub fn parts(&self) -> Vec<Part> {
-        Part::ALL.into_iter().filter(|&p| self.folder(p).is_some_and(|f| f.join("config.json").is_file())).collect()
+        let here = |part: &Part| match &self.layout {
+            Layout::Folders => self.path.join(part.folder()).join("config.json").is_file(),
+            Layout::Single(p) => p == part,
+            Layout::File(found, _) => found.iter().any(|f| f.part == *part),
+        };
+        Part::ALL.into_iter().filter(here).collect()
     }
 
-    fn folder(&self, part: Part) -> Option<PathBuf> {
-        match self.layout {
-            Layout::Folders => Some(self.path.join(part.folder())),
-            Layout::Single(p) => (p == part).then(|| self.path.clone()),
+    fn none(&self, part: Part) -> Error {
+        let have: Vec<&str> = self.parts().into_iter().map(Part::folder).collect();
+        let why = format!("{} has no {}; it has: {}", self.path.display(), part.folder(), have.join(", "));
+        Error::new(Kind::Weights, "weights", why)
+    }
+
+    /// Where the part lies: its folder, or the file and what was found in it.
+    fn place(&self, part: Part) -> Result<Place<'_>> {
+        match &self.layout {
+            Layout::Folders => Ok(Place::Folder(self.path.join(part.folder()))),
+            Layout::Single(p) if *p == part => Ok(Place::Folder(self.path.clone())),
+            Layout::Single(_) => Err(self.none(part)),
+            Layout::File(found, config) => match found.iter().find(|f| f.part == part) {
+                Some(f) => Ok(Place::File(f, config.as_deref())),
+                None => Err(self.none(part)),
+            },
         }
     }
 
-    fn need(&self, part: Part) -> Result<PathBuf> {
-        self.folder(part).ok_or_else(|| {
-            let have: Vec<&str> = self.parts().into_iter().map(Part::folder).collect();
-            let why = format!("{} has no {}; it has: {}", self.path.display(), part.folder(), have.join(", "));
-            Error::new(Kind::Weights, "weights", why)
-        })
+    /// The text of the part's `config.json`; for a single file without one, the config that its tensors'
+    /// shapes imply. What no shape tells (head counts, the activation of a text encoder, an autoencoder's
+    /// scaling factor) is that of the published network of that shape; an error where there is none.
+    pub fn config(&self, part: Part) -> Result<String> {
+        match self.place(part)? {
+            Place::Folder(folder) => read_text(&folder.join("config.json")),
+            Place::File(_, Some(config)) => Ok(config.to_owned()),
+            Place::File(found, None) => self.shapes(part, |shapes| shapes.config(part, found.naming)),
+        }
     }
 
-    /// The text of the part's `config.json`.
-    pub fn config(&self, part: Part) -> Result<String> {
-        read_text(&self.need(part)?.join("config.json"))
+    /// The text of the scheduler's config. A single file has none: then the one that SD 1.x and 2.x were
+    /// published with, and, since weights do not tell what a UNet predicts, what diffusers assumes: v for
+    /// a context width of 1024, else epsilon. SD 2.x base and Turbo files predict epsilon all the same.
+    pub fn scheduler(&self) -> Result<String> {
+        match &self.layout {
+            Layout::Folders => read_text(&self.path.join("scheduler").join("scheduler_config.json")),
+            Layout::Single(_) => Err(Error::new(
+                Kind::Weights,
+                "weights",
+                format!("{} is one network's folder; it has no scheduler", self.path.display()),
+            )),
+            Layout::File(..) => self.shapes(Part::Unet, |shapes| shapes.scheduler()),
+        }
+    }
+
+    fn shapes<T>(&self, part: Part, read: impl FnOnce(&Shapes<'_>) -> Result<T>) -> Result<T> {
+        let checkpoint = self.checkpoint(part)?;
+        let path = self.path.display().to_string();
+        read(&Shapes::new(&path, checkpoint.tensors().iter().map(|t| (t.name.as_str(), &t.shape[..]))))
     }
 
     /// The part's tensors, under the names its graph asks for.
     pub fn checkpoint(&self, part: Part) -> Result<Checkpoint> {
-        Checkpoint::open(&self.need(part)?)
+        match self.place(part)? {
+            Place::Folder(folder) => Checkpoint::open(&folder),
+            Place::File(found, _) => {
+                let file = Checkpoint::open(&self.path)?;
+                let views = found.select(&self.path.display().to_string(), file.tensors())?;
+                Ok(file.with_views(views))
+            }
+        }
     }
+}
+
+/// Where one network lies.
+enum Place<'a> {
+    Folder(PathBuf),
+    File(&'a Found, Option<&'a str>),
+}
+
+/// The config.json in the folder of a file that holds one network; it must describe that network.
+fn config_beside(file: &Path, part: Part) -> Result<Option<String>> {
+    let path = fs::parent(file).join("config.json");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let config = read_text(&path)?;
+    let described = part_of(&path, &config)?;
+    if described != part {
+        let why = format!(
+            "{} describes a {}, {} holds a {}",
+            path.display(),
+            described.folder(),
+            file.display(),
+            part.folder()
+        );
+        return Err(Error::new(Kind::Weights, "weights", why).advise("put the file beside its own config.json"));
+    }
+    Ok(Some(config))
 }
 
 /// Reads a text file of a model folder.

@@ -23,6 +23,11 @@ pub fn aliases(name: &str) -> Vec<String> {
     ATTENTION.iter().filter_map(|(new, old)| renamed(new, old)).collect()
 }
 
+/// Whether a tensor is a buffer that transformers saves beside the weights: row numbers, which nothing reads.
+pub fn is_buffer(name: &str) -> bool {
+    name == "position_ids" || name.ends_with(".position_ids")
+}
+
 /// Whether a tensor stored as `stored` is the one declared as `wanted`: the same shape, or a 1x1
 /// convolution and a linear layer with the same numbers.
 pub fn same_shape(stored: &[u64], wanted: &[u64]) -> bool {
