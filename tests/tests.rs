@@ -10,6 +10,7 @@ mod cli;
 mod house;
 mod images;
 mod interpreter;
+mod layouts;
 mod onestep;
 mod plan;
 mod problem;

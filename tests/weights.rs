@@ -6,27 +6,27 @@ use tessera::Kind;
 use tessera::weights::Checkpoint;
 use tessera::weights::manifest::Manifest;
 
-fn folder() -> TempDir {
+pub fn folder() -> TempDir {
     tempfile::tempdir().expect("temporary folder")
 }
 
-fn write(dir: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+pub fn write(dir: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     let path = dir.path().join(name);
     std::fs::write(&path, bytes).expect("write");
     path
 }
 
 /// A safetensors file of `header` and `data` as they are.
-fn file(header: &str, data: &[u8]) -> Vec<u8> {
+pub fn file(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 
-fn f32s(values: &[f32]) -> Vec<u8> {
+pub fn f32s(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
 /// A well-formed file of f32 tensors that all hold 1, 2, 3, ...
-fn tensors(list: &[(&str, &[u64])]) -> Vec<u8> {
+pub fn tensors(list: &[(&str, &[u64])]) -> Vec<u8> {
     let (mut header, mut data) = (Vec::new(), Vec::new());
     for (name, shape) in list {
         let count = shape.iter().product::<u64>() as usize;
@@ -223,7 +223,7 @@ fn folders_and_shards_open_and_lying_indices_do_not() {
     assert!(Checkpoint::open(dir.path()).expect_err("empty folder").message().contains("holds none of"));
     write(&dir, "diffusion_pytorch_model.bin", b"\x80\x02");
     let e = Checkpoint::open(dir.path()).expect_err("pickle");
-    assert!(e.advice().is_some_and(|a| a.contains("tools/reference/convert.py")), "{e}");
+    assert!(e.advice().is_some_and(|a| a.contains("tools/convert")), "{e}");
     assert_eq!(Checkpoint::open(Path::new("/nonexistent/x.safetensors")).expect_err("absent").kind(), Kind::Io);
 }
 
