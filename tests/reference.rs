@@ -1,43 +1,56 @@
 //! Every network against PyTorch: the committed cases of `tools/reference/make_cases.py`, computed there
-//! in f64 from the same checkpoint files.
+//! in f64 from the same checkpoint files, in the format of `tessera run`.
 //!
-//! Twice: by the naive interpreter (is the graph the network?) and by plan and cpu backend (do planner,
-//! packing and kernels compute the graph?).
+//! Twice: by the naive interpreter (is the graph the network?) and by `tessera run` on the same files (do
+//! planner, packing and kernels compute the graph?).
 
 use crate::interpreter::{self, Rows};
 use crate::tolerance;
+use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use tessera::abi::{Caps, Item};
-use tessera::backend::Backend;
-use tessera::backend::wgpu::{WgpuBackend, adapters};
-use tessera::graph::{DType, Graph, Lifetime};
+use tessera::backend::wgpu::adapters;
+use tessera::graph::{DType, Graph};
 use tessera::knobs;
 use tessera::model::Extents;
 use tessera::model::controlnet::ControlNetModel;
 use tessera::model::unet::UNet2DConditionModel;
 use tessera::model::vae::AutoencoderKL;
-use tessera::plan;
-use tessera::run::executor::{Executor, SharedDevice};
+use tessera::run::{Cancel, Component, ComponentOptions, Silent, component};
 use tessera::weights::Checkpoint;
 
-const CASES: [(&str, &str, &str); 11] = [
-    ("unet_sd2_8x8", "unet", "tiny_unet_sd2"),
-    ("unet_sd2_9x7", "unet", "tiny_unet_sd2"),
-    ("unet_sd15_7x10", "unet", "tiny_unet_sd15"),
-    ("unet_plain_5x6", "unet", "tiny_unet_plain"),
-    ("unet_level_11x13", "unet", "tiny_unet_level"),
-    ("controlnet_9x7", "controlnet", "tiny_controlnet"),
-    ("unet_sd2_control_9x7", "unet", "tiny_unet_sd2"),
-    ("vae_encoder", "vae_encoder", "tiny_vae"),
-    ("vae_decoder", "vae_decoder", "tiny_vae"),
-    ("vae_plain_encoder", "vae_encoder", "tiny_vae_plain"),
-    ("vae_plain_decoder", "vae_decoder", "tiny_vae_plain"),
-];
+/// A row of `cases.json`.
+pub(crate) struct Row {
+    /// Name of the case.
+    pub(crate) name: String,
+    /// The network.
+    pub(crate) component: Component,
+    /// Folder of its weights.
+    pub(crate) checkpoint: String,
+    /// Relative L2 error of PyTorch's own run in bf16, all outputs together.
+    pytorch_bf16: f64,
+}
 
-/// A case as its file holds it, with the graph its checkpoint's config makes of it.
+impl Row {
+    /// The file that goes in.
+    pub(crate) fn input(&self) -> PathBuf {
+        data().join(format!("cases/{}.in.safetensors", self.name))
+    }
+
+    /// The file that PyTorch's outputs are in.
+    pub(crate) fn output(&self) -> PathBuf {
+        data().join(format!("cases/{}.out.safetensors", self.name))
+    }
+
+    /// The model's folder.
+    pub(crate) fn model(&self) -> PathBuf {
+        data().join("checkpoints").join(&self.checkpoint)
+    }
+}
+
+/// A case as its files hold it, with the graph its checkpoint's config makes of it.
 struct Case {
-    name: &'static str,
+    name: String,
     graph: Graph,
     checkpoint: Checkpoint,
     inputs: HashMap<String, Vec<f32>>,
@@ -45,63 +58,95 @@ struct Case {
     items: Vec<Rows>,
 }
 
-/// The published networks, made by `make_cases.py --full`.
-const FULL: [(&str, &str, &str); 5] = [
-    ("sd_vae_encoder", "vae_encoder", "sd_vae"),
-    ("sd_vae_decoder", "vae_decoder", "sd_vae"),
-    ("sd21_unet", "unet", "sd21_unet"),
-    ("sd15_unet", "unet", "sd15_unet"),
-    ("sd21_controlnet", "controlnet", "sd21_controlnet"),
-];
-
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference")
 }
 
-fn load(case: (&'static str, &str, &str), dtype: DType) -> Case {
-    load_from(&data(), case, dtype)
+/// The cases of diffusers' networks; CLIP's towers have tests of their own.
+pub(crate) fn rows() -> Vec<Row> {
+    let text = std::fs::read(data().join("cases.json")).expect("cases.json");
+    let rows: Vec<Value> = serde_json::from_slice(&text).expect("a list");
+    let text = |r: &Value, key: &str| r[key].as_str().expect("text").to_owned();
+    let row = |r: &Value| Row {
+        name: text(r, "name"),
+        component: Component::parse(&text(r, "component")).expect("a component"),
+        checkpoint: text(r, "checkpoint"),
+        pytorch_bf16: r["pytorch"]["bf16"].as_f64().expect("an error"),
+    };
+    let rows: Vec<Row> = rows.iter().map(row).collect();
+    for wanted in [Component::Unet, Component::ControlNet, Component::VaeEncoder, Component::VaeDecoder] {
+        assert!(rows.iter().any(|r| r.component == wanted), "no case of a {}", wanted.name());
+    }
+    rows
 }
 
-fn load_from(data: &Path, (name, kind, checkpoint): (&'static str, &str, &str), dtype: DType) -> Case {
-    let file = Checkpoint::open(&data.join(format!("cases/{name}.safetensors"))).expect("case");
-    let (mut inputs, mut outputs, mut shapes) = (HashMap::new(), HashMap::new(), HashMap::new());
-    for t in file.tensors() {
-        let values = file.read_f32(&t.name).expect("tensor");
-        if let Some(n) = t.name.strip_prefix("in.") {
-            shapes.insert(n.to_owned(), t.shape.iter().map(|&d| d as u32).collect::<Vec<_>>());
-            inputs.insert(n.to_owned(), values);
-        } else if let Some(n) = t.name.strip_prefix("out.") {
-            outputs.insert(n.to_owned(), values);
-        }
-    }
-    let x = &shapes[if kind == "vae_decoder" { "latent_sample" } else { "sample" }];
-    let (batch, height, width) = (x[0], x[1], x[2]);
-    let rows = |key: &str| inputs.get(key).cloned().unwrap_or_else(|| vec![0.0; batch as usize]);
-    let items = rows("step_row").into_iter().zip(rows("ctx_row"));
-    let items = items.map(|(s, c)| Rows { step: s as usize, context: c as usize }).collect();
-    let (contexts, tokens) = shapes.get("encoder_hidden_states").map_or((1, 1), |s| (s[0], s[2]));
-    let steps = shapes.get("timestep").map_or(1, |s| s[0]);
-    let e = Extents { batch, height, width, steps, contexts, tokens };
-    let folder = data.join("checkpoints").join(checkpoint);
-    let config = std::fs::read_to_string(folder.join("config.json")).expect("config");
-    let graph = match kind {
-        "unet" => {
-            let net = UNet2DConditionModel::from_config(&config).expect("unet config");
-            if inputs.contains_key("mid_block_res_sample") {
-                net.build_with_residuals(&e, dtype)
-            } else {
-                net.build(&e, dtype)
+/// A tensor of a case: its extents and its values in NHWC, as graphs take them.
+struct Given {
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
+/// The tensors of a file of `tessera run` by name; whole numbers become floats.
+fn tensors(path: &Path) -> HashMap<String, Given> {
+    let file = Checkpoint::open(path).expect("a file of tensors");
+    let given = file.tensors().iter().map(|t| {
+        let shape: Vec<usize> = t.shape.iter().map(|&d| d as usize).collect();
+        let values = match file.read_f32(&t.name) {
+            Ok(values) => values,
+            Err(_) => file.read_i64(&t.name).expect("numbers").into_iter().map(|v| v as f32).collect(),
+        };
+        let values = match shape[..] {
+            [n, c, h, w] => {
+                let at = |i: usize| ((i / (c * h * w)) * c + i % c) * h * w + i / c % (h * w);
+                (0..n * c * h * w).map(|i| values[at(i)]).collect()
             }
+            _ => values,
+        };
+        (t.name.clone(), Given { shape, values })
+    });
+    given.collect()
+}
+
+fn load(row: &Row, dtype: DType) -> Case {
+    let mut inputs = tensors(&row.input());
+    let outputs = tensors(&row.output());
+    let x = inputs["sample"].shape.clone();
+    let first = |name: &str| inputs.get(name).map_or(1, |t| t.shape.first().map_or(1, |&n| n as u32));
+    let (steps, contexts) = (first("timestep"), first("encoder_hidden_states"));
+    let tokens = inputs.get("encoder_hidden_states").map_or(1, |t| t.shape[1] as u32);
+    // one row for all items, or one for each
+    let items = (0..x[0]).map(|i| Rows { step: i % steps as usize, context: i % contexts as usize }).collect();
+    let e = Extents { batch: x[0] as u32, height: x[2] as u32, width: x[3] as u32, steps, contexts, tokens };
+    let config = std::fs::read_to_string(row.model().join("config.json")).expect("config");
+    let autoencoder = || AutoencoderKL::from_config(&config);
+    let graph = match row.component {
+        Component::Unet => UNet2DConditionModel::from_config(&config).and_then(|n| {
+            if inputs.contains_key("mid_block_res_sample") {
+                n.build_with_residuals(&e, dtype)
+            } else {
+                n.build(&e, dtype)
+            }
+        }),
+        Component::ControlNet => {
+            let scale = inputs.remove("conditioning_scale").map_or(1.0, |t| t.values[0]);
+            ControlNetModel::from_config(&config).and_then(|n| n.build(&e, scale, dtype))
         }
-        "controlnet" => {
-            ControlNetModel::from_config(&config).and_then(|n| n.build(&e, inputs["conditioning_scale"][0], dtype))
+        Component::VaeEncoder => autoencoder().and_then(|n| n.build_encoder(e.batch, e.height, e.width, dtype)),
+        Component::VaeDecoder => {
+            let latent = inputs.remove("sample").expect("sample");
+            inputs.insert("latent_sample".into(), latent);
+            autoencoder().and_then(|n| n.build_decoder(e.batch, e.height, e.width, dtype))
         }
-        "vae_encoder" => AutoencoderKL::from_config(&config).and_then(|n| n.build_encoder(batch, height, width, dtype)),
-        "vae_decoder" => AutoencoderKL::from_config(&config).and_then(|n| n.build_decoder(batch, height, width, dtype)),
-        other => panic!("unknown kind {other}"),
     };
-    let checkpoint = Checkpoint::open(&folder).expect("checkpoint");
-    Case { name, graph: graph.expect("graph"), checkpoint, inputs, outputs, items }
+    let plain = |t: HashMap<String, Given>| t.into_iter().map(|(name, t)| (name, t.values)).collect();
+    Case {
+        name: row.name.clone(),
+        graph: graph.expect("graph"),
+        checkpoint: Checkpoint::open(&row.model()).expect("checkpoint"),
+        inputs: plain(inputs),
+        outputs: plain(outputs),
+        items,
+    }
 }
 
 fn relative_l2(got: impl IntoIterator<Item = f64>, expected: &[f32]) -> f64 {
@@ -115,8 +160,8 @@ fn relative_l2(got: impl IntoIterator<Item = f64>, expected: &[f32]) -> f64 {
 
 #[test]
 fn every_checkpoint_fits_its_config() {
-    for case in CASES {
-        let c = load(case, DType::F32);
+    for row in rows() {
+        let c = load(&row, DType::F32);
         let wanted = c.graph.weights.iter().map(|w| (w.name.as_str(), w.shape.as_slice()));
         let extra = c.checkpoint.check(wanted).expect("every tensor is there");
         // encoder and decoder share a file, so each leaves the other's tensors
@@ -139,8 +184,8 @@ fn interpret_and_compare(c: &Case, graph: &Graph, what: &str) {
 
 #[test]
 fn the_graphs_are_the_networks() {
-    for case in CASES {
-        let c = load(case, DType::F32);
+    for row in rows() {
+        let c = load(&row, DType::F32);
         interpret_and_compare(&c, &c.graph, "as built");
     }
 }
@@ -148,89 +193,71 @@ fn the_graphs_are_the_networks() {
 #[test]
 fn fusion_leaves_the_networks_what_they_are() {
     for dtype in [DType::F32, DType::F16] {
-        for case in CASES {
-            let c = load(case, dtype);
+        for row in rows() {
+            let c = load(&row, dtype);
             let fused = tessera::graph::passes::fuse(c.graph.clone()).expect("fuses");
             interpret_and_compare(&c, &fused, "fused");
         }
     }
 }
 
-/// Runs a case through plan, packing, executor and kernels; the largest relative L2 error of its outputs.
-fn error_on(c: &Case, device: &SharedDevice, caps: &Caps, dtype: DType) -> f64 {
-    let plan = plan::compile(c.graph.clone(), caps).expect(c.name);
-    let mut weights = |w: &plan::command::PackedWeight| c.checkpoint.packed(&w.tensors, &w.packing, w.dtype);
-    let mut executor = Executor::new(device, plan, None, &mut weights).expect(c.name);
-    let ports: Vec<(String, Lifetime)> = executor.plan().inputs.iter().map(|p| (p.name.clone(), p.lifetime)).collect();
-    for early in [true, false] {
-        for (name, _) in ports.iter().filter(|(_, l)| (*l != Lifetime::Window) == early) {
-            executor.write_input(name, &c.inputs[name]).expect(name);
-        }
-        if early {
-            executor.setup().expect("setup");
-        }
+/// Runs a case's files as `tessera run` does; the relative L2 error of its outputs taken together.
+fn error_of(row: &Row, device: &str, dtype: &str) -> f64 {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path().join("out.safetensors");
+    let mut o = ComponentOptions::new(row.component, row.model(), row.input(), &out);
+    (o.device, o.dtype) = (device.into(), Some(dtype.into()));
+    component(&o, &mut Silent, &Cancel::new()).expect(&row.name);
+    let (got, expected) = (tensors(&out), tensors(&row.output()));
+    assert_eq!(got.len(), expected.len(), "{}", row.name);
+    let (mut all, mut all_expected) = (Vec::new(), Vec::new());
+    for (name, e) in &expected {
+        assert_eq!(got[name].shape, e.shape, "{} {name}", row.name);
+        all.extend(got[name].values.iter().map(|&v| f64::from(v)));
+        all_expected.extend_from_slice(&e.values);
     }
-    let item = |r: &Rows| Item { step_row: r.step as u32, ctx_row: r.context as u32, ..Item::default() };
-    executor.run(&c.items.iter().map(item).collect::<Vec<_>>()).expect(c.name);
-    let mut worst = 0.0f64;
-    for (name, expected) in &c.outputs {
-        let mut got = vec![0.0; expected.len()];
-        executor.read_output(name, &mut got).expect(name);
-        let error = relative_l2(got.into_iter().map(f64::from), expected);
-        println!("{} {name} as {} on {}: relative L2 {error:.2e}", c.name, dtype.name(), caps.name);
-        worst = worst.max(error);
-    }
-    worst
+    relative_l2(all, &all_expected)
 }
 
-fn hold(backend: Box<dyn Backend>, caps: Caps, dtype: DType, limit: f64) {
-    let device = SharedDevice::new(backend);
-    for case in CASES {
-        let c = load(case, dtype);
-        let error = error_on(&c, &device, &caps, dtype);
-        assert!(error <= limit, "{} on {} in {}: relative L2 {error:e}", c.name, caps.name, dtype.name());
+/// Holds every case to a limit that may depend on PyTorch's own error in bf16.
+fn hold(device: &str, dtype: &str, limit: impl Fn(&Row) -> f64) {
+    let mut problems = Vec::new();
+    for row in rows() {
+        let (error, limit) = (error_of(&row, device, dtype), limit(&row));
+        let bf16 = error / row.pytorch_bf16;
+        println!("{} on {device} in {dtype}: relative L2 {error:.2e}, {bf16:.3} of PyTorch's in bf16", row.name);
+        if error.is_nan() || error > limit {
+            problems.push(format!("{}: relative L2 {error:.3e}, allowed {limit:.3e}", row.name));
+        }
     }
+    assert!(problems.is_empty(), "{device} in {dtype}:\n{}", problems.join("\n"));
+}
+
+/// Whether there is an adapter; says so where not.
+pub(crate) fn have_wgpu() -> bool {
+    let there = !adapters().is_empty();
+    assert!(there || !knobs::is_on("TESSERA_REQUIRE_WGPU"), "wgpu is required and no adapter was found");
+    if !there {
+        println!("SKIPPED: no wgpu adapter");
+    }
+    there
+}
+
+fn half_limit(row: &Row) -> f64 {
+    tolerance::NETWORK_F16_OF_BF16 * row.pytorch_bf16
 }
 
 #[test]
 fn the_cpu_backend_computes_the_networks_in_every_storage_type() {
-    for (dtype, limit) in [
-        (DType::F32, tolerance::NETWORK_F32),
-        (DType::F16, tolerance::NETWORK_F16),
-        (DType::Bf16, tolerance::NETWORK_BF16),
-    ] {
-        let backend = tessera::backend::cpu::Cpu::new().expect("cpu");
-        let caps = backend.caps().clone();
-        hold(Box::new(backend), caps, dtype, limit);
-    }
+    hold("cpu", "f32", |_| tolerance::NETWORK_F32);
+    hold("cpu", "f16", half_limit);
+    hold("cpu", "bf16", |row| tolerance::NETWORK_BF16_OF_BF16 * row.pytorch_bf16);
 }
 
 #[test]
 fn the_wgpu_backend_computes_the_networks_in_f32_and_f16() {
-    if adapters().is_empty() {
-        assert!(!knobs::is_on("TESSERA_REQUIRE_WGPU"), "wgpu is required and no adapter was found");
-        println!("SKIPPED: no wgpu adapter");
-        return;
-    }
-    for (dtype, limit) in [(DType::F32, tolerance::NETWORK_F32), (DType::F16, tolerance::NETWORK_F16)] {
-        let backend = WgpuBackend::open(0).expect("wgpu");
-        let caps = backend.caps().clone();
-        hold(Box::new(backend), caps, dtype, limit);
-    }
-}
-
-#[test]
-#[ignore = "needs gigabytes and PyTorch: run by tools/reference/full"]
-fn the_published_networks_are_computed_on_the_cpu() {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/reference");
-    for case in FULL {
-        if !data.join(format!("cases/{}.safetensors", case.0)).exists() {
-            panic!("{} is not made: run tools/reference/full", case.0);
-        }
-        let backend = tessera::backend::cpu::Cpu::new().expect("cpu");
-        let caps = backend.caps().clone();
-        let c = load_from(&data, case, DType::F32);
-        let error = error_on(&c, &SharedDevice::new(Box::new(backend)), &caps, DType::F32);
-        assert!(error <= tolerance::NETWORK_F32_FULL, "{}: relative L2 {error:e}", c.name);
+    if have_wgpu() {
+        hold("wgpu:0", "f32", |_| tolerance::NETWORK_F32);
+        hold("wgpu:0", "f16", half_limit);
     }
 }

@@ -18,6 +18,7 @@ mod plan;
 mod problem;
 mod program;
 mod reference;
+mod run;
 mod shaders;
 mod source;
 mod tile;

@@ -241,6 +241,24 @@ fn nothing_of_a_picture_is_lost() {
 }
 
 #[test]
+fn the_same_size_is_a_copy_unless_something_is_to_be_removed() {
+    let mut bench = Bench::new();
+    for (colour, depth) in [(Colour::Gray, Depth::Eight), (Colour::Rgb, Depth::Eight), (Colour::Rgba, Depth::Sixteen)] {
+        picture(&bench.at("in.png"), 37, 29, colour, depth);
+        let mut options = bench.options("in.png", Size::Scale(1.0));
+        let report = bench.run(&options);
+        assert_eq!((report.output, report.windows), ((37, 29), 0));
+        assert!(read(&bench.at("out.png")).1 == read(&bench.at("in.png")).1, "{colour:?} is not its own copy");
+        options.noise = 0.5;
+        assert!(bench.run(&options).windows > 0);
+        assert!(
+            read(&bench.at("out.png")).1 != read(&bench.at("in.png")).1,
+            "{colour:?}: the network changes something"
+        );
+    }
+}
+
+#[test]
 fn tiny_pictures_work() {
     let mut bench = Bench::new();
     for (w, h) in [(1, 1), (1, 70), (3, 2)] {

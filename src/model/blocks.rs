@@ -167,7 +167,7 @@ impl BlockConfig {
             let t = b.linear("linear_1", t, self.time_dim, true)?;
             let t = b.activation("act", t, Act::Silu)?;
             let t = b.linear("linear_2", t, self.time_dim, true)?;
-            b.activation("", t, Act::Silu)
+            b.activation("linear_2+silu", t, Act::Silu)
         })
     }
 

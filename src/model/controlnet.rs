@@ -34,6 +34,22 @@ impl ControlNetModel {
         Ok(ControlNetModel { blocks, conditioning_channels, embedding })
     }
 
+    /// Channels of `sample`.
+    pub fn in_channels(&self) -> u32 {
+        self.blocks.in_channels
+    }
+
+    /// Channels of `controlnet_cond`.
+    pub fn conditioning_channels(&self) -> u32 {
+        self.conditioning_channels
+    }
+
+    /// Channels of the context tokens; `None` when no layer looks at a context, and then the graph has no
+    /// input `encoder_hidden_states`.
+    pub fn context_channels(&self) -> Option<u32> {
+        if self.blocks.looks_at_context() { self.blocks.context.iter().flatten().next().copied() } else { None }
+    }
+
     /// Picture pixels per latent, on each axis.
     pub fn factor(&self) -> u32 {
         1 << (self.embedding.len() - 1)

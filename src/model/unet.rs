@@ -251,7 +251,7 @@ mod tests {
         let keys: Vec<_> = g.values.iter().filter(|v| v.name.ends_with("attn2.to_k")).collect();
         assert_eq!(keys.len(), 16);
         assert!(keys.iter().all(|v| v.lifetime == Lifetime::Context && v.shape.n == 2 && v.shape.w == 77));
-        let step = g.values.iter().find(|v| v.name == "time_embedding").expect("time");
+        let step = g.values.iter().find(|v| v.name == "time_embedding.linear_2+silu").expect("time");
         assert_eq!((step.lifetime, step.dtype, step.shape), (Lifetime::Step, DType::F32, Shape::new(50, 1, 1, 1280)));
     }
 

@@ -21,6 +21,10 @@ pub struct Stay {
     pub start: usize,
     /// One past the last step that uses it; the number of steps for outputs.
     pub end: usize,
+    /// The command that makes it, by index; `None` for inputs.
+    pub made_by: Option<usize>,
+    /// Room that a command works in, not a value of the graph.
+    pub scratch: bool,
 }
 
 /// Every stay of the body, in order of start. A value that takes over its operand's memory starts in the
@@ -31,7 +35,14 @@ pub fn stays(plan: &Plan) -> Vec<Stay> {
     let mut current: HashMap<(SlotId, u64), usize> = HashMap::new();
     for port in plan.inputs.iter().filter(|p| arena(&p.range)) {
         current.insert((port.range.slot, port.range.offset), stays.len());
-        stays.push(Stay { label: port.name.clone(), range: port.range, start: 0, end: 1 });
+        stays.push(Stay {
+            label: port.name.clone(),
+            range: port.range,
+            start: 0,
+            end: 1,
+            made_by: None,
+            scratch: false,
+        });
     }
     for (step, command) in plan.body.iter().enumerate() {
         let bindings = || command.stem.bindings().iter().zip(&command.bindings);
@@ -47,7 +58,7 @@ pub fn stays(plan: &Plan) -> Vec<Stay> {
                 current.insert((range.slot, range.offset), stays.len());
                 let plain = binding.name == "y";
                 let label = if plain { command.label.clone() } else { format!("{} ({})", command.label, binding.name) };
-                stays.push(Stay { label, range, start: step, end: step + 1 });
+                stays.push(Stay { label, range, start: step, end: step + 1, made_by: Some(step), scratch: !plain });
             }
         }
     }

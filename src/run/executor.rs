@@ -64,6 +64,10 @@ pub struct Executor {
     /// Bytes of the largest port, reused by every transfer.
     staging: Vec<u8>,
     control: Vec<u8>,
+    /// The setup list has run, so what it made follows the weights.
+    set_up: bool,
+    /// A reload failed half way: the weights are of two kinds.
+    mixed: bool,
 }
 
 impl Executor {
@@ -89,6 +93,8 @@ impl Executor {
             body: None,
             staging: vec![0; extent::to_usize("staging", largest)?],
             control: vec![0; extent::to_usize("control", needed)?],
+            set_up: false,
+            mixed: false,
             plan,
         };
         // From here on `Drop` gives back what was taken, whatever fails.
@@ -107,12 +113,7 @@ impl Executor {
                 executor.shared.push(key);
                 continue;
             }
-            let mut bytes = weights(recipe)?;
-            if bytes.len() as u64 > slot.bytes {
-                let have = bytes.len();
-                return Err(internal(format!("{recipe:?} packed to {have} bytes, its slot has {}", slot.bytes)));
-            }
-            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            let bytes = packed(recipe, slot.bytes, weights)?;
             let buffer = guard.backend.alloc(slot)?;
             executor.buffers.push(buffer);
             executor.shared.push(None);
@@ -130,6 +131,36 @@ impl Executor {
         executor.body = Some(guard.backend.prepare(&executor.plan.body, &executor.buffers)?);
         drop(guard);
         Ok(executor)
+    }
+
+    /// Carries out every recipe again, into the same buffers: for other adapters, or another checkpoint of the
+    /// same config. Nothing is planned, compiled or allocated on the device. What the setup list made is made
+    /// again where it had run, from the inputs written before.
+    ///
+    /// Weights that another executor shares are refused, before anything is changed; afterwards the weights are
+    /// this executor's own. After any other error the weights are of two kinds, and every run is refused until
+    /// a reload succeeds.
+    pub fn reload_weights(&mut self, weights: &mut WeightSource<'_>) -> Result<()> {
+        let shared_device = self.device.clone();
+        let mut guard = shared_device.lock();
+        let used_elsewhere = |key: &String| guard.weights.get(key).is_some_and(|(_, users)| *users > 1);
+        if self.shared.iter().flatten().any(used_elsewhere) {
+            return Err(internal(format!("{}: its weights are shared with another executor", self.plan.name)));
+        }
+        // Later executors of that scope must find what its checkpoint holds, not what is loaded here now.
+        for key in self.shared.iter_mut().filter_map(Option::take) {
+            guard.weights.remove(&key);
+        }
+        self.mixed = true;
+        for (slot, &buffer) in self.plan.slots.iter().zip(&self.buffers) {
+            if let SlotKind::Weight(recipe) = &slot.kind {
+                let bytes = packed(recipe, slot.bytes, weights)?;
+                guard.backend.write(buffer, 0, &bytes)?;
+            }
+        }
+        drop(guard);
+        self.mixed = false;
+        if self.set_up { self.setup() } else { Ok(()) }
     }
 
     /// The plan it runs.
@@ -176,6 +207,8 @@ impl Executor {
 
     /// Runs what does not depend on the window. Call it after the inputs that outlive a window are written.
     pub fn setup(&mut self) -> Result<()> {
+        self.check_weights()?;
+        self.set_up = true;
         if let Some(list) = self.setup {
             self.write_items(&[])?;
             self.device.lock().backend.run(list)?;
@@ -189,6 +222,7 @@ impl Executor {
         if items.is_empty() || items.len() > self.batch() {
             return Err(internal(format!("{} items for a batch of {}", items.len(), self.batch())));
         }
+        self.check_weights()?;
         self.write_items(items)?;
         if let Some(list) = self.body {
             self.device.lock().backend.run(list)?;
@@ -216,6 +250,10 @@ impl Executor {
             ));
         }
         Ok(())
+    }
+
+    fn check_weights(&self) -> Result<()> {
+        if self.mixed { Err(internal(format!("{}: its weights were not reloaded", self.plan.name))) } else { Ok(()) }
     }
 
     fn write_items(&mut self, items: &[Item]) -> Result<()> {
@@ -274,6 +312,16 @@ impl Drop for Executor {
             }
         }
     }
+}
+
+/// Carries out one recipe, for a slot of `room` bytes; whole words, as backends take them.
+fn packed(recipe: &PackedWeight, room: u64, weights: &mut WeightSource<'_>) -> Result<Vec<u8>> {
+    let mut bytes = weights(recipe)?;
+    if bytes.len() as u64 > room {
+        return Err(internal(format!("{recipe:?} packed to {} bytes, its slot has {room}", bytes.len())));
+    }
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    Ok(bytes)
 }
 
 fn internal(message: String) -> Error {

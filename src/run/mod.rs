@@ -3,6 +3,7 @@
 
 pub mod budget;
 pub mod canvas;
+pub mod component;
 pub mod devices;
 pub mod engine;
 pub mod executor;
@@ -13,10 +14,12 @@ mod shipped;
 mod sinks;
 pub mod statistics;
 pub mod upscale;
+mod window_phase;
 
+pub use component::{Component, ComponentOptions, ComponentReport, component};
 pub use devices::{DeviceInfo, devices};
 pub use engine::Engine;
-pub use inspect::inspect;
+pub use inspect::{InspectOptions, Inspection, NetworkInfo, SystemInfo, inspect};
 pub use options::{Cancel, Observer, Progress, Report, Silent, Size, TileOrder, UpscaleOptions};
 pub use shipped::shipped_model;
 pub use upscale::{upscale, upscale_with};

@@ -80,10 +80,22 @@ pub fn upscale_with(
     report.notes.extend(header.notes.iter().cloned());
     report.notes.extend(image::output_notes(&path, &out_header));
     report.notes.extend(choice.notes.iter().cloned());
+    let copied = unchanged(options, &header, &target);
+    if copied {
+        report.notes.push("same size and nothing to remove: the picture's own pixels are written".into());
+        (report.windows, report.flops) = (0, 0);
+    }
     observer.note(&format!("device: {} ({})", engine.name(), engine.why()));
     report.notes.iter().for_each(|note| observer.note(note));
     if options.dry_run {
         report.dry_run = true;
+        (report.phases, report.seconds) = (clock.phases, began.elapsed().as_secs_f64());
+        return Ok(report);
+    }
+
+    if copied {
+        copy(options, &path, &out_header, &target, cancel)?;
+        clock.lap("copy");
         (report.phases, report.seconds) = (clock.phases, began.elapsed().as_secs_f64());
         return Ok(report);
     }
@@ -175,6 +187,25 @@ fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder
     }
 }
 
+/// Whether the picture is asked for as it is. A network trained to add what enlarging lost would only disturb it.
+fn unchanged(options: &UpscaleOptions, header: &Header, target: &Target) -> bool {
+    let same = (header.width, header.height) == (target.width, target.height);
+    same && options.noise == 0.0 && options.jpeg == 0.0
+}
+
+/// Writes the picture's own rows.
+fn copy(options: &UpscaleOptions, path: &Path, header: &Header, target: &Target, cancel: &Cancel) -> Result<()> {
+    let mut source = Enlarged::open(&options.input, target)?;
+    let mut sink = image::create(path, header, options.overwrite)?;
+    for _ in 0..target.height {
+        cancel.check()?;
+        source.next_wide()?;
+        sink.write_row(&source.wide)?;
+    }
+    source.drain()?;
+    sink.finish()
+}
+
 /// Connects file, enlargement, program and file.
 fn run(
     interpreter: &mut Interpreter<'_>,
@@ -246,9 +277,14 @@ impl Enlarged {
         Ok(Enlarged { source, colour, resampler, wide })
     }
 
-    fn next_row(&mut self, rgb: &mut [f32], alpha: &mut [f32]) -> Result<()> {
+    /// The next enlarged row into `wide`, the file's own channels.
+    fn next_wide(&mut self) -> Result<()> {
         let source = &mut self.source;
-        self.resampler.next_row(|row| source.read_row(row), &mut self.wide)?;
+        self.resampler.next_row(|row| source.read_row(row), &mut self.wide)
+    }
+
+    fn next_row(&mut self, rgb: &mut [f32], alpha: &mut [f32]) -> Result<()> {
+        self.next_wide()?;
         colour::split_row(self.colour, &self.wide, rgb, alpha);
         Ok(())
     }

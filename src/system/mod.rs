@@ -5,6 +5,7 @@ mod check;
 pub mod link;
 pub mod onestep;
 pub mod program;
+pub mod registry;
 pub mod schedule;
 
 pub use program::Program;

@@ -255,6 +255,29 @@ impl Checkpoint {
         }
     }
 
+    /// The whole numbers of the tensor called exactly `name`, stored as I64 or I32, in the file's element order.
+    pub fn read_i64(&self, name: &str) -> Result<Vec<i64>> {
+        let t = self.exact(name).ok_or_else(|| self.error(format!("no tensor `{name}`")))?;
+        let shown = quoted(&t.name);
+        let size = match t.dtype {
+            StoredType::Other("I64", _) => 8,
+            StoredType::Other("I32", _) => 4,
+            other => return Err(self.error(format!("`{shown}` is stored as {}, not I64 or I32", other.name()))),
+        };
+        let count = extent::to_usize(&shown, t.bytes)?;
+        let mut bytes: Vec<u8> = Vec::new();
+        let full = |_| Error::new(Kind::Memory, "weights", format!("no memory for `{shown}`, {count} bytes"));
+        bytes.try_reserve_exact(count).map_err(full)?;
+        bytes.resize(count, 0);
+        self.fill(t, 0, &mut bytes)?;
+        let word = |b: &[u8]| match b {
+            [a, b, c, d] => i64::from(i32::from_le_bytes([*a, *b, *c, *d])),
+            [a, b, c, d, e, f, g, h] => i64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]),
+            _ => 0,
+        };
+        Ok(bytes.chunks_exact(size).map(word).collect())
+    }
+
     /// The one value of the tensor `name`, which may be a whole number.
     pub(super) fn scalar(&self, name: &str) -> Result<f32> {
         let t = self.find(name).ok_or_else(|| self.error(format!("no tensor `{}`", quoted(name))))?;

@@ -2,7 +2,8 @@
 //!
 //! The way of a weight: file -> [`header`] (checked) -> `layout` and `ldm` (diffusers' names) ->
 //! [`checkpoint`] (f32) -> [`lora`] (merged) -> [`recipe`] (packed). [`model`] says which networks a path
-//! holds, `infer` what config their shapes imply, [`manifest`] what the shipped models' files must be.
+//! holds, `infer` what config their shapes imply, [`manifest`] what the shipped models' files must be; [`write`]
+//! writes files of tensors.
 
 pub mod checkpoint;
 pub mod header;
@@ -16,7 +17,9 @@ pub mod manifest;
 pub mod model;
 pub mod names;
 pub mod recipe;
+pub mod write;
 
 pub use checkpoint::Checkpoint;
 pub use lora::Adapter;
 pub use model::{Model, Part};
+pub use write::TensorWriter;

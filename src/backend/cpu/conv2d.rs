@@ -2,7 +2,9 @@
 //! computes nearest-neighbour doubling and a 3x3 convolution as four 2x2 convolutions.
 
 use super::kernel::{Scratch, with_scratch};
-use super::product::{COLUMNS, Epilogue, K_BLOCK, NOWHERE, Operands, Order, SLACK, block_columns, panel};
+use super::product::{
+    COLUMNS, Epilogue, MOST_PIXELS, NOWHERE, Operands, Order, PACKED, SLACK, block_columns, panel, panel_height,
+};
 use crate::abi::Item;
 use crate::abi::params::Conv2dParams;
 use pulp::{Arch, Simd, WithSimd};
@@ -20,13 +22,6 @@ pub(super) struct Conv<'a> {
     pub(super) order: &'a Order,
 }
 
-/// Pixels of a panel: a function of one item's output size alone, so that sums and statistics never
-/// depend on batch or threads. A panel packs the layer's weights once, so small layers, whose weights are
-/// large, get few panels; 240 pixels (20 tiles of 12, 40 of 6) fill the L2 cache.
-pub(super) fn panel_pixels(pixels: usize) -> usize {
-    pixels.div_ceil(4).clamp(48, 240).next_multiple_of(12)
-}
-
 /// The K order of a launch.
 pub(super) fn order(p: &Conv2dParams, folded: bool) -> Order {
     let taps = if folded { 4 } else { p.kernel * p.kernel };
@@ -35,10 +30,9 @@ pub(super) fn order(p: &Conv2dParams, folded: bool) -> Order {
 
 /// Thread scratch of a launch, in floats and table entries.
 pub(super) fn scratch(p: &Conv2dParams, folded: bool) -> Scratch {
-    let small = if folded { p.h * p.w } else { p.oh * p.ow };
-    let pixels = panel_pixels(small as usize) + SLACK;
+    let pixels = MOST_PIXELS + SLACK;
     let taps = if folded { 4 } else { (p.kernel * p.kernel) as usize };
-    Scratch { floats: K_BLOCK * COLUMNS + pixels * COLUMNS, indices: taps * pixels }
+    Scratch { floats: PACKED + pixels * COLUMNS, indices: taps * pixels }
 }
 
 /// Input row (pixel of the item) that output position `out` reads through tap `k` on one axis, before
@@ -156,7 +150,7 @@ impl WithSimd for Panel<'_, '_> {
 pub(super) fn base(arch: Arch, conv: &Conv<'_>, y: &mut [f32]) {
     let p = &conv.p;
     let (oh, ow, pitch) = (p.oh as usize, p.ow as usize, p.pitch_y as usize);
-    let height = panel_pixels(oh * ow);
+    let height = panel_height(oh * ow);
     let need = scratch(p, false);
     let (stride, taps) = (height + SLACK, (p.kernel * p.kernel) as usize);
     // The input as the taps see it: doubled and cropped where there is an upsampling.
@@ -178,7 +172,7 @@ pub(super) fn base(arch: Arch, conv: &Conv<'_>, y: &mut [f32]) {
                         |ox| Some(source(ox, p.stride, kx, p.pad_left, uw)? >> p.upsample),
                     );
                 }
-                let (packed, rest) = floats.split_at_mut(K_BLOCK * COLUMNS);
+                let (packed, rest) = floats.split_at_mut(PACKED);
                 arch.dispatch(Panel {
                     conv,
                     item,
@@ -214,7 +208,7 @@ fn sources<'a>(conv: &Conv<'a>, item: usize) -> [&'a [f32]; 2] {
 pub(super) fn up2x2(arch: Arch, conv: &Conv<'_>, y: &mut [f32]) {
     let p = &conv.p;
     let (h, w, pitch) = (p.h as usize, p.w as usize, p.pitch_y as usize);
-    let height = panel_pixels(h * w);
+    let height = panel_height(h * w);
     let need = scratch(p, true);
     let stride = height + SLACK;
     // Whole input rows per task, because the four phases of a pixel lie in two output rows.
@@ -225,7 +219,7 @@ pub(super) fn up2x2(arch: Arch, conv: &Conv<'_>, y: &mut [f32]) {
             let begin = index * rows * w;
             let end = begin + y.len() / (4 * pitch);
             with_scratch(need, |floats, indices, zeros| {
-                let (packed, acc) = floats.split_at_mut(K_BLOCK * COLUMNS);
+                let (packed, acc) = floats.split_at_mut(PACKED);
                 for phase in 0..4 {
                     let (a, b) = (phase / 2, phase % 2);
                     let mut first = begin;

@@ -1,9 +1,9 @@
 //! `gemm`: the product of `product.rs` on panels of rows, with GEGLU in the epilogue.
 
-use super::conv2d::panel_pixels;
 use super::kernel::{Scratch, with_scratch};
-use super::product::{COLUMNS, Epilogue, K_BLOCK, NOWHERE, Operands, Order, SLACK, block_columns, panel};
-use super::vector::gelu;
+use super::product::{
+    COLUMNS, Epilogue, MOST_PIXELS, NOWHERE, Operands, Order, PACKED, SLACK, block_columns, panel, panel_height,
+};
 use crate::abi::params::GemmParams;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -24,9 +24,9 @@ pub(super) fn order(p: &GemmParams) -> Order {
 }
 
 /// Thread scratch of a launch.
-pub(super) fn scratch(p: &GemmParams) -> Scratch {
-    let pixels = panel_pixels(p.m as usize) + SLACK;
-    Scratch { floats: K_BLOCK * COLUMNS + 2 * pixels * COLUMNS, indices: pixels }
+pub(super) fn scratch() -> Scratch {
+    let pixels = MOST_PIXELS + SLACK;
+    Scratch { floats: PACKED + 2 * pixels * COLUMNS, indices: pixels }
 }
 
 struct Panel<'a, 'b> {
@@ -58,7 +58,7 @@ impl WithSimd for Panel<'_, '_> {
             stride: table.len(),
             pixels: rows,
         };
-        let (packed, rest) = floats.split_at_mut(K_BLOCK * COLUMNS);
+        let (packed, rest) = floats.split_at_mut(PACKED);
         let (acc, gate) = rest.split_at_mut(table.len() * COLUMNS);
         let mut column = 0;
         while column < pitch {
@@ -69,18 +69,16 @@ impl WithSimd for Panel<'_, '_> {
                 panel(simd, &op, pitch + column, columns, packed, gate);
             }
             let end = Epilogue::new(p.act, &gemm.bias[column..][..columns], &[]);
-            for (i, sums) in acc.chunks_exact_mut(nb).take(rows).enumerate() {
+            let mut gate_bias = [0.0; COLUMNS];
+            if geglu {
+                gate_bias[..columns].copy_from_slice(&gemm.bias[pitch + column..][..columns]);
+            }
+            for (i, sums) in acc.chunks_exact(nb).take(rows).enumerate() {
                 let residual =
                     (!gemm.residual.is_empty()).then(|| &gemm.residual[(first + i) * pitch + column..][..columns]);
                 let y = &mut y[i * pitch + column..][..columns];
                 if geglu {
-                    let gate = &gate[i * nb..][..columns];
-                    let gate_bias = &gemm.bias[pitch + column..][..columns];
-                    for (j, sum) in sums[..columns].iter_mut().enumerate() {
-                        *sum = (*sum + end.bias[j]) * gelu(gate[j] + gate_bias[j]);
-                    }
-                    // The bias is inside the product already.
-                    Epilogue::new(p.act, &[], &[]).row(sums, residual, y);
+                    end.gated([sums, &gate[i * nb..]], &gate_bias, residual, y);
                 } else {
                     end.row(sums, residual, y);
                 }
@@ -90,12 +88,11 @@ impl WithSimd for Panel<'_, '_> {
     }
 }
 
-/// The one variant. Rows are independent and their sums do not depend on the panel, so the panel height
-/// may follow `m`, batch included.
+/// The one variant. Rows are independent and their sums do not depend on the panel, so it may cross items.
 pub(super) fn base(arch: Arch, gemm: &Gemm<'_>, y: &mut [f32]) {
     let pitch = gemm.p.pitch_y as usize;
-    let height = panel_pixels(gemm.p.m as usize);
-    let need = scratch(&gemm.p);
+    let height = panel_height(gemm.p.m as usize);
+    let need = scratch();
     y.par_chunks_mut(height * pitch).enumerate().for_each(|(index, y)| {
         let rows = y.len() / pitch;
         with_scratch(need, |floats, indices, zeros| {

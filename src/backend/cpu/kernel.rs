@@ -5,7 +5,7 @@
 //! other backends and cost one conversion pass per operand.
 
 use super::memory::{Block, Line, MAX_OPERANDS, Place, View};
-use super::product::{K_BLOCK, Order};
+use super::product::{LONGEST, Order};
 use super::vector::{is_activation, vectorised};
 use super::{
     attention, conv2d, gemm, group_norm_stats, layer_norm, norm_apply, norm_finalize, pointwise, time_embedding,
@@ -64,7 +64,7 @@ pub(super) fn with_scratch<R>(need: Scratch, work: impl FnOnce(&mut [f32], &mut 
     BUFFERS.with_borrow_mut(|buffers| {
         grow(&mut buffers.floats, need.floats);
         grow(&mut buffers.indices, need.indices);
-        grow(&mut buffers.zeros, K_BLOCK);
+        grow(&mut buffers.zeros, LONGEST);
         let Buffers { floats, indices, zeros } = buffers;
         work(bytemuck::cast_slice_mut(floats), bytemuck::cast_slice_mut(indices), bytemuck::cast_slice(zeros))
     })
@@ -194,7 +194,7 @@ impl Kernel {
     pub(super) fn scratch(&self) -> Scratch {
         match &self.params {
             Params::Conv2d(p) => conv2d::scratch(p, self.folded),
-            Params::Gemm(p) => gemm::scratch(p),
+            Params::Gemm(_) => gemm::scratch(),
             Params::Attention(p) => attention::scratch(p),
             _ => Scratch::default(),
         }

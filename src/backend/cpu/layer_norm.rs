@@ -1,6 +1,6 @@
 //! `layer_norm`: mean, then mean squared distance, then the row.
 
-use super::conv2d::panel_pixels;
+use super::product::panel_height;
 use super::vector::vectorised;
 use crate::abi::params::LayerNormParams;
 use pulp::Arch;
@@ -13,7 +13,7 @@ const LANES: usize = 16;
 pub(super) fn base(arch: Arch, p: &LayerNormParams, x: &[f32], affine: &[f32], y: &mut [f32]) {
     let (c, pitch) = (p.c as usize, p.pitch as usize);
     let (weight, bias) = affine.split_at(pitch);
-    let height = panel_pixels(p.rows as usize);
+    let height = panel_height(p.rows as usize);
     y.par_chunks_mut(height * pitch).enumerate().for_each(|(index, y)| {
         let x = &x[index * height * pitch..][..y.len()];
         vectorised(

@@ -1,6 +1,6 @@
 //! `norm_apply`: one pass over memory, `act(x * a + b)`.
 
-use super::conv2d::panel_pixels;
+use super::product::panel_height;
 use super::vector::{activate, sigmoid, vectorised};
 use crate::abi::params::{ACT_SILU, NormApplyParams};
 use pulp::Arch;
@@ -13,7 +13,7 @@ pub(super) fn base(arch: Arch, p: &NormApplyParams, x: [&[f32]; 2], ab: &[f32], 
     let pitches = [p.pitch_x as usize, p.pitch_x2 as usize];
     let channels = [p.c as usize, p.c2 as usize];
     let total = pitches[0] + pitches[1];
-    let height = panel_pixels(pixels);
+    let height = panel_height(pixels);
     y.par_chunks_mut(pixels * pitch).enumerate().for_each(|(item, y)| {
         let (a, b) = ab[item * 2 * total..][..2 * total].split_at(total);
         y.par_chunks_mut(height * pitch).enumerate().for_each(|(index, y)| {

@@ -1,6 +1,6 @@
 //! `pointwise`: one pass over memory.
 
-use super::conv2d::panel_pixels;
+use super::product::panel_height;
 use super::vector::{activate, vectorised};
 use crate::abi::Item;
 use crate::abi::params::PointwiseParams;
@@ -22,7 +22,7 @@ pub(super) fn base(
 ) {
     let (pixels, c) = (p.pixels as usize, p.c as usize);
     let (pitch, pitch_a, pitch_b) = (p.pitch_y as usize, p.pitch_a as usize, p.pitch_b as usize);
-    let height = panel_pixels(pixels);
+    let height = panel_height(pixels);
     y.par_chunks_mut(pixels * pitch).enumerate().for_each(|(item, y)| {
         let [alpha, beta] = if table.is_empty() {
             [p.alpha, p.beta]

@@ -1,0 +1,117 @@
+//! `tessera run`: one network on given tensors.
+
+use super::out;
+use super::progress::say;
+use super::units::{lossy, mebibytes};
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use tessera::Result;
+use tessera::run::{self, Cancel, Component, ComponentOptions, ComponentReport, Observer, Progress};
+
+/// Shown below the options.
+pub(super) const HELP: &str = "\
+Tensors are safetensors files in the naming and the shapes of diffusers and transformers: pictures NCHW,
+tokens [N, T, C]. Outputs are F32; inputs F32, F16, BF16, and I64 or I32 for whole numbers. docs/run.md
+lists them.
+
+Examples:
+  tessera run unet -m sd-turbo --in in.safetensors --out out.safetensors
+  tessera run vae-decoder -m sd-turbo/vae --in z.safetensors --out x.safetensors -g cpu --trace";
+
+/// Options of the command.
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// The network
+    #[arg(value_parser = PossibleValuesParser::new(Component::ALL.map(Component::name)))]
+    component: String,
+    /// The model: its folder, or the folder of the network alone
+    #[arg(short, long, value_name = "MODEL")]
+    model: PathBuf,
+    /// File with the inputs
+    #[arg(long = "in", value_name = "FILE")]
+    input: PathBuf,
+    /// File for the outputs
+    #[arg(long = "out", value_name = "FILE")]
+    output: PathBuf,
+    /// Replaces an output that exists
+    #[arg(long)]
+    overwrite: bool,
+    /// Also writes every value of the fused graph, as trace.<module path>
+    #[arg(long)]
+    trace: bool,
+    /// cpu, wgpu, wgpu:N or auto; a device that is named is used or refused, never replaced by another
+    #[arg(short = 'g', long, value_name = "DEVICE", default_value = "auto")]
+    device: String,
+    /// How activations are stored [default: f32 on cpu, f16 on wgpu]
+    #[arg(long, value_name = "TYPE", value_parser = ["f32", "f16", "bf16"])]
+    dtype: Option<String>,
+    /// Host threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Prints the report as one JSON object on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Says notes on stderr; the phases are in the summary.
+struct Notes;
+
+impl Observer for Notes {
+    fn progress(&mut self, _: &Progress<'_>) {}
+    fn note(&mut self, text: &str) {
+        say(text);
+    }
+}
+
+/// Runs the network; prints the path or the report.
+pub(super) fn run(args: &RunArgs, cancel: &Cancel) -> Result<()> {
+    let component = Component::parse(&args.component)?;
+    let mut o = ComponentOptions::new(component, &args.model, &args.input, &args.output);
+    o.device.clone_from(&args.device);
+    o.dtype.clone_from(&args.dtype);
+    (o.trace, o.overwrite, o.threads) = (args.trace, args.overwrite, args.threads);
+    let report = run::component(&o, &mut Notes, cancel)?;
+    if args.json {
+        return out(&report_json(&report).to_string());
+    }
+    say(&summary(&report));
+    out(&report.path.display().to_string())
+}
+
+fn summary(r: &ComponentReport) -> String {
+    let phases: Vec<String> = r.phases.iter().map(|(name, seconds)| format!("{name} {seconds:.2}")).collect();
+    format!(
+        "{} x{} as {}: {} tensor(s), {} of weights, {} of activations, {:.1} GFLOP in {:.2} s ({})",
+        r.component,
+        r.batch,
+        r.dtype,
+        r.tensors.len(),
+        mebibytes(r.weight_bytes),
+        mebibytes(r.arena_bytes),
+        r.flops as f64 / 1e9,
+        r.seconds,
+        phases.join(", ")
+    )
+}
+
+/// The report as `--json` prints it. Keys are never renamed; new ones may come.
+fn report_json(r: &ComponentReport) -> Value {
+    let phases: Vec<Value> = r.phases.iter().map(|(name, s)| json!({"name": name, "seconds": s})).collect();
+    let tensors: Vec<Value> = r.tensors.iter().map(|(name, shape)| json!({"name": name, "shape": shape})).collect();
+    json!({
+        "component": r.component,
+        "output": {"path": lossy(&r.path), "tensors": tensors},
+        "device": {"name": r.device, "why": r.why},
+        "dtype": r.dtype,
+        "batch": r.batch,
+        "flops": r.flops,
+        "checkpoint_bytes": r.checkpoint_bytes,
+        "weight_bytes": r.weight_bytes,
+        "arena_bytes": r.arena_bytes,
+        "phases": phases,
+        "seconds": r.seconds,
+        "notes": r.notes,
+    })
+}

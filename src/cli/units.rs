@@ -1,0 +1,69 @@
+//! Sizes and names as people and JSON write them.
+
+use std::path::Path;
+
+/// Bytes in MiB with one decimal.
+pub(super) fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// JSON is Unicode: a file name that is not gets replacement characters.
+pub(super) fn lossy(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Reads a size in bytes: `4GiB`, `512MiB`, `1.5G` (binary like GiB), `2GB` (decimal), `1048576`.
+pub(super) fn bytes(text: &str) -> std::result::Result<u64, String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1024.0 * 1024.0,
+        "g" | "gib" => 1024.0 * 1024.0 * 1024.0,
+        "t" | "tib" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        other => return Err(format!("`{other}` is no unit of size; write 4GiB, 512MiB or a number of bytes")),
+    };
+    let value =
+        number.parse::<f64>().map_err(|_| format!("`{text}` is no size; write 4GiB, 512MiB or a number of bytes"))?;
+    let exact = value * factor;
+    // Below 2^53 a float holds every whole number; no machine has more memory than that.
+    if (1.0..9e15).contains(&exact) { Ok(exact as u64) } else { Err(format!("`{text}` is out of range")) }
+}
+
+/// Reads `WxH`, both from 1.
+pub(super) fn sides(text: &str) -> std::result::Result<[u32; 2], String> {
+    let side = |t: &str| t.trim().parse::<u32>().ok().filter(|&n| n > 0);
+    let sides = text.split_once(['x', 'X']).and_then(|(w, h)| Some([side(w)?, side(h)?]));
+    sides.ok_or_else(|| format!("`{text}` is no width and height; write 64x48"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widths_and_heights() {
+        assert_eq!(sides("64x48"), Ok([64, 48]));
+        for bad in ["", "64", "64x", "0x4", "-1x4", "64x48x3", "a x b", "99999999999x1"] {
+            assert!(sides(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes("4GiB"), Ok(4 << 30));
+        assert_eq!(bytes("512MiB"), Ok(512 << 20));
+        assert_eq!(bytes("1.5g"), Ok(3 << 29));
+        assert_eq!(bytes("2 GB"), Ok(2_000_000_000));
+        assert_eq!(bytes("1048576"), Ok(1 << 20));
+        for bad in ["", "GiB", "-1GiB", "4 apples", "1e9", "nan", "0", "99999999TiB", "1.2.3M"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! `tessera upscale`: the main job.
+
+use super::out;
+use super::progress::{Display, Style, say};
+use super::units::{bytes, lossy, mebibytes};
+use clap::Args;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use tessera::Result;
+use tessera::run::{self, Cancel, Report, Size, UpscaleOptions};
+
+/// Shown below the options.
+pub(super) const HELP: &str = "\
+Examples:
+  tessera upscale -i photo.jpg                        photo_4x.jpg beside it, four times as large
+  tessera upscale -i photo.png -o big.tif -s 2.5      any factor from 1
+  tessera upscale -i photo.png -o wall.png --width 7680 --ram 4GiB
+  tessera upscale -i photo.png --dry-run              what it would do, and with how much memory";
+
+#[derive(Debug, Args)]
+pub(super) struct UpscaleArgs {
+    /// The picture: PNG, JPEG or TIFF
+    #[arg(short, long, value_name = "FILE")]
+    input: PathBuf,
+    /// Where it goes; the name's ending chooses the format [default: {stem}_{scale}x.{ext} beside the input]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Replaces an output that exists
+    #[arg(long)]
+    overwrite: bool,
+
+    /// Factor from 1, not only whole ones [default: 4]
+    #[arg(short, long, value_name = "FACTOR", help_heading = "Size", allow_negative_numbers = true)]
+    #[arg(conflicts_with_all = ["width", "height", "megapixels"])]
+    scale: Option<f64>,
+    /// Output width in pixels; the height follows unless it is given too
+    #[arg(long, value_name = "PIXELS", help_heading = "Size")]
+    width: Option<u64>,
+    /// Output height in pixels; the width follows unless it is given too
+    #[arg(long, value_name = "PIXELS", help_heading = "Size")]
+    height: Option<u64>,
+    /// About so many million pixels, in proportion
+    #[arg(long, value_name = "N", help_heading = "Size", allow_negative_numbers = true)]
+    #[arg(conflicts_with_all = ["width", "height"])]
+    megapixels: Option<f64>,
+
+    /// The model's folder [default: the one that ships]
+    #[arg(short, long, value_name = "FOLDER", help_heading = "Model")]
+    model: Option<PathBuf>,
+    /// The system to run [default: the one the model's folder names]
+    #[arg(long, value_name = "NAME", help_heading = "Model")]
+    system: Option<String>,
+    /// Noise in the input, 0 to 1
+    #[arg(long, value_name = "STRENGTH", default_value_t = 0.0, help_heading = "Model", allow_negative_numbers = true)]
+    noise: f32,
+    /// Compression artefacts in the input, 0 to 1
+    #[arg(long, value_name = "STRENGTH", default_value_t = 0.0, help_heading = "Model", allow_negative_numbers = true)]
+    jpeg: f32,
+    /// Seed of everything random
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Model")]
+    seed: u64,
+
+    /// cpu, wgpu, wgpu:N or auto; a device that is named is used or refused, never replaced by another
+    #[arg(short = 'g', long, value_name = "DEVICE", default_value = "auto", help_heading = "Device and memory")]
+    device: String,
+    /// Cap on device memory, for example 4GiB or 512MiB
+    #[arg(long, value_name = "SIZE", value_parser = bytes, help_heading = "Device and memory")]
+    vram: Option<u64>,
+    /// Cap on host memory
+    #[arg(long, value_name = "SIZE", value_parser = bytes, help_heading = "Device and memory")]
+    ram: Option<u64>,
+    /// Side of a window in output pixels [default: chosen to fit the memory]
+    #[arg(short, long, value_name = "PIXELS", help_heading = "Device and memory")]
+    tile: Option<u32>,
+    /// Pixels by which neighbouring windows overlap [default: the system's]
+    #[arg(long, value_name = "PIXELS", help_heading = "Device and memory")]
+    overlap: Option<u32>,
+    /// Windows per launch [default: chosen]
+    #[arg(long, value_name = "N", help_heading = "Device and memory")]
+    batch: Option<u32>,
+    /// Host threads [default: all cores]
+    #[arg(long, value_name = "N", help_heading = "Device and memory")]
+    threads: Option<usize>,
+
+    /// Only says what would be done
+    #[arg(long, help_heading = "Output")]
+    dry_run: bool,
+    /// Prints the report as one JSON object on stdout
+    #[arg(long, help_heading = "Output")]
+    pub(super) json: bool,
+    /// How progress is shown on stderr [default: bar on a terminal, plain elsewhere]
+    #[arg(long, value_enum, value_name = "STYLE", help_heading = "Output")]
+    progress: Option<Style>,
+}
+
+impl UpscaleArgs {
+    pub(super) fn size(&self) -> Size {
+        match (self.scale, self.width, self.height, self.megapixels) {
+            (Some(s), ..) => Size::Scale(s),
+            (None, Some(w), Some(h), _) => Size::Both(w, h),
+            (None, Some(w), None, _) => Size::Width(w),
+            (None, None, Some(h), _) => Size::Height(h),
+            (None, None, None, Some(m)) => Size::Megapixels(m),
+            (None, None, None, None) => Size::Scale(4.0),
+        }
+    }
+
+    fn options(&self) -> UpscaleOptions {
+        let mut o = UpscaleOptions::new(&self.input, self.size());
+        o.output.clone_from(&self.output);
+        o.model.clone_from(&self.model);
+        o.system.clone_from(&self.system);
+        o.device.clone_from(&self.device);
+        (o.vram, o.ram) = (self.vram, self.ram);
+        (o.tile, o.overlap, o.batch, o.threads) = (self.tile, self.overlap, self.batch, self.threads);
+        (o.noise, o.jpeg, o.seed) = (self.noise, self.jpeg, self.seed);
+        (o.overwrite, o.dry_run) = (self.overwrite, self.dry_run);
+        o
+    }
+}
+
+/// Upscales, shows progress on stderr, prints the path or the report.
+pub(super) fn run(args: &UpscaleArgs, cancel: &Cancel) -> Result<()> {
+    let mut display = Display::new(args.progress);
+    let outcome = run::upscale(&args.options(), &mut display, cancel);
+    display.finish();
+    let report = outcome?;
+    if args.json {
+        return out(&report_json(&report).to_string());
+    }
+    if report.dry_run {
+        return out(&dry_run_text(&report));
+    }
+    say(&summary(&report));
+    out(&report.path.display().to_string())
+}
+
+fn summary(r: &Report) -> String {
+    let phases: Vec<String> = r.phases.iter().map(|(name, seconds)| format!("{name} {seconds:.2}")).collect();
+    let (from, to) = (r.input, r.output);
+    format!("{}x{} to {}x{} in {:.2} s ({})", from.0, from.1, to.0, to.1, r.seconds, phases.join(", "))
+}
+
+/// The lines of `--dry-run`.
+fn dry_run_text(r: &Report) -> String {
+    let mut rows = vec![
+        ("input".to_string(), format!("{}x{}", r.input.0, r.input.1)),
+        ("output".into(), format!("{}x{}, scale {:.4}, {}", r.output.0, r.output.1, r.scale, r.path.display())),
+        ("model".into(), format!("{} ({})", r.model.display(), r.system)),
+        ("device".into(), format!("{}: {}", r.device, r.why)),
+        ("storage".into(), r.dtype.clone()),
+        (
+            "windows".into(),
+            format!("{} of {}x{}, overlap {}, {} a launch", r.windows, r.tile.1, r.tile.0, r.overlap, r.batch),
+        ),
+        ("work".into(), format!("{:.1} GFLOP a launch", r.flops as f64 / 1e9)),
+        ("device memory".into(), mebibytes(r.device_bytes)),
+        ("host memory".into(), mebibytes(r.host_bytes)),
+    ];
+    rows.extend(r.notes.iter().map(|n| ("note".to_string(), n.clone())));
+    rows.iter().map(|(name, value)| format!("{name:14} {value}")).collect::<Vec<_>>().join("\n")
+}
+
+/// The report as `--json` prints it. Keys are never renamed; new ones may come.
+fn report_json(r: &Report) -> Value {
+    let phases: Vec<Value> = r.phases.iter().map(|(name, s)| json!({"name": name, "seconds": s})).collect();
+    json!({
+        "input": {"width": r.input.0, "height": r.input.1},
+        "output": {"width": r.output.0, "height": r.output.1, "path": lossy(&r.path)},
+        "scale": r.scale,
+        "model": lossy(&r.model),
+        "system": r.system,
+        "device": {"name": r.device, "why": r.why},
+        "dtype": r.dtype,
+        "tile": {"height": r.tile.0, "width": r.tile.1, "overlap": r.overlap},
+        "batch": r.batch,
+        "windows": r.windows,
+        "flops_per_launch": r.flops,
+        "phases": phases,
+        "seconds": r.seconds,
+        "device_bytes": r.device_bytes,
+        "host_bytes": r.host_bytes,
+        "allocations": {
+            "device_before": r.allocations.device_before,
+            "device_after": r.allocations.device_after,
+            "host_growths": r.allocations.host_growths,
+        },
+        "notes": r.notes,
+        "dry_run": r.dry_run,
+    })
+}

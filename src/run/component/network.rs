@@ -1,0 +1,262 @@
+//! The networks `tessera run` knows: what each takes, and the graph for the shapes that were given.
+
+use super::Component;
+use super::tensors::{self, Axis, Elements, Tensors, Wanted, to_nhwc};
+use crate::abi::Item;
+use crate::error::{Error, Kind, Result};
+use crate::extent;
+use crate::graph::{DType, Graph};
+use crate::model::Extents;
+use crate::model::controlnet::ControlNetModel;
+use crate::model::unet::UNet2DConditionModel;
+use crate::model::vae::AutoencoderKL;
+use crate::weights::Checkpoint;
+
+const N: Axis = Axis::Free("N");
+const H: Axis = Axis::Free("H");
+const W: Axis = Axis::Free("W");
+const T: Axis = Axis::Free("T");
+
+/// A network read from its config.
+pub(super) enum Network {
+    Unet(UNet2DConditionModel),
+    Encoder(AutoencoderKL),
+    Decoder(AutoencoderKL),
+    ControlNet(ControlNetModel),
+}
+
+/// A network made ready for given tensors.
+pub(super) struct Job {
+    /// The graph as built, not fused.
+    pub(super) graph: Graph,
+    /// Values of its inputs, NHWC.
+    pub(super) feeds: Vec<(String, Vec<f32>)>,
+    /// One item for each element of the batch.
+    pub(super) items: Vec<Item>,
+    /// Sentences for the user.
+    pub(super) notes: Vec<String>,
+}
+
+impl Network {
+    /// Reads the config of `component`.
+    pub(super) fn parse(component: Component, config: &str) -> Result<Network> {
+        Ok(match component {
+            Component::Unet => Network::Unet(UNet2DConditionModel::from_config(config)?),
+            Component::VaeEncoder => Network::Encoder(AutoencoderKL::from_config(config)?),
+            Component::VaeDecoder => Network::Decoder(AutoencoderKL::from_config(config)?),
+            Component::ControlNet => Network::ControlNet(ControlNetModel::from_config(config)?),
+        })
+    }
+
+    /// The graph at a size, for plans shown without tensors: `height` and `width` of the network's own
+    /// input where it has one of free size.
+    pub(super) fn graph_at(&self, batch: u32, [height, width]: [u32; 2], dtype: DType) -> Result<Graph> {
+        let e = Extents { batch, ..Extents::of(height, width) };
+        match self {
+            Network::Unet(net) => net.build(&e, dtype),
+            Network::Encoder(net) => net.build_encoder(batch, height, width, dtype),
+            Network::Decoder(net) => net.build_decoder(batch, height, width, dtype),
+            Network::ControlNet(net) => net.build(&e, 1.0, dtype),
+        }
+    }
+
+    /// Whether every value with rows is a sequence of tokens.
+    pub(super) fn is_all_tokens(&self) -> bool {
+        match self {
+            Network::Unet(_) | Network::Encoder(_) | Network::Decoder(_) | Network::ControlNet(_) => false,
+        }
+    }
+
+    /// Whether tensor `name` of the checkpoint belongs to this network's other half, which is not run.
+    pub(super) fn other_half(&self, name: &str) -> bool {
+        let starts = |with: [&str; 2]| with.iter().any(|w| name.starts_with(w));
+        match self {
+            Network::Encoder(_) => starts(["decoder.", "post_quant_conv."]),
+            Network::Decoder(_) => starts(["encoder.", "quant_conv."]),
+            Network::Unet(_) | Network::ControlNet(_) => false,
+        }
+    }
+
+    /// The tensors it takes from `file`. Only names and shapes are looked at: what a ControlNet gives to a UNet
+    /// has shapes that follow from the sample's.
+    pub(super) fn wanted(&self, file: &Checkpoint) -> Result<Vec<Wanted>> {
+        let is = |n: u32| Axis::Is(u64::from(n));
+        Ok(match self {
+            Network::Unet(net) => {
+                let mut wanted = denoiser(net.in_channels(), net.context_channels());
+                wanted.extend(residuals(net, file)?);
+                wanted
+            }
+            Network::ControlNet(net) => {
+                let mut wanted = denoiser(net.in_channels(), net.context_channels());
+                let f = u64::from(net.factor());
+                let cond = [N, is(net.conditioning_channels()), Axis::Times(f, "H"), Axis::Times(f, "W")];
+                wanted.push(Wanted::floats("controlnet_cond", &cond));
+                wanted.push(Wanted {
+                    names: vec!["conditioning_scale".into()],
+                    shapes: vec![vec![], vec![Axis::Is(1)]],
+                    elements: Elements::Numbers,
+                    optional: true,
+                });
+                wanted
+            }
+            Network::Encoder(net) => {
+                let f = u64::from(net.factor());
+                let sides = [Axis::Multiple("H", f), Axis::Multiple("W", f)];
+                vec![Wanted::floats("sample", &[N, is(net.in_channels()), sides[0], sides[1]])]
+            }
+            Network::Decoder(net) => {
+                let mut w = Wanted::floats("sample", &[N, is(net.latent_channels()), H, W]);
+                w.names.push("latent_sample".into());
+                vec![w]
+            }
+        })
+    }
+
+    /// Tensors that PyTorch's module takes and this network has no use for.
+    pub(super) fn ignored(&self) -> &'static [&'static str] {
+        let context = match self {
+            Network::Unet(net) => net.context_channels(),
+            Network::ControlNet(net) => net.context_channels(),
+            Network::Encoder(_) | Network::Decoder(_) => Some(0),
+        };
+        if context.is_none() { &["encoder_hidden_states"] } else { &[] }
+    }
+
+    /// The graph for `given`, stored as `dtype`, and what feeds it.
+    pub(super) fn job(&self, given: &Tensors, dtype: DType) -> Result<Job> {
+        match self {
+            Network::Unet(net) => {
+                let (e, mut job) = conditioned(given)?;
+                job.graph = if given.get("mid_block_res_sample").is_some() {
+                    for i in 0..net.skips() {
+                        job.picture(given, &format!("down_block_res_samples.{i}"))?;
+                    }
+                    job.picture(given, "mid_block_res_sample")?;
+                    net.build_with_residuals(&e, dtype)?
+                } else {
+                    net.build(&e, dtype)?
+                };
+                Ok(job)
+            }
+            Network::ControlNet(net) => {
+                let (e, mut job) = conditioned(given)?;
+                job.picture(given, "controlnet_cond")?;
+                let scale = given.get("conditioning_scale").and_then(|g| g.floats().first().copied()).unwrap_or(1.0);
+                job.graph = net.build(&e, scale, dtype)?;
+                Ok(job)
+            }
+            Network::Encoder(net) => {
+                let (e, mut job) = Job::of_sample(given, "sample")?;
+                job.graph = net.build_encoder(e.batch, e.height, e.width, dtype)?;
+                Ok(job)
+            }
+            Network::Decoder(net) => {
+                let (e, mut job) = Job::of_sample(given, "latent_sample")?;
+                job.graph = net.build_decoder(e.batch, e.height, e.width, dtype)?;
+                Ok(job)
+            }
+        }
+    }
+}
+
+/// Inputs that denoiser and ControlNet share.
+fn denoiser(in_channels: u32, context: Option<u32>) -> Vec<Wanted> {
+    let mut wanted = vec![
+        Wanted::floats("sample", &[N, Axis::Is(u64::from(in_channels)), H, W]),
+        Wanted {
+            names: vec!["timestep".into()],
+            shapes: vec![vec![], vec![Axis::Is(1)], vec![N]],
+            elements: Elements::Numbers,
+            optional: false,
+        },
+    ];
+    if let Some(c) = context.map(u64::from) {
+        let mut w = Wanted::floats("encoder_hidden_states", &[N, T, Axis::Is(c)]);
+        w.shapes.push(vec![Axis::Is(1), T, Axis::Is(c)]);
+        wanted.push(w);
+    }
+    wanted
+}
+
+const DOWN: &str = "down_block_res_samples.";
+const MID: &str = "mid_block_res_sample";
+
+/// A ControlNet's residuals, wanted all together where `file` has one of them.
+fn residuals(net: &UNet2DConditionModel, file: &Checkpoint) -> Result<Vec<Wanted>> {
+    if !file.tensors().iter().any(|t| t.name == MID || t.name.starts_with(DOWN)) {
+        return Ok(Vec::new());
+    }
+    // A sample that does not fit is said elsewhere; then only the names can be asked for.
+    let sides = match tensors::shape_of(file, "sample") {
+        Some(&[n, c, h, w]) if c == u64::from(net.in_channels()) && n.min(h).min(w) > 0 => [n, h, w],
+        _ => [1, 64, 64],
+    };
+    let [batch, height, width] = sides.map(|s| extent::to_u32("sample", s));
+    let e = Extents { batch: batch?, ..Extents::of(height?, width?) };
+    let graph = net.build_with_residuals(&e, DType::F32)?;
+    let inputs = graph.values.iter().filter(|v| v.name == MID || is_residual(&v.name));
+    Ok(inputs
+        .map(|v| {
+            let s = [v.shape.n, v.shape.c, v.shape.h, v.shape.w].map(|d| Axis::Is(u64::from(d)));
+            Wanted::floats(v.name.clone(), &s)
+        })
+        .collect())
+}
+
+/// Whether `name` is an input like `down_block_res_samples.3` (and not a value made from one).
+fn is_residual(name: &str) -> bool {
+    name.strip_prefix(DOWN).is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
+impl Job {
+    /// A job over the pictures `sample`, fed to the graph's input `port`; `timestep` and contexts aside.
+    fn of_sample(given: &Tensors, port: &str) -> Result<(Extents, Job)> {
+        let s = &given.need("sample")?.shape;
+        let side = |i: usize| extent::to_u32("sample", s.get(i).copied().unwrap_or(0));
+        let e = Extents { batch: side(0)?, ..Extents::of(side(2)?, side(3)?) };
+        let mut job = Job {
+            graph: Graph::default(),
+            feeds: Vec::new(),
+            items: vec![Item::default(); e.batch as usize],
+            notes: Vec::new(),
+        };
+        job.picture(given, "sample")?;
+        if let Some(feed) = job.feeds.last_mut() {
+            feed.0 = port.to_owned();
+        }
+        Ok((e, job))
+    }
+
+    /// Feeds the NCHW tensor `name` to the input of the same name.
+    fn picture(&mut self, given: &Tensors, name: &str) -> Result<()> {
+        let g = given.need(name)?;
+        let &[n, c, h, w] = g.shape.as_slice() else {
+            return Err(Error::new(Kind::Internal, "tensors", format!("`{name}` is no picture")));
+        };
+        let pixels = extent::product(name, &[h, w])?;
+        let sizes = [extent::to_usize(name, n)?, extent::to_usize(name, c)?, extent::to_usize(name, pixels)?];
+        self.feeds.push((name.to_owned(), to_nhwc(&g.floats(), sizes)));
+        Ok(())
+    }
+}
+
+/// A job with time steps and contexts: one table row each where all items share it, else one per item.
+fn conditioned(given: &Tensors) -> Result<(Extents, Job)> {
+    let (mut e, mut job) = Job::of_sample(given, "sample")?;
+    let steps = given.need("timestep")?.floats();
+    e.steps = extent::to_u32("timestep", steps.len() as u64)?;
+    job.feeds.push(("timestep".into(), steps));
+    if let Some(context) = given.get("encoder_hidden_states") {
+        let extent = |i: usize| extent::to_u32("encoder_hidden_states", context.shape.get(i).copied().unwrap_or(0));
+        (e.contexts, e.tokens) = (extent(0)?, extent(1)?);
+        job.feeds.push(("encoder_hidden_states".into(), context.floats()));
+    } else {
+        (e.contexts, e.tokens) = (1, 1);
+    }
+    for (i, item) in (0u32..).zip(&mut job.items) {
+        item.step_row = if e.steps > 1 { i } else { 0 };
+        item.ctx_row = if e.contexts > 1 { i } else { 0 };
+    }
+    Ok((e, job))
+}

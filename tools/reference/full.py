@@ -1,0 +1,143 @@
+"""The published networks at full size: PyTorch in f32 against `tessera run` on the cpu in f32.
+
+    full [--only WORD]... [--threads N] [--limit 5e-5] [--out target/reference]
+
+Makes seeded f16 checkpoints of the published architectures (once: 7 GB under --out), runs every case below in both,
+one process at a time, and prints a table, which it also writes to OUT/full.md. Fails when a case has an error above
+the limit. Needs 8 GB of memory.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+import architectures
+import compare
+from make_cases import denoiser, normal, picture
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+def control(inputs, seed):
+    n, _, h, w = inputs["sample"].shape
+    return inputs | {"controlnet_cond": picture(seed, n, 8 * h, 8 * w)}
+
+
+def ids(seed, n, length, vocabulary):
+    """Prompts as a tokenizer gives them: begin, words, end, padding."""
+    generator = torch.Generator().manual_seed(seed)
+    out = torch.randint(1, vocabulary - 2, (n, length), generator=generator)
+    out[:, 0] = vocabulary - 2
+    for i in range(n):
+        out[i, min(length - 1, 5 + 24 * i):] = vocabulary - 1
+    return out
+
+
+# (component, checkpoint, size as the table has it, inputs). Small sizes come first where networks are large.
+CASES = [
+    ("text-encoder", "clip_l_text", "77 tokens", lambda: {"input_ids": ids(1, 4, 77, 49408)}),
+    ("text-encoder", "openclip_h_text", "77 tokens", lambda: {"input_ids": ids(2, 4, 77, 49408)}),
+    ("vision-encoder", "clip_l_vision", "224x224", lambda: {"pixel_values": normal(3, 2, 3, 224, 224)}),
+    ("vae-encoder", "sd_vae", "512x512", lambda: {"sample": 2 * picture(4, 1, 512, 512) - 1}),
+    ("vae-decoder", "sd_vae", "64x64", lambda: {"sample": normal(5, 1, 4, 64, 64)}),
+    ("vae-decoder", "sd_vae", "33x31", lambda: {"sample": normal(6, 2, 4, 33, 31)}),
+    ("controlnet", "sd15_controlnet", "64x64", lambda: control(denoiser(7, 1, (64, 64), [981], (77, 768), 1), 7)),
+    ("controlnet", "sd21_controlnet", "64x64", lambda: control(denoiser(8, 1, (64, 64), [999], (77, 1024), 1), 8)),
+    ("controlnet", "sd21_controlnet", "25x31",
+     lambda: control(denoiser(9, 3, (25, 31), [981, 1, 500], (77, 1024), 3), 9)),
+    ("unet", "sd15_unet", "64x64", lambda: denoiser(10, 1, (64, 64), [981], (77, 768), 1)),
+    ("unet", "sd15_unet", "40x24", lambda: denoiser(11, 4, (40, 24), [981, 741, 1, 261], (77, 768), 4)),
+    ("unet", "sd21_unet", "64x64", lambda: denoiser(12, 1, (64, 64), [999], (77, 1024), 1)),
+    ("unet", "sd21_unet", "65x63", lambda: denoiser(13, 1, (65, 63), [249], (77, 1024), 1)),
+    ("unet", "sd21_unet", "72x56", lambda: denoiser(14, 2, (72, 56), [749, 21], (77, 1024), 2)),
+    # with the residuals that PyTorch's ControlNet gave above
+    ("unet", "sd21_unet", "25x31 + residuals", lambda: denoiser(9, 3, (25, 31), [981, 1, 500], (77, 1024), 3)),
+]
+
+
+def program(*command):
+    """Runs a command; seconds and what it printed last."""
+    began = time.monotonic()
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, cwd=ROOT)
+    seconds = time.monotonic() - began
+    lines = (done.stdout if done.returncode == 0 else done.stderr or done.stdout).strip().splitlines()
+    return done.returncode == 0, seconds, lines[-1] if lines else ""
+
+
+def script(name, *arguments):
+    return program(sys.executable, HERE / name, *arguments)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="full", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", default=[], help="cases with this word in their name")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--limit", type=float, default=5e-5)
+    parser.add_argument("--out", type=Path, default=ROOT / "target/reference")
+    args = parser.parse_args()
+    cases, began, failed = args.out / "full", time.monotonic(), []
+    cases.mkdir(parents=True, exist_ok=True)
+    lines = []
+
+    def say(line):
+        print(line, flush=True)
+        lines.append(line)
+
+    say("| component | checkpoint | size | batch | outputs | relative L2 | largest difference "
+        "| largest value | PyTorch s | tessera s |")
+    say("|---|---|---|---|---|---|---|---|---|---|")
+    for component, arch, size, inputs in CASES:
+        name = f"{component}-{arch}-{size.replace(' ', '')}"
+        if args.only and not any(word in name for word in args.only):
+            continue
+        folder = args.out / "checkpoints" / arch
+        if not (folder / architectures.KINDS[architectures.ARCHITECTURES[arch][0]][2]).exists():
+            names = ["--old-names"] if arch == "sd_vae" else []
+            ok, _, last = script("make_checkpoint.py", "--arch", arch, "--seed", 100, "--half", "--out", folder, *names)
+            if not ok:
+                sys.exit(f"{arch}: {last}")
+        given, expected, got = (cases / f"{name}.{kind}.safetensors" for kind in ("in", "pytorch", "tessera"))
+        tensors = inputs()
+        if "residuals" in size:
+            residuals = cases / "controlnet-sd21_controlnet-25x31.pytorch.safetensors"
+            if not residuals.exists():
+                sys.exit("the case with residuals needs the one that makes them: --only 25x31")
+            tensors |= load_file(residuals)
+        batch = next(iter(tensors.values())).shape[0]
+        save_file(tensors, given)
+        run = (component, "-m", folder, "--in", given, "--out")
+        ok, theirs, peak = script("reference.py", *run, expected, "--threads", args.threads)
+        if not ok:
+            sys.exit(f"{name}: PyTorch: {peak}")
+        start = f"| {component} | {arch} | {size} | {batch}"
+        ok, ours, last = program(ROOT / "target/release/tessera", "run", *run, got, "--device", "cpu", "--dtype", "f32",
+                                 "--threads", args.threads, "--overwrite")
+        if not ok:
+            say(f"{start} | | failed: {last} | | | {theirs:.1f} | |")
+            failed.append(name)
+            continue
+        a, b = compare.read(expected), compare.read(got)
+        rows = compare.table(a, b)
+        worst, largest = max(r[2] for r in rows), max(r[3] for r in rows)
+        peak = peak.removeprefix("largest value ").split()[0]
+        say(f"{start} | {len(rows)} | {worst:.2e} | {largest:.2e} | {peak} | {theirs:.1f} | {ours:.1f} |")
+        if compare.missing(a, b) or not worst <= args.limit:
+            failed.append(name)
+    minutes, seconds = divmod(round(time.monotonic() - began), 60)
+    say(f"\n{len(lines) - 2 - len(failed)} of {len(lines) - 2} cases within {args.limit:g}, "
+        f"in {minutes} min {seconds} s with {args.threads} threads.")
+    (args.out / "full.md").write_text("\n".join(lines) + "\n")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
