@@ -41,13 +41,18 @@ fn every_naming_merges_to_the_reference() {
         let mut compared = 0;
         for &part in parts {
             let plain = base(part);
-            let merged = base(part).with_adapters(part, &[(&adapter, STRENGTH)]).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let merged =
+                base(part).with_adapters(part, &[(&adapter, STRENGTH)]).unwrap_or_else(|e| panic!("{name}: {e}"));
             for t in plain.tensors() {
                 let got = merged.read_f32(&t.name).expect("reads");
                 let wanted = expected.read_f32(&format!("{}:{}", part.folder(), t.name)).expect("expected");
                 let largest = wanted.iter().fold(0.0f32, |m, v| m.max(v.abs()));
                 for (i, (g, w)) in got.iter().zip(&wanted).enumerate() {
-                    assert!((g - w).abs() <= tolerance::ADAPTER_MERGE * largest, "{name} {} [{i}]: {g}, not {w}", t.name);
+                    assert!(
+                        (g - w).abs() <= tolerance::ADAPTER_MERGE * largest,
+                        "{name} {} [{i}]: {g}, not {w}",
+                        t.name
+                    );
                 }
                 assert!(got != plain.read_f32(&t.name).expect("reads"), "{name} left {} as it was", t.name);
                 compared += 1;
@@ -66,10 +71,14 @@ fn packed_weights_see_adapters_and_adapters_stack_in_order() {
     // the same factors with the same scale in the end, and nothing at strength 0
     assert_eq!(read(&with(&[(&one, 4.0)])), read(&with(&[(&two, 1.0)])));
     assert_eq!(read(&with(&[(&one, 0.0)])), read(&base(Part::Unet)));
-    assert_eq!(read(&with(&[(&one, 1.0), (&two, 0.5)])), read(&with(&[(&one, 1.0)]).with_adapters(Part::Unet, &[(&two, 0.5)]).expect("more")));
+    assert_eq!(
+        read(&with(&[(&one, 1.0), (&two, 0.5)])),
+        read(&with(&[(&one, 1.0)]).with_adapters(Part::Unet, &[(&two, 0.5)]).expect("more"))
+    );
     let packing = Packing::LinearKn { input: 4, outs: vec![4], geglu: false };
     let pack = |c: &Checkpoint| c.packed(&[Some(name.to_owned())], &packing, DType::F32).expect("packs");
-    let values: Vec<f32> = pack(&with(&[(&one, 1.0)])).chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let values: Vec<f32> =
+        pack(&with(&[(&one, 1.0)])).chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     let merged = read(&with(&[(&one, 1.0)]));
     for (o, i) in (0..4).flat_map(|o| (0..4).map(move |i| (o, i))) {
         assert_eq!(values[i * 8 + o], merged[o * 4 + i]);
@@ -87,22 +96,32 @@ fn adapters_for_something_else_list_what_does_not_fit() {
     // another model: names that are not there, and shapes that differ
     let dir = folder();
     let q = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q";
-    let other: Vec<(&str, &[u64])> = vec![("down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.weight", &[6, 6])];
+    let other: Vec<(&str, &[u64])> =
+        vec![("down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.weight", &[6, 6])];
     let other = Checkpoint::open(&write(&dir, "m.safetensors", &tensors(&other))).expect("opens");
     let e = other.with_adapters(Part::Unet, &[(&adapter("kohya.safetensors"), 1.0)]).expect_err("other");
     assert_eq!(e.kind(), Kind::Weights);
-    for part in ["13 of its modules do not fit", "has no counterpart", "but `down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.weight` is [6, 6]"] {
+    for part in [
+        "13 of its modules do not fit",
+        "has no counterpart",
+        "but `down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q.weight` is [6, 6]",
+    ] {
         assert!(e.message().contains(part), "wanted `{part}` in: {e}");
     }
     let near = format!("unet.{}.lora_A.weight", q.replace("to_q", "to_qq"));
     let up = near.replace("lora_A", "lora_B");
     let path = write(&dir, "a.safetensors", &tensors(&[(&near, &[1, 4]), (&up, &[4, 1])]));
-    let e = base(Part::Unet).with_adapters(Part::Unet, &[(&Adapter::open(&path).expect("opens"), 1.0)]).expect_err("near");
+    let e =
+        base(Part::Unet).with_adapters(Part::Unet, &[(&Adapter::open(&path).expect("opens"), 1.0)]).expect_err("near");
     assert!(e.message().contains(&format!("nearest: `{q}`")), "{e}");
     // two modules that only dots tell apart
     let list: [(&str, &[u64]); 2] = [("a.b.weight", &[1, 1]), ("a_b.weight", &[1, 1])];
     let both = Checkpoint::open(&write(&dir, "b.safetensors", &tensors(&list))).expect("opens");
-    let path = write(&dir, "c.safetensors", &tensors(&[("lora_unet_a_b.lora_down.weight", &[1, 1]), ("lora_unet_a_b.lora_up.weight", &[1, 1])]));
+    let path = write(
+        &dir,
+        "c.safetensors",
+        &tensors(&[("lora_unet_a_b.lora_down.weight", &[1, 1]), ("lora_unet_a_b.lora_up.weight", &[1, 1])]),
+    );
     let e = both.with_adapters(Part::Unet, &[(&Adapter::open(&path).expect("opens"), 1.0)]).expect_err("two");
     assert!(e.message().contains("two modules at once"), "{e}");
 }

@@ -29,8 +29,10 @@ fn used(case: &Value) -> Result<()> {
         "open" => Checkpoint::open(&path).map(|_| ()),
         "read" => Checkpoint::open(&path)?.read_f32(case["tensor"].as_str().expect("tensor")).map(|_| ()),
         "check" => {
-            let extents = |v: &Value| v.as_array().expect("shape").iter().map(|d| d.as_u64().expect("extent")).collect();
-            let wanted: Vec<(&String, Vec<u64>)> = case["want"].as_object().expect("want").iter().map(|(n, s)| (n, extents(s))).collect();
+            let extents =
+                |v: &Value| v.as_array().expect("shape").iter().map(|d| d.as_u64().expect("extent")).collect();
+            let wanted: Vec<(&String, Vec<u64>)> =
+                case["want"].as_object().expect("want").iter().map(|(n, s)| (n, extents(s))).collect();
             Checkpoint::open(&path)?.check(wanted.iter().map(|(n, s)| (n.as_str(), &s[..]))).map(|_| ())
         }
         "model" => Model::open(&path).map(|_| ()),
@@ -108,7 +110,9 @@ fn what_is_no_file_is_refused_before_it_is_read() {
     let dir = folder();
     let named_so = dir.path().join("x.safetensors");
     std::fs::create_dir(&named_so).expect("folder");
-    assert!(Checkpoint::open(&named_so).is_err() && Model::open(&named_so).is_err() && Adapter::open(&named_so).is_err());
+    assert!(
+        Checkpoint::open(&named_so).is_err() && Model::open(&named_so).is_err() && Adapter::open(&named_so).is_err()
+    );
     for path in [Path::new("/dev/zero"), Path::new("/nonexistent/x.safetensors")] {
         assert_eq!(Checkpoint::open(path).expect_err("no file").kind(), Kind::Io);
         assert!(Adapter::open(path).is_err() && Model::open(path).is_err());
@@ -129,7 +133,8 @@ fn what_is_no_file_is_refused_before_it_is_read() {
 #[test]
 fn an_adapter_that_shrinks_after_it_was_opened_is_an_error() {
     let dir = folder();
-    let list: [(&str, &[u64]); 2] = [("unet.conv_in.lora_A.weight", &[2, 4, 3, 3]), ("unet.conv_in.lora_B.weight", &[8, 2, 1, 1])];
+    let list: [(&str, &[u64]); 2] =
+        [("unet.conv_in.lora_A.weight", &[2, 4, 3, 3]), ("unet.conv_in.lora_B.weight", &[8, 2, 1, 1])];
     let path = write(&dir, "a.safetensors", &tensors(&list));
     let model = merged(&path).expect("merges");
     std::fs::OpenOptions::new().write(true).open(&path).and_then(|f| f.set_len(300)).expect("truncate");
