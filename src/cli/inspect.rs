@@ -19,7 +19,7 @@ Examples:
 /// Options of the command.
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// The model: its folder, or the folder of one network
+    /// The model: its folder, the folder of one network, or a single file; or an adapter (LoRA)
     model: PathBuf,
     /// Also prints the plan: every step, and which bytes it reads and writes
     #[arg(long)]
@@ -80,6 +80,7 @@ fn inspection_json(i: &Inspection) -> Value {
         "path": lossy(&i.path),
         "class": i.class,
         "networks": i.networks.iter().map(network).collect::<Vec<_>>(),
+        "adapter": adapter,
         "systems": systems.collect::<Vec<_>>(),
         "details": i.details,
         "plan": i.plan,
