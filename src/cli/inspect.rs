@@ -74,6 +74,8 @@ fn inspection_json(i: &Inspection) -> Value {
         json!({"part": n.part, "class": n.class, "parameters": n.parameters, "tensors": n.tensors, "types": n.types,
             "bytes": n.bytes, "files": n.files, "unused": n.unused, "components": n.components, "problems": n.problems})
     };
+    let adapter =
+        i.adapter.as_ref().map(|a| json!({"parts": a.parts, "modules": a.modules, "ranks": a.ranks, "bytes": a.bytes}));
     let systems =
         i.systems.iter().map(|s| json!({"system": s.system, "runs": s.missing.is_empty(), "missing": s.missing}));
     json!({
