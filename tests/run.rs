@@ -108,8 +108,8 @@ fn error(got: &Tensors, expected: &Tensors) -> f64 {
 
 /// Runs every case as PyTorch saved it, and holds what comes out to PyTorch in f64: by a limit that may follow
 /// from PyTorch's own error in bf16.
-fn hold(device: &str, dtype: Option<&str>, limit: fn(f64) -> f64) {
-    for row in rows() {
+fn hold(device: &str, dtype: Option<&str>, which: fn(&Row) -> bool, limit: fn(f64) -> f64) {
+    for row in rows().into_iter().filter(|r| which(r)) {
         let folder = tempfile::tempdir().expect("folder");
         let mut o = options(folder.path(), row.component, &row.checkpoint);
         (o.device, o.dtype, o.input) = (device.into(), dtype.map(str::to_owned), inputs(&row.name));
@@ -125,12 +125,12 @@ fn hold(device: &str, dtype: Option<&str>, limit: fn(f64) -> f64) {
 
 #[test]
 fn the_cpu_gives_what_pytorch_gives() {
-    hold("cpu", None, |_| tolerance::NETWORK_F32);
+    hold("cpu", None, |_| true, |_| tolerance::NETWORK_F32);
 }
 
 #[test]
 fn the_cpu_stores_halves_when_asked() {
-    hold("cpu", Some("bf16"), |bf16| tolerance::NETWORK_BF16_OF_BF16 * bf16);
+    hold("cpu", Some("bf16"), |_| true, |bf16| tolerance::NETWORK_BF16_OF_BF16 * bf16);
 }
 
 /// Whether there is an adapter; says so where not.
@@ -146,8 +146,9 @@ fn have_wgpu() -> bool {
 #[test]
 fn wgpu_gives_it_too_in_both_types() {
     if have_wgpu() {
-        hold("wgpu", Some("f32"), |_| tolerance::NETWORK_F32);
-        hold("wgpu", None, |bf16| tolerance::NETWORK_F16_OF_BF16 * bf16);
+        // In f32 by one: all of them are held to it beside the graphs, in `reference`.
+        hold("wgpu", Some("f32"), |r| r.name == "vae_decoder", |_| tolerance::NETWORK_F32);
+        hold("wgpu", None, |_| true, |bf16| tolerance::NETWORK_F16_OF_BF16 * bf16);
     }
 }
 
@@ -358,10 +359,13 @@ fn a_trace_names_modules_and_changes_nothing() {
     assert_eq!(traced["trace.conv_out"], traced["sample"]);
     let keys = &traced[&format!("{block}.attn2.to_k+to_v")].0;
     assert_eq!(keys[..2], inputs["encoder_hidden_states"].0[..2]);
-    // Items 0 and 2 share a step: their rows are equal, and differ from the other's.
-    let time = &traced["trace.time_proj"].1;
-    let row = time.len() / 3;
-    assert!(time[..row] == time[2 * row..] && time[..row] != time[row..2 * row]);
+    // Items of one time step have one time embedding, others another.
+    let (time, steps) = (&traced["trace.time_proj"].1, &inputs["timestep"].1);
+    let rows: Vec<&[f32]> = time.chunks(time.len() / 3).collect();
+    for (i, j) in [(0, 1), (0, 2), (1, 2)] {
+        assert_eq!(rows[i] == rows[j], steps[i] == steps[j], "items {i} and {j}");
+    }
+    assert!(steps.iter().any(|t| *t != steps[0]), "the case has several steps");
 }
 
 #[test]

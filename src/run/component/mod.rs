@@ -387,7 +387,7 @@ fn collect(executor: &mut Executor, output: &Traced, items: &[Item]) -> Result<V
     let mut values = vec![0.0; shape.n as usize * row];
     executor.read_output(&output.name, &mut values)?;
     let values = output.spread(values, row, items);
-    let n = if row == 0 { 0 } else { values.len() / row };
+    let n = values.len().checked_div(row).unwrap_or(0);
     Ok(match output.form {
         Form::Picture => tensors::to_nchw(&values, [n, row / shape.c.max(1) as usize, shape.c as usize]),
         Form::Tokens | Form::Row => values,
