@@ -1,34 +1,51 @@
 //! Every network against PyTorch: the committed cases of `tools/reference/make_cases.py`, computed there
 //! in f64 from the same checkpoint files, in the format of `tessera run`.
 //!
-//! Twice: by the naive interpreter (is the graph the network?) and by plan and backend (do planner, packing
-//! and kernels compute the graph?).
+//! Twice: by the naive interpreter (is the graph the network?) and by `tessera run` on the same files (do
+//! planner, packing and kernels compute the graph?).
 
 use crate::interpreter::{self, Rows};
 use crate::tolerance;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use tessera::abi::{Caps, Item};
-use tessera::backend::Backend;
-use tessera::backend::wgpu::{WgpuBackend, adapters};
-use tessera::graph::{DType, Graph, Lifetime};
+use tessera::backend::wgpu::adapters;
+use tessera::graph::{DType, Graph};
 use tessera::knobs;
 use tessera::model::Extents;
 use tessera::model::controlnet::ControlNetModel;
 use tessera::model::unet::UNet2DConditionModel;
 use tessera::model::vae::AutoencoderKL;
-use tessera::plan;
-use tessera::run::executor::{Executor, SharedDevice};
+use tessera::run::{Cancel, Component, ComponentOptions, Silent, component};
 use tessera::weights::Checkpoint;
 
 /// A row of `cases.json`.
-struct Row {
-    name: String,
-    component: String,
-    checkpoint: String,
+pub(crate) struct Row {
+    /// Name of the case.
+    pub(crate) name: String,
+    /// The network.
+    pub(crate) component: Component,
+    /// Folder of its weights.
+    pub(crate) checkpoint: String,
     /// Relative L2 error of PyTorch's own run in bf16, all outputs together.
     pytorch_bf16: f64,
+}
+
+impl Row {
+    /// The file that goes in.
+    pub(crate) fn input(&self) -> PathBuf {
+        data().join(format!("cases/{}.in.safetensors", self.name))
+    }
+
+    /// The file that PyTorch's outputs are in.
+    pub(crate) fn output(&self) -> PathBuf {
+        data().join(format!("cases/{}.out.safetensors", self.name))
+    }
+
+    /// The model's folder.
+    pub(crate) fn model(&self) -> PathBuf {
+        data().join("checkpoints").join(&self.checkpoint)
+    }
 }
 
 /// A case as its files hold it, with the graph its checkpoint's config makes of it.
@@ -45,46 +62,38 @@ fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference")
 }
 
-/// The cases of networks whose graphs are built here; text and vision encoders have tests of their own.
-fn rows() -> Vec<Row> {
+/// The cases of diffusers' networks; CLIP's towers have tests of their own.
+pub(crate) fn rows() -> Vec<Row> {
     let text = std::fs::read(data().join("cases.json")).expect("cases.json");
     let rows: Vec<Value> = serde_json::from_slice(&text).expect("a list");
     let text = |r: &Value, key: &str| r[key].as_str().expect("text").to_owned();
-    let rows = rows.iter().map(|r| Row {
+    let row = |r: &Value| Row {
         name: text(r, "name"),
-        component: text(r, "component"),
+        component: Component::parse(&text(r, "component")).expect("a component"),
         checkpoint: text(r, "checkpoint"),
         pytorch_bf16: r["pytorch"]["bf16"].as_f64().expect("an error"),
-    });
-    let rows: Vec<Row> = rows.filter(|r| !r.component.ends_with("-encoder") || r.component == "vae-encoder").collect();
-    for component in ["unet", "controlnet", "vae-encoder", "vae-decoder"] {
-        assert!(rows.iter().any(|r| r.component == component), "no case of a {component}");
+    };
+    let rows: Vec<Row> = rows.iter().map(row).collect();
+    for wanted in [Component::Unet, Component::ControlNet, Component::VaeEncoder, Component::VaeDecoder] {
+        assert!(rows.iter().any(|r| r.component == wanted), "no case of a {}", wanted.name());
     }
     rows
 }
 
-/// A tensor of a case: its extents and its values in NHWC, as the engine takes them.
+/// A tensor of a case: its extents and its values in NHWC, as graphs take them.
 struct Given {
     shape: Vec<usize>,
     values: Vec<f32>,
 }
 
-/// The tensors of a file of `tessera run`; whole numbers become floats.
+/// The tensors of a file of `tessera run` by name; whole numbers become floats.
 fn tensors(path: &Path) -> HashMap<String, Given> {
-    let bytes = std::fs::read(path).expect("case");
-    let (length, rest) = bytes.split_first_chunk::<8>().expect("a length");
-    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
-    let header: HashMap<String, Value> = serde_json::from_slice(header).expect("a header");
-    let tensors = header.into_iter().filter(|(name, _)| name != "__metadata__").map(|(name, t)| {
-        let list = |key: &str| -> Vec<usize> {
-            t[key].as_array().expect(key).iter().map(|v| v.as_u64().expect(key) as usize).collect()
-        };
-        let (shape, range) = (list("shape"), list("data_offsets"));
-        let bytes = &data[range[0]..range[1]];
-        let values: Vec<f32> = match t["dtype"].as_str() {
-            Some("F32") => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Some("I64") => bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f32).collect(),
-            other => panic!("{name} is {other:?}"),
+    let file = Checkpoint::open(path).expect("a file of tensors");
+    let given = file.tensors().iter().map(|t| {
+        let shape: Vec<usize> = t.shape.iter().map(|&d| d as usize).collect();
+        let values = match file.read_f32(&t.name) {
+            Ok(values) => values,
+            Err(_) => file.read_i64(&t.name).expect("numbers").into_iter().map(|v| v as f32).collect(),
         };
         let values = match shape[..] {
             [n, c, h, w] => {
@@ -93,15 +102,14 @@ fn tensors(path: &Path) -> HashMap<String, Given> {
             }
             _ => values,
         };
-        (name, Given { shape, values })
+        (t.name.clone(), Given { shape, values })
     });
-    tensors.collect()
+    given.collect()
 }
 
 fn load(row: &Row, dtype: DType) -> Case {
-    let cases = data().join("cases");
-    let mut inputs = tensors(&cases.join(format!("{}.in.safetensors", row.name)));
-    let outputs = tensors(&cases.join(format!("{}.out.safetensors", row.name)));
+    let mut inputs = tensors(&row.input());
+    let outputs = tensors(&row.output());
     let x = inputs["sample"].shape.clone();
     let first = |name: &str| inputs.get(name).map_or(1, |t| t.shape.first().map_or(1, |&n| n as u32));
     let (steps, contexts) = (first("timestep"), first("encoder_hidden_states"));
@@ -109,34 +117,32 @@ fn load(row: &Row, dtype: DType) -> Case {
     // one row for all items, or one for each
     let items = (0..x[0]).map(|i| Rows { step: i % steps as usize, context: i % contexts as usize }).collect();
     let e = Extents { batch: x[0] as u32, height: x[2] as u32, width: x[3] as u32, steps, contexts, tokens };
-    let folder = data().join("checkpoints").join(&row.checkpoint);
-    let config = std::fs::read_to_string(folder.join("config.json")).expect("config");
+    let config = std::fs::read_to_string(row.model().join("config.json")).expect("config");
     let autoencoder = || AutoencoderKL::from_config(&config);
-    let graph = match row.component.as_str() {
-        "unet" => UNet2DConditionModel::from_config(&config).and_then(|n| {
+    let graph = match row.component {
+        Component::Unet => UNet2DConditionModel::from_config(&config).and_then(|n| {
             if inputs.contains_key("mid_block_res_sample") {
                 n.build_with_residuals(&e, dtype)
             } else {
                 n.build(&e, dtype)
             }
         }),
-        "controlnet" => {
+        Component::ControlNet => {
             let scale = inputs.remove("conditioning_scale").map_or(1.0, |t| t.values[0]);
             ControlNetModel::from_config(&config).and_then(|n| n.build(&e, scale, dtype))
         }
-        "vae-encoder" => autoencoder().and_then(|n| n.build_encoder(e.batch, e.height, e.width, dtype)),
-        "vae-decoder" => {
+        Component::VaeEncoder => autoencoder().and_then(|n| n.build_encoder(e.batch, e.height, e.width, dtype)),
+        Component::VaeDecoder => {
             let latent = inputs.remove("sample").expect("sample");
             inputs.insert("latent_sample".into(), latent);
             autoencoder().and_then(|n| n.build_decoder(e.batch, e.height, e.width, dtype))
         }
-        other => panic!("unknown component {other}"),
     };
     let plain = |t: HashMap<String, Given>| t.into_iter().map(|(name, t)| (name, t.values)).collect();
     Case {
         name: row.name.clone(),
         graph: graph.expect("graph"),
-        checkpoint: Checkpoint::open(&folder).expect("checkpoint"),
+        checkpoint: Checkpoint::open(&row.model()).expect("checkpoint"),
         inputs: plain(inputs),
         outputs: plain(outputs),
         items,
@@ -195,49 +201,46 @@ fn fusion_leaves_the_networks_what_they_are() {
     }
 }
 
-/// Runs a case through plan, packing, executor and kernels; the relative L2 error of its outputs taken
-/// together.
-fn error_on(c: &Case, device: &SharedDevice, caps: &Caps, dtype: DType) -> f64 {
-    let plan = plan::compile(c.graph.clone(), caps).expect(&c.name);
-    let mut weights = |w: &plan::command::PackedWeight| c.checkpoint.packed(&w.tensors, &w.packing, w.dtype);
-    let mut executor = Executor::new(device, plan, None, &mut weights).expect(&c.name);
-    let ports: Vec<(String, Lifetime)> = executor.plan().inputs.iter().map(|p| (p.name.clone(), p.lifetime)).collect();
-    for early in [true, false] {
-        for (name, _) in ports.iter().filter(|(_, l)| (*l != Lifetime::Window) == early) {
-            executor.write_input(name, &c.inputs[name]).expect(name);
-        }
-        if early {
-            executor.setup().expect("setup");
-        }
-    }
-    let item = |r: &Rows| Item { step_row: r.step as u32, ctx_row: r.context as u32, ..Item::default() };
-    executor.run(&c.items.iter().map(item).collect::<Vec<_>>()).expect(&c.name);
+/// Runs a case's files as `tessera run` does; the relative L2 error of its outputs taken together.
+fn error_of(row: &Row, device: &str, dtype: &str) -> f64 {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path().join("out.safetensors");
+    let mut o = ComponentOptions::new(row.component, row.model(), row.input(), &out);
+    (o.device, o.dtype) = (device.into(), Some(dtype.into()));
+    component(&o, &mut Silent, &Cancel::new()).expect(&row.name);
+    let (got, expected) = (tensors(&out), tensors(&row.output()));
+    assert_eq!(got.len(), expected.len(), "{}", row.name);
     let (mut all, mut all_expected) = (Vec::new(), Vec::new());
-    for (name, expected) in &c.outputs {
-        let mut got = vec![0.0; expected.len()];
-        executor.read_output(name, &mut got).expect(name);
-        all.extend(got.into_iter().map(f64::from));
-        all_expected.extend_from_slice(expected);
+    for (name, e) in &expected {
+        assert_eq!(got[name].shape, e.shape, "{} {name}", row.name);
+        all.extend(got[name].values.iter().map(|&v| f64::from(v)));
+        all_expected.extend_from_slice(&e.values);
     }
-    let error = relative_l2(all, &all_expected);
-    println!("{} as {} on {}: relative L2 {error:.2e}", c.name, dtype.name(), caps.name);
-    error
+    relative_l2(all, &all_expected)
 }
 
 /// Holds every case to a limit that may depend on PyTorch's own error in bf16.
-fn hold(backend: Box<dyn Backend>, dtype: DType, limit: impl Fn(&Row) -> f64) {
-    let caps = backend.caps().clone();
-    let device = SharedDevice::new(backend);
+fn hold(device: &str, dtype: &str, limit: impl Fn(&Row) -> f64) {
     let mut problems = Vec::new();
     for row in rows() {
-        let error = error_on(&load(&row, dtype), &device, &caps, dtype);
-        let (limit, bf16) = (limit(&row), error / row.pytorch_bf16);
-        println!("    {bf16:.3} of PyTorch's error in bf16");
-        if !(error <= limit) {
+        let (error, limit) = (error_of(&row, device, dtype), limit(&row));
+        let bf16 = error / row.pytorch_bf16;
+        println!("{} on {device} in {dtype}: relative L2 {error:.2e}, {bf16:.3} of PyTorch's in bf16", row.name);
+        if error.is_nan() || error > limit {
             problems.push(format!("{}: relative L2 {error:.3e}, allowed {limit:.3e}", row.name));
         }
     }
-    assert!(problems.is_empty(), "{} in {}:\n{}", caps.name, dtype.name(), problems.join("\n"));
+    assert!(problems.is_empty(), "{device} in {dtype}:\n{}", problems.join("\n"));
+}
+
+/// Whether there is an adapter; says so where not.
+pub(crate) fn have_wgpu() -> bool {
+    let there = !adapters().is_empty();
+    assert!(there || !knobs::is_on("TESSERA_REQUIRE_WGPU"), "wgpu is required and no adapter was found");
+    if !there {
+        println!("SKIPPED: no wgpu adapter");
+    }
+    there
 }
 
 fn half_limit(row: &Row) -> f64 {
@@ -246,20 +249,15 @@ fn half_limit(row: &Row) -> f64 {
 
 #[test]
 fn the_cpu_backend_computes_the_networks_in_every_storage_type() {
-    let cpu = || Box::new(tessera::backend::cpu::Cpu::new().expect("cpu"));
-    hold(cpu(), DType::F32, |_| tolerance::NETWORK_F32);
-    hold(cpu(), DType::F16, half_limit);
-    hold(cpu(), DType::Bf16, |row| tolerance::NETWORK_BF16_OF_BF16 * row.pytorch_bf16);
+    hold("cpu", "f32", |_| tolerance::NETWORK_F32);
+    hold("cpu", "f16", half_limit);
+    hold("cpu", "bf16", |row| tolerance::NETWORK_BF16_OF_BF16 * row.pytorch_bf16);
 }
 
 #[test]
 fn the_wgpu_backend_computes_the_networks_in_f32_and_f16() {
-    if adapters().is_empty() {
-        assert!(!knobs::is_on("TESSERA_REQUIRE_WGPU"), "wgpu is required and no adapter was found");
-        println!("SKIPPED: no wgpu adapter");
-        return;
+    if have_wgpu() {
+        hold("wgpu:0", "f32", |_| tolerance::NETWORK_F32);
+        hold("wgpu:0", "f16", half_limit);
     }
-    let wgpu = || Box::new(WgpuBackend::open(0).expect("wgpu"));
-    hold(wgpu(), DType::F32, |_| tolerance::NETWORK_F32);
-    hold(wgpu(), DType::F16, half_limit);
 }

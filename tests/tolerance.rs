@@ -10,8 +10,11 @@ use tessera::graph::DType;
 pub(crate) const NETWORK_F64: f64 = 2e-6;
 
 /// Relative L2 error of a network on the cpu backend in f32 against PyTorch in f64: the above, and the f32
-/// roundings of some fifty layers. Measured: 7e-7 at most.
+/// roundings of some fifty layers. Measured: 9e-7 at most.
 pub(crate) const NETWORK_F32: f64 = 3e-6;
+
+/// Relative L2 difference of a network in f32 whose input was rounded to f16: 2^-11 of each value, passed on.
+pub(crate) const NETWORK_F16_INPUT: f64 = 2.5e-3;
 
 /// Relative L2 error of a network with activations and weights stored in f16, as a part of the error that
 /// PyTorch makes when it runs the same network in bf16: f16 keeps three bits more, so an eighth for equal
