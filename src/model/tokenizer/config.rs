@@ -150,13 +150,14 @@ impl Specials {
 fn check(config: &Map<String, Value>, map: &Map<String, Value>) -> Result<()> {
     let special = |k: &str| NAMES.iter().any(|(name, _)| *name == k) || k == "additional_special_tokens";
     for (key, value) in config {
-        let shown = || format!("`{}` is {}", quoted(key), quoted(&value.to_string()));
+        let text = value.to_string();
+        let shown = || format!("`{}` is {}", quoted(key), quoted(&text));
         match key.as_str() {
             "added_tokens_decoder" | "model_max_length" => {}
             "tokenizer_class" if ["CLIPTokenizer", "CLIPTokenizerFast"].contains(&value.as_str().unwrap_or("")) => {}
             k if special(k) || WITHOUT_EFFECT.iter().any(|(name, _)| *name == k) => {}
             k => match ONLY.iter().find(|(name, _)| *name == k) {
-                Some((_, only)) if value.to_string() == *only => {}
+                Some((_, only)) if text == *only => {}
                 Some((_, only)) => return Err(bad(CONFIG, format!("{}: it must be {only}", shown()))),
                 None => return Err(bad(CONFIG, format!("{}: not supported", shown()))),
             },
