@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)]
 
 mod abi;
+mod adapters;
 mod arrows;
 mod bad_input;
 mod cli;
@@ -11,6 +12,8 @@ mod clip;
 mod house;
 mod images;
 mod interpreter;
+mod layouts;
+mod malformed;
 mod onestep;
 mod plan;
 mod problem;

@@ -134,3 +134,7 @@ pub(crate) const TOYS_CHANGE: f32 = 1e-3;
 /// PSNR between the 8-bit pictures of cpu in f32 and wgpu in f16, dB: values that differ by the f16 error
 /// (see above) round to neighbouring levels at a few pixels in a thousand. One level off at every pixel is 48.
 pub(crate) const DEVICES_DB: f64 = 65.0;
+
+/// Largest difference, relative to a tensor's largest value, of an adapter merged in f32 from f64: a sum of
+/// three products and two roundings of 6e-8 each, of terms a few times the largest value.
+pub(crate) const ADAPTER_MERGE: f32 = 1e-6;

@@ -6,27 +6,27 @@ use tessera::Kind;
 use tessera::weights::Checkpoint;
 use tessera::weights::manifest::Manifest;
 
-fn folder() -> TempDir {
+pub fn folder() -> TempDir {
     tempfile::tempdir().expect("temporary folder")
 }
 
-fn write(dir: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+pub fn write(dir: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     let path = dir.path().join(name);
     std::fs::write(&path, bytes).expect("write");
     path
 }
 
 /// A safetensors file of `header` and `data` as they are.
-fn file(header: &str, data: &[u8]) -> Vec<u8> {
+pub fn file(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 
-fn f32s(values: &[f32]) -> Vec<u8> {
+pub fn f32s(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
 /// A well-formed file of f32 tensors that all hold 1, 2, 3, ...
-fn tensors(list: &[(&str, &[u64])]) -> Vec<u8> {
+pub fn tensors(list: &[(&str, &[u64])]) -> Vec<u8> {
     let (mut header, mut data) = (Vec::new(), Vec::new());
     for (name, shape) in list {
         let count = shape.iter().product::<u64>() as usize;
@@ -77,48 +77,6 @@ fn a_header_of_any_length_is_read() {
 }
 
 #[test]
-fn damaged_headers_are_refused_with_the_reason() {
-    let t = |entry: &str, bytes: usize| file(&format!("{{{entry}}}"), &vec![0; bytes]);
-    let a = r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}"#;
-    let long = format!(r#""{}":{{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#, "n".repeat(513));
-    let deep = format!(r#""a":{{"dtype":{}1{},"shape":[],"data_offsets":[0,4]}}"#, "[".repeat(400), "]".repeat(400));
-    let cases: Vec<(Vec<u8>, &str)> = vec![
-        (vec![], "too short"),
-        (vec![1, 2, 3], "too short"),
-        (u64::MAX.to_le_bytes().to_vec(), "header has"),
-        ([&(64u64 << 20).to_le_bytes()[..], &[b'{'; 32]].concat(), "header has"),
-        ([&100u64.to_le_bytes()[..], b"{}"].concat(), "truncated"),
-        (file("[]", &[]), "damaged header"),
-        (file("{\"a\":", &[]), "damaged header"),
-        (file("{} x", &[]), "damaged header"),
-        (t(&format!("{a},{a}"), 8), "occurs twice"),
-        (t(r#""a":{"dtype":"F32","dtype":"F16","shape":[2],"data_offsets":[0,8]}"#, 8), "occurs twice"),
-        (t(r#""a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1}"#, 8), "unknown key"),
-        (t(r#""a":{"dtype":"F32","shape":[2]}"#, 8), "data_offsets"),
-        (t(r#""a":{"dtype":"Q4","shape":[2],"data_offsets":[0,8]}"#, 8), "unknown type `Q4`"),
-        (t(r#""a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}"#, 8), "12 bytes"),
-        (t(r#""a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}"#, 8), "range"),
-        (t(r#""a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}"#, 8), "damaged header"),
-        (t(r#""a":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,2],"data_offsets":[0,8]}"#, 8), "rank above 8"),
-        (t(r#""a":{"dtype":"F32","shape":[9223372036854775807,4],"data_offsets":[0,8]}"#, 8), "overflows"),
-        (t(&format!("{a},{}", r#""b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}"#), 12), "overlaps"),
-        (t(&format!("{a},{}", r#""b":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}"#), 16), "a hole of 4 bytes"),
-        (t(r#""a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}"#, 12), "a hole of 4 bytes"),
-        (t(a, 7), "truncated"),
-        (t(a, 9), "bytes after the last"),
-        (t(&long, 4), "a name of 513 bytes"),
-        (t(&deep, 4), "damaged header"),
-        (b"PK\x03\x04 zip archive".to_vec(), "pickle"),
-        (b"\x80\x02}q\x00. a pickle".to_vec(), "pickle"),
-    ];
-    for (bytes, reason) in cases {
-        let e = open(&bytes).expect_err(reason);
-        assert_eq!(e.kind(), Kind::Weights, "{e}");
-        assert!(e.message().contains(reason), "wanted `{reason}`, got: {e}");
-    }
-}
-
-#[test]
 fn a_file_that_shrinks_after_it_was_opened_is_an_error() {
     let dir = folder();
     let bytes = tensors(&[("a", &[4])]);
@@ -131,20 +89,6 @@ fn a_file_that_shrinks_after_it_was_opened_is_an_error() {
         .expect("truncate");
     let e = c.read_f32("a").expect_err("short");
     assert!(e.kind() == Kind::Io && e.message().contains("`a`"), "{e}");
-}
-
-#[test]
-fn values_that_are_not_finite_name_the_tensor_and_the_element() {
-    for (bits, dtype) in
-        [(f32s(&[0.0, 0.0, 0.0, f32::NAN, 0.0, 0.0]), "F32"), (vec![0, 0, 0, 0, 0, 0, 0, 0x7c, 0, 0, 0, 0], "F16")]
-    {
-        let n = bits.len();
-        let header = format!(r#"{{"conv.weight":{{"dtype":"{dtype}","shape":[2,3],"data_offsets":[0,{n}]}}}}"#);
-        let dir = folder();
-        let c = Checkpoint::open(&write(&dir, "x.safetensors", &file(&header, &bits))).expect("opens");
-        let e = c.read_f32("conv.weight").expect_err("not finite");
-        assert!(e.message().contains("`conv.weight` element 3 (at [1, 0])"), "{e}");
-    }
 }
 
 #[test]
@@ -223,7 +167,7 @@ fn folders_and_shards_open_and_lying_indices_do_not() {
     assert!(Checkpoint::open(dir.path()).expect_err("empty folder").message().contains("holds none of"));
     write(&dir, "diffusion_pytorch_model.bin", b"\x80\x02");
     let e = Checkpoint::open(dir.path()).expect_err("pickle");
-    assert!(e.advice().is_some_and(|a| a.contains("tools/reference/convert.py")), "{e}");
+    assert!(e.advice().is_some_and(|a| a.contains("tools/convert")), "{e}");
     assert_eq!(Checkpoint::open(Path::new("/nonexistent/x.safetensors")).expect_err("absent").kind(), Kind::Io);
 }
 

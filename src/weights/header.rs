@@ -7,7 +7,7 @@ use super::json::quoted;
 use crate::error::{Error, Kind, Result};
 use crate::fs::File;
 use crate::limits;
-use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 use std::collections::HashSet;
 use std::fmt;
@@ -268,10 +268,10 @@ impl<'de> Deserialize<'de> for Metadata {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Metadata, A::Error> {
                 let mut text = None;
                 while let Some(key) = map.next_key::<String>()? {
+                    // texts only, as the format says: nesting ends here
+                    let value = map.next_value::<String>()?;
                     if key == ADAPTER_TEXT {
-                        text = Some(map.next_value::<String>()?);
-                    } else {
-                        map.next_value::<IgnoredAny>()?;
+                        text = Some(value);
                     }
                 }
                 Ok(Metadata(text))
