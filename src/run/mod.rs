@@ -14,6 +14,7 @@ mod shipped;
 mod sinks;
 pub mod statistics;
 pub mod upscale;
+mod window_phase;
 
 pub use component::{Component, ComponentOptions, ComponentReport, component};
 pub use devices::{DeviceInfo, devices};
