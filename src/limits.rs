@@ -48,6 +48,17 @@ pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
 pub const MAX_NETWORK_LEVELS: usize = 12;
 /// See [`MAX_NETWORK_LEVELS`].
 pub const MAX_LEVEL_LAYERS: u32 = 64;
+/// Most tokens of a text encoder or image tower; published ones have 77 and 257.
+pub const MAX_POSITIONS: u64 = 1 << 16;
+/// Most tokens a tokenizer and a text encoder may know; published ones know 49,408.
+pub const MAX_VOCABULARY: u64 = 1 << 20;
+/// Largest vocab.json, and largest merges.txt, of a tokenizer, bytes: published ones have 1 MB and 0.5 MB.
+pub const MAX_VOCABULARY_BYTES: u64 = 16 << 20;
+/// Most tokens added to a tokenizer's vocabulary: a text is searched for each of them at each place.
+pub const MAX_ADDED_TOKENS: usize = 1024;
+/// Longest text a tokenizer takes, bytes: a hundred times what 77 tokens can say, and little enough that a text
+/// of one endless word is merged in a moment.
+pub const MAX_PROMPT_BYTES: usize = 1 << 16;
 /// Most problems listed one by one in one error; the rest is counted.
 pub const MAX_LISTED: usize = 20;
 /// Most bytes of foreign text (a name, a value of a config) repeated in one error.

@@ -136,6 +136,18 @@ impl Builder {
         })
     }
 
+    /// A module `name` that is a convolution without bias whose stride is its kernel, over patches that were
+    /// unfolded into channels `(in, ky, kx)` beforehand: a product with the tensor `[out, in, kernel, kernel]`.
+    pub fn patches(&mut self, name: &str, x: ValueId, out: u32, input: u32, kernel: u32) -> Result<ValueId> {
+        let [o, i, k] = [out, input, kernel].map(u64::from);
+        self.module(name, |b| {
+            let weights = vec![b.weight("weight", &[o, i, k, k])];
+            let biases = Vec::new();
+            let op = Linear { weights, biases, out_channels: out, geglu: false, residual: false, act: Act::None };
+            b.push("", Op::Linear(op), &[x])
+        })
+    }
+
     /// A group norm module `name`.
     pub fn group_norm(&mut self, name: &str, x: ValueId, groups: u32, eps: f32, act: Act) -> Result<ValueId> {
         let c = u64::from(self.shape(x).c);
@@ -148,25 +160,47 @@ impl Builder {
 
     /// A layer norm module `name`.
     pub fn layer_norm(&mut self, name: &str, x: ValueId, eps: f32) -> Result<ValueId> {
+        let dtype = self.dtype;
+        self.layer_norm_as(name, x, eps, dtype)
+    }
+
+    /// Like [`Builder::layer_norm`], stored as `dtype`.
+    pub fn layer_norm_as(&mut self, name: &str, x: ValueId, eps: f32, dtype: DType) -> Result<ValueId> {
         let c = u64::from(self.shape(x).c);
         self.module(name, |b| {
             let weight = b.weight("weight", &[c]);
             let bias = b.weight("bias", &[c]);
-            b.push("", Op::LayerNorm(LayerNorm { eps, weight, bias }), &[x])
+            b.push_as("", Op::LayerNorm(LayerNorm { eps, weight, bias }), &[x], dtype)
         })
     }
 
     /// Attention of `heads` heads over separate q, k and v.
-    pub fn attention(&mut self, leaf: &str, [q, k, v]: [ValueId; 3], heads: u32, scale: f32) -> Result<ValueId> {
+    pub fn attention(&mut self, leaf: &str, qkv: [ValueId; 3], heads: u32, scale: f32) -> Result<ValueId> {
+        self.masked_attention(leaf, qkv, heads, scale, false)
+    }
+
+    /// The same; with `causal`, token `i` sees keys `0..=i` only.
+    pub fn masked_attention(
+        &mut self,
+        leaf: &str,
+        [q, k, v]: [ValueId; 3],
+        heads: u32,
+        scale: f32,
+        causal: bool,
+    ) -> Result<ValueId> {
         let head_dim = self.shape(q).c / heads;
-        let op = Attention { heads, head_dim, scale, q_offset: 0, k_offset: 0, v_offset: 0, causal: false };
+        let op = Attention { heads, head_dim, scale, q_offset: 0, k_offset: 0, v_offset: 0, causal };
         self.push(leaf, Op::Attention(op), &[q, k, v])
     }
 
     /// `a + b`.
     pub fn add(&mut self, leaf: &str, a: ValueId, b: ValueId) -> Result<ValueId> {
-        let op = Pointwise { alpha: 1.0, beta: Some(1.0), gamma: 0.0, act: Act::None, clamp: None, table: false };
-        self.push(leaf, Op::Pointwise(op), &[a, b])
+        self.push(leaf, sum(), &[a, b])
+    }
+
+    /// Like [`Builder::add`], stored as `dtype`.
+    pub fn add_as(&mut self, leaf: &str, a: ValueId, b: ValueId, dtype: DType) -> Result<ValueId> {
+        self.push_as(leaf, sum(), &[a, b], dtype)
     }
 
     /// `act(a)`.
@@ -194,4 +228,8 @@ impl Builder {
         self.graph.values.push(Value { name, shape, dtype, lifetime });
         ValueId(self.graph.values.len() as u32 - 1)
     }
+}
+
+fn sum() -> Op {
+    Op::Pointwise(Pointwise { alpha: 1.0, beta: Some(1.0), gamma: 0.0, act: Act::None, clamp: None, table: false })
 }

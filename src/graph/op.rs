@@ -101,8 +101,9 @@ pub struct Conv2d {
 /// Node inputs: `x`, then `residual` if present.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Linear {
-    /// Weights `[out, in]` in the checkpoint (a 1x1 conv's `[out, in, 1, 1]` is accepted), stacked
-    /// along `out` when there are several (q, k, v in one product).
+    /// Weights `[out, in]` in the checkpoint, stacked along `out` when there are several (q, k, v in one
+    /// product). A convolution's `[out, c, kh, kw]` with `c * kh * kw = in` is accepted: it is the same
+    /// product where the kernel is 1x1, or where the input holds one patch per pixel.
     pub weights: Vec<WeightId>,
     /// One `[out_i]` per weight, or none at all.
     pub biases: Vec<WeightId>,

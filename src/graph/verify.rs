@@ -259,9 +259,10 @@ fn check_linear(graph: &Graph, p: &Linear, c: u32) -> Result<()> {
     }
     for (i, &w) in p.weights.iter().enumerate() {
         let rows = u64::from(outs[i]) * if p.geglu { 2 } else { 1 };
-        let plain = [rows, u64::from(c)];
-        let conv = [rows, u64::from(c), 1, 1];
-        tensor(graph, w, if graph.weight(w).shape.len() == 4 { &conv } else { &plain })?;
+        match graph.weight(w).shape[..] {
+            [o, i, kh, kw] if o == rows && [i, kh, kw].iter().product::<u64>() == u64::from(c) => {}
+            _ => tensor(graph, w, &[rows, u64::from(c)])?,
+        }
         if let Some(&b) = p.biases.get(i) {
             tensor(graph, b, &[rows])?;
         }

@@ -25,6 +25,78 @@ pub const IGNORED: [(&str, &str); 14] = [
     ("use_ema_warmup", "averaging of weights in training"),
 ];
 
+/// The same for configs of transformers. The second half stood in every config until transformers wrote only
+/// what differs from its defaults; CLIP's own code reads none of it.
+pub const IGNORED_TRANSFORMERS: [(&str, &str); 64] = [
+    ("architectures", "checked by the caller"),
+    ("model_type", "checked by the caller"),
+    ("transformers_version", "which version wrote the file"),
+    ("_name_or_path", "where it was loaded from"),
+    ("_commit_hash", "where it was loaded from"),
+    ("torch_dtype", "how the tensors were stored; the file says it itself"),
+    ("dtype", "how the tensors were stored; the file says it itself"),
+    ("_attn_implementation_autoset", "which of several equal implementations runs"),
+    ("dropout", "training only"),
+    ("attention_dropout", "training only"),
+    ("initializer_factor", "training only"),
+    ("initializer_range", "training only"),
+    ("gradient_checkpointing", "training only"),
+    ("projection_dim", "of the projection behind the pooled output, which is not computed"),
+    ("pad_token_id", "the tokenizer pads; the network looks at every token"),
+    ("bos_token_id", "the tokenizer adds it"),
+    ("eos_token_id", "says which token the pooled output is; it is not computed"),
+    ("add_cross_attention", "decoders of other families"),
+    ("bad_words_ids", "text generation"),
+    ("begin_suppress_tokens", "text generation"),
+    ("chunk_size_feed_forward", "other families; the result would be the same"),
+    ("cross_attention_hidden_size", "decoders of other families"),
+    ("decoder_start_token_id", "text generation"),
+    ("diversity_penalty", "text generation"),
+    ("do_sample", "text generation"),
+    ("early_stopping", "text generation"),
+    ("encoder_no_repeat_ngram_size", "text generation"),
+    ("exponential_decay_length_penalty", "text generation"),
+    ("finetuning_task", "a note"),
+    ("forced_bos_token_id", "text generation"),
+    ("forced_eos_token_id", "text generation"),
+    ("id2label", "classifiers"),
+    ("is_decoder", "decoders of other families"),
+    ("is_encoder_decoder", "other families"),
+    ("label2id", "classifiers"),
+    ("length_penalty", "text generation"),
+    ("max_length", "text generation"),
+    ("min_length", "text generation"),
+    ("no_repeat_ngram_size", "text generation"),
+    ("num_beam_groups", "text generation"),
+    ("num_beams", "text generation"),
+    ("num_return_sequences", "text generation"),
+    ("output_attentions", "what else is returned"),
+    ("output_hidden_states", "what else is returned"),
+    ("output_scores", "text generation"),
+    ("prefix", "text generation"),
+    ("problem_type", "classifiers"),
+    ("remove_invalid_values", "text generation"),
+    ("repetition_penalty", "text generation"),
+    ("return_dict", "how results are returned"),
+    ("return_dict_in_generate", "text generation"),
+    ("sep_token_id", "other families"),
+    ("suppress_tokens", "text generation"),
+    ("task_specific_params", "text generation"),
+    ("temperature", "text generation"),
+    ("tf_legacy_loss", "training only"),
+    ("tie_encoder_decoder", "other families"),
+    ("tie_word_embeddings", "language models"),
+    ("tokenizer_class", "which tokenizer it was trained with; the tokenizer's folder says it itself"),
+    ("top_k", "text generation"),
+    ("top_p", "text generation"),
+    ("torchscript", "how it was exported"),
+    ("typical_p", "text generation"),
+    ("use_bfloat16", "an option of another framework"),
+];
+/// What the config of a whole CLIP (both towers) holds beside the towers' own configs.
+const OF_BOTH_TOWERS: [&str; 5] =
+    ["text_config", "text_config_dict", "vision_config", "vision_config_dict", "logit_scale_init_value"];
+
 /// An error about a config.
 pub(super) fn bad(what: &str, why: impl std::fmt::Display) -> Error {
     Error::new(Kind::Weights, "model", format!("{what} config: {why}"))
@@ -36,22 +108,52 @@ pub(super) struct Fields {
     what: &'static str,
     map: Map<String, Value>,
     seen: BTreeSet<&'static str>,
+    ignored: &'static [(&'static str, &'static str)],
 }
 
 impl Fields {
     /// Parses `text` and checks that it is a config of `class`.
     pub(super) fn new(class: &'static str, text: &str) -> Result<Fields> {
-        if text.len() as u64 > limits::MAX_CONFIG_BYTES {
-            let why = format!("{} bytes, the limit is {}", text.len(), limits::MAX_CONFIG_BYTES);
-            return Err(Error::new(Kind::Limit, "model", format!("{class} config: {why}")));
-        }
-        let map = json::object(&format!("{class} config"), text.as_bytes())?;
+        let map = parse(class, text)?;
         match map.get("_class_name") {
             None => {}
             Some(Value::String(s)) if s == class => {}
             Some(v) => return Err(bad(class, format!("_class_name is {}", show(v)))),
         }
-        Ok(Fields { what: class, map, seen: BTreeSet::new() })
+        Ok(Fields { what: class, map, seen: BTreeSet::new(), ignored: &IGNORED })
+    }
+
+    /// Parses `text`, a config of transformers, and checks that it describes `class` (or the same with a
+    /// projection behind it) by `architectures` and `model_type`. The config of a whole CLIP is accepted as
+    /// well: then `section` of it is read, or `{section}_dict` where that is given, which transformers prefers.
+    pub(super) fn transformers(
+        class: &'static str,
+        model_type: &str,
+        section: [&'static str; 2],
+        text: &str,
+    ) -> Result<Fields> {
+        let mut map = parse(class, text)?;
+        let whole = map.get("model_type").and_then(Value::as_str) == Some("clip");
+        if whole {
+            let ignored = |k: &str| IGNORED_TRANSFORMERS.iter().any(|(name, _)| *name == k);
+            if let Some(k) = map.keys().find(|k| !ignored(k) && !OF_BOTH_TOWERS.contains(&k.as_str())) {
+                return Err(bad(class, format!("unknown field {} beside `{}`", quoted(k), section[0])));
+            }
+            let inner = section.iter().rev().find_map(|s| map.get(*s)).filter(|v| !v.is_null());
+            let inner = inner.or_else(|| map.get(section[0])).and_then(Value::as_object).cloned();
+            map = inner.ok_or_else(|| bad(class, format!("`{}` is no object", section[0])))?;
+        }
+        let projected = format!("{class}WithProjection");
+        let named = map.get("architectures").and_then(|a| a.get(0)).filter(|_| !whole);
+        if let Some(v) = named.filter(|v| ![class, &projected].contains(&v.as_str().unwrap_or_default())) {
+            return Err(bad(class, format!("architectures[0] is {}", show(v))));
+        }
+        match map.get("model_type") {
+            None | Some(Value::Null) => {}
+            Some(Value::String(s)) if s == model_type => {}
+            Some(v) => return Err(bad(class, format!("model_type is {}", show(v)))),
+        }
+        Ok(Fields { what: class, map, seen: BTreeSet::new(), ignored: &IGNORED_TRANSFORMERS })
     }
 
     fn refuse(&self, key: &str, why: impl std::fmt::Display) -> Error {
@@ -198,9 +300,10 @@ impl Fields {
         self.refuse(key, why)
     }
 
-    /// Refuses every field that was not read and is not on the list of [`IGNORED`] ones.
+    /// Refuses every field that was not read and is not on the list of those without effect ([`IGNORED`],
+    /// [`IGNORED_TRANSFORMERS`]).
     pub(super) fn finish(self) -> Result<()> {
-        let known = |k: &str| self.seen.contains(k) || IGNORED.iter().any(|(name, _)| *name == k);
+        let known = |k: &str| self.seen.contains(k) || self.ignored.iter().any(|(name, _)| *name == k);
         let unknown: Vec<String> = self.map.keys().filter(|k| !known(k)).map(|k| quoted(k)).collect();
         if unknown.is_empty() {
             return Ok(());
@@ -209,6 +312,15 @@ impl Fields {
         Err(bad(self.what, format!("{} unknown field(s): {shown}", unknown.len()))
             .advise("this program would ignore what they mean, so it refuses; remove them only if they have no effect"))
     }
+}
+
+/// `text` as one JSON object, not above the size limit.
+fn parse(class: &str, text: &str) -> Result<Map<String, Value>> {
+    if text.len() as u64 > limits::MAX_CONFIG_BYTES {
+        let why = format!("{} bytes, the limit is {}", text.len(), limits::MAX_CONFIG_BYTES);
+        return Err(Error::new(Kind::Limit, "model", format!("{class} config: {why}")));
+    }
+    json::object(&format!("{class} config"), text.as_bytes())
 }
 
 /// Equal, numbers by value (1 and 1.0 are the same).

@@ -5,14 +5,19 @@
 //! passes of `graph` fold them into the kernels around them. Names of values and tensors are diffusers'.
 
 mod blocks;
+mod clip;
+pub mod clip_text;
+pub mod clip_vision;
 mod config;
 pub mod controlnet;
 mod resnet;
+pub mod tokenizer;
 mod transformer;
 pub mod unet;
+mod unicode;
 pub mod vae;
 
-pub use config::IGNORED;
+pub use config::{IGNORED, IGNORED_TRANSFORMERS};
 
 /// What fixes a graph beside the network and the storage type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,4 +102,24 @@ pub(crate) mod published {
         "norm_eps":1e-05,"norm_num_groups":32,"num_class_embeds":null,"only_cross_attention":false,
         "projection_class_embeddings_input_dim":null,"resnet_time_scale_shift":"default","upcast_attention":false,
         "use_linear_projection":true}"#;
+
+    pub(crate) const SD15_TEXT: &str = r#"{"_name_or_path":"openai/clip-vit-large-patch14","architectures":[
+        "CLIPTextModel"],"attention_dropout":0.0,"bos_token_id":0,"dropout":0.0,"eos_token_id":2,"hidden_act":
+        "quick_gelu","hidden_size":768,"initializer_factor":1.0,"initializer_range":0.02,"intermediate_size":3072,
+        "layer_norm_eps":1e-05,"max_position_embeddings":77,"model_type":"clip_text_model","num_attention_heads":12,
+        "num_hidden_layers":12,"pad_token_id":1,"projection_dim":768,"torch_dtype":"float32",
+        "transformers_version":"4.22.0.dev0","vocab_size":49408}"#;
+
+    pub(crate) const SD21_TEXT: &str = r#"{"architectures":["CLIPTextModel"],"attention_dropout":0.0,
+        "bos_token_id":0,"dropout":0.0,"eos_token_id":2,"hidden_act":"gelu","hidden_size":1024,
+        "initializer_factor":1.0,"initializer_range":0.02,"intermediate_size":4096,"layer_norm_eps":1e-05,
+        "max_position_embeddings":77,"model_type":"clip_text_model","num_attention_heads":16,"num_hidden_layers":23,
+        "pad_token_id":1,"projection_dim":512,"torch_dtype":"float32","transformers_version":"4.25.0.dev0",
+        "vocab_size":49408}"#;
+
+    pub(crate) const VIT_L14: &str = r#"{"architectures":["CLIPVisionModelWithProjection"],"attention_dropout":0.0,
+        "dropout":0.0,"hidden_act":"quick_gelu","hidden_size":1024,"image_size":224,"initializer_factor":1.0,
+        "initializer_range":0.02,"intermediate_size":4096,"layer_norm_eps":1e-05,"model_type":"clip_vision_model",
+        "num_attention_heads":16,"num_channels":3,"num_hidden_layers":24,"patch_size":14,"projection_dim":768,
+        "torch_dtype":"float32","transformers_version":"4.24.0"}"#;
 }

@@ -62,6 +62,7 @@ pub fn cases() -> Vec<Case> {
         plain("one row", 1, 320),
         plain("many rows", 257, 40),
         plain("wide", 5, 1280),
+        plain("text encoder", 77, 1024),
         Problem { shift: 60.0, ..plain("far from zero", 9, 100) },
     ];
     for types in TYPES {

@@ -1,9 +1,16 @@
-//! Noise schedules in f64, and the coefficients that turn a prediction into a clean latent.
+//! Noise schedules in f64, and the coefficients that turn a prediction into a clean or less noisy latent.
+//!
+//! Everything a sampler does to a latent is linear in the latent, the prediction and fresh noise, so a step is
+//! a few numbers ([`Step`]); programs put them into tables. All of it is in real numbers: diffusers computes
+//! the same in f32, whose roundings are not reproduced.
+
+mod config;
+mod sampler;
 
 use crate::error::{Error, Kind, Result};
-use crate::limits;
-use crate::weights::json;
-use serde_json::{Map, Value};
+
+pub use config::{FinalSigma, Method, SchedulerConfig, Spacing, Variance};
+pub use sampler::{Sampling, Step, leading, linspace, trailing};
 
 /// What the denoiser predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,40 +58,11 @@ pub fn alphas_cumprod(kind: BetaSchedule, start: f64, end: f64, steps: usize) ->
 }
 
 impl Schedule {
-    /// Reads `scheduler/scheduler_config.json`. Only what changes the forward process and the prediction
-    /// matters to systems with their own sampler; fields that would change those are refused by name.
+    /// Reads the forward process and the prediction from `scheduler/scheduler_config.json`, for systems with a
+    /// sampler of their own: fields that only say how to sample are not looked at. [`SchedulerConfig`] reads
+    /// them all.
     pub fn from_config(text: &str) -> Result<Schedule> {
-        let map = json::object("scheduler config", text.as_bytes())?;
-        let kind = match map.get("beta_schedule").and_then(Value::as_str).unwrap_or("linear") {
-            "linear" => BetaSchedule::Linear,
-            "scaled_linear" => BetaSchedule::ScaledLinear,
-            other => return Err(wrong("beta_schedule", other, "linear, scaled_linear")),
-        };
-        let prediction = match map.get("prediction_type").and_then(Value::as_str).unwrap_or("epsilon") {
-            "epsilon" => Prediction::Epsilon,
-            "v_prediction" => Prediction::V,
-            "sample" => Prediction::Sample,
-            other => return Err(wrong("prediction_type", other, "epsilon, v_prediction, sample")),
-        };
-        for key in ["rescale_betas_zero_snr", "thresholding", "clip_sample"] {
-            if map.get(key).and_then(Value::as_bool) == Some(true) {
-                return Err(wrong(key, "true", "false"));
-            }
-        }
-        if map.get("trained_betas").is_some_and(|v| !v.is_null()) {
-            return Err(wrong("trained_betas", "a list", "null"));
-        }
-        let (start, end) = (number(&map, "beta_start", 0.0001)?, number(&map, "beta_end", 0.02)?);
-        let steps = number(&map, "num_train_timesteps", 1000.0)?;
-        let fits = (0.0..1.0).contains(&start) && (0.0..1.0).contains(&end);
-        if !fits || steps.fract() != 0.0 || !(1.0..=f64::from(limits::MAX_TRAIN_STEPS)).contains(&steps) {
-            return Err(wrong(
-                "beta_start, beta_end, num_train_timesteps",
-                &format!("{start}, {end}, {steps}"),
-                "betas in 0..1",
-            ));
-        }
-        Ok(Schedule { alphas_cumprod: alphas_cumprod(kind, start, end, steps as usize), prediction })
+        config::forward_process(text)
     }
 
     /// `abar_t`.
@@ -105,6 +83,17 @@ impl Schedule {
         })
     }
 
+    /// `(a, b)` such that the noise in `x_t` is `a * x_t + b * prediction`.
+    pub fn noise(&self, t: u32) -> Result<[f64; 2]> {
+        let abar = self.alpha_bar(t)?;
+        let (signal, noise) = (abar.sqrt(), (1.0 - abar).sqrt());
+        Ok(match self.prediction {
+            Prediction::Epsilon => [0.0, 1.0],
+            Prediction::V => [noise, signal],
+            Prediction::Sample => [1.0 / noise, -signal / noise],
+        })
+    }
+
     /// Coefficients of a deterministic (DDIM, eta 0) step from `t` to `prev` (`None`: to the clean sample):
     /// `x_prev = a * x_t + b * prediction`.
     pub fn ddim(&self, t: u32, prev: Option<u32>) -> Result<[f64; 2]> {
@@ -118,28 +107,10 @@ impl Schedule {
     }
 }
 
-/// The time steps of `count` sampler steps, spaced from the start of each interval, plus `offset`.
-pub fn leading(train: u32, count: u32, offset: u32) -> Vec<u32> {
-    let stride = train / count.max(1);
-    (0..count).rev().map(|i| i * stride + offset).collect()
-}
-
-/// The time steps of `count` sampler steps, spaced from the end.
-pub fn trailing(train: u32, count: u32) -> Vec<u32> {
-    let stride = f64::from(train) / f64::from(count.max(1));
-    (0..count).map(|i| (f64::from(train) - f64::from(i) * stride).round() as u32 - 1).collect()
-}
-
-fn number(map: &Map<String, Value>, key: &str, default: f64) -> Result<f64> {
-    match map.get(key) {
-        None | Some(Value::Null) => Ok(default),
-        Some(v) => v.as_f64().ok_or_else(|| wrong(key, &v.to_string(), "a number")),
-    }
-}
-
-fn wrong(key: &str, found: &str, expected: &str) -> Error {
-    let found = json::quoted(found);
-    Error::new(Kind::Weights, "system", format!("scheduler config: `{key}` is {found}, supported: {expected}"))
+/// Classifier-free guidance by `scale`, as factors of the prediction without and with the prompt:
+/// `without + scale * (with - without)`. A scale of 1 is the prompt's own prediction.
+pub fn guidance(scale: f64) -> [f64; 2] {
+    [1.0 - scale, scale]
 }
 
 #[cfg(test)]
@@ -202,14 +173,6 @@ mod tests {
     }
 
     #[test]
-    fn time_steps_are_the_samplers() {
-        let t = leading(1000, 50, 1);
-        assert_eq!((t[0], t[1], t[48], t[49], t.len()), (981, 961, 21, 1, 50));
-        assert_eq!(trailing(1000, 1), [999]);
-        assert_eq!(trailing(1000, 2), [999, 499]);
-    }
-
-    #[test]
     fn configs_are_read_and_unknown_values_refused() {
         let s = Schedule::from_config(
             r#"{"beta_start":0.00085,"beta_end":0.012,"beta_schedule":"scaled_linear","num_train_timesteps":1000,
@@ -225,6 +188,7 @@ mod tests {
             r#"{"beta_end":2}"#,
             r#"{"beta_start":"x"}"#,
             r#"{"trained_betas":[0.1]}"#,
+            r#"{"clip_sample":"no"}"#,
             "[]",
         ] {
             assert_eq!(Schedule::from_config(bad).expect_err(bad).kind(), Kind::Weights);

@@ -1,0 +1,215 @@
+//! CLIP's two towers against transformers: the committed cases of `tools/reference/make_clip.py`, computed
+//! there in f64 from the same checkpoint files. By the naive interpreter, and by plan and backends.
+
+use crate::interpreter::{self, Rows};
+use crate::tolerance;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use tessera::Kind;
+use tessera::abi::{Caps, Item};
+use tessera::backend::Backend;
+use tessera::backend::wgpu::{WgpuBackend, adapters};
+use tessera::graph::{DType, Graph};
+use tessera::knobs;
+use tessera::model::clip_text::ClipTextModel;
+use tessera::model::clip_vision::ClipVisionModel;
+use tessera::plan;
+use tessera::run::executor::{Executor, SharedDevice};
+use tessera::weights::Checkpoint;
+
+const CASES: [&str; 4] = ["clip_text_quick", "clip_text_gelu", "clip_vision_quick", "clip_vision_gelu"];
+/// The published networks, made by `make_clip.py --full --out target/reference`.
+const FULL: [&str; 3] = ["clip_l_text_full", "openclip_h_text_full", "clip_l_vision_full"];
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference")
+}
+
+fn config(data: &Path, name: &str) -> String {
+    std::fs::read_to_string(data.join("checkpoints").join(name).join("config.json")).expect("config")
+}
+
+/// A case as its file holds it, with the graph its checkpoint's config makes of it.
+struct Case {
+    name: &'static str,
+    graph: Graph,
+    checkpoint: Checkpoint,
+    inputs: HashMap<String, Vec<f32>>,
+    expected: Vec<f32>,
+    host: Vec<(String, Vec<u64>)>,
+    items: usize,
+}
+
+fn load(data: &Path, name: &'static str, dtype: DType) -> Case {
+    let file = Checkpoint::open(&data.join(format!("cases/{name}.safetensors"))).expect("case");
+    let checkpoint = Checkpoint::open(&data.join("checkpoints").join(name)).expect("checkpoint");
+    let config = config(data, name);
+    let (graph, inputs, host, items);
+    if let Some(t) = file.find("in.input_ids") {
+        let net = ClipTextModel::from_config(&config).expect("config");
+        let tokens = t.shape[1] as usize;
+        let values = file.read_f32("in.input_ids").expect("ids");
+        let ids: Vec<Vec<u32>> = values.chunks(tokens).map(|c| c.iter().map(|&v| v as u32).collect()).collect();
+        items = ids.len();
+        graph = net.build(items as u32, tokens as u32, dtype);
+        inputs = HashMap::from([("inputs_embeds".to_owned(), net.embed(&checkpoint, &ids).expect("embeds"))]);
+        host = net.host_tensors();
+    } else {
+        let net = ClipVisionModel::from_config(&config).expect("config");
+        let pixels = file.read_f32("in.pixel_values").expect("pixels");
+        items = pixels.len() / (net.channels() * net.image_size() * net.image_size()) as usize;
+        graph = net.build(items as u32, dtype);
+        let values = net.inputs(&checkpoint, &pixels, items as u32).expect("inputs");
+        inputs = values.into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
+        host = net.host_tensors();
+    }
+    let expected = file.read_f32("out.last_hidden_state").expect("output");
+    Case { name, graph: graph.expect("graph"), checkpoint, inputs, expected, host, items }
+}
+
+fn relative_l2(got: impl IntoIterator<Item = f64>, expected: &[f32]) -> f64 {
+    let (mut difference, mut norm) = (0.0, 0.0);
+    for (g, &e) in got.into_iter().zip(expected) {
+        difference += (g - f64::from(e)).powi(2);
+        norm += f64::from(e).powi(2);
+    }
+    (difference / norm).sqrt()
+}
+
+#[test]
+fn every_tensor_of_the_towers_is_read() {
+    for name in CASES {
+        let c = load(&data(), name, DType::F32);
+        let graph = c.graph.weights.iter().map(|w| (w.name.as_str(), w.shape.as_slice()));
+        let host = c.host.iter().map(|(n, s)| (n.as_str(), s.as_slice()));
+        let extra = c.checkpoint.check(graph.chain(host)).expect("every tensor is there");
+        // only the pooled output, which is not computed, goes through this norm
+        assert!(extra.iter().all(|n| n.starts_with("vision_model.post_layernorm.")), "{name}: {extra:?}");
+    }
+}
+
+#[test]
+fn the_graphs_are_the_towers() {
+    for name in CASES {
+        for dtype in [DType::F32, DType::F16] {
+            let c = load(&data(), name, dtype);
+            let fused = tessera::graph::passes::fuse(c.graph.clone()).expect("fuses");
+            // seven kernels a layer: two norms, q with k and v, attention, and three products with their sums
+            let layers = fused.nodes.iter().filter(|n| n.op.name() == "attention").count();
+            let products = fused.nodes.iter().filter(|n| n.op.name() == "linear").count();
+            assert_eq!(products, 4 * layers + usize::from(name.starts_with("clip_vision")), "{name}");
+            for (graph, what) in [(&c.graph, "as built"), (&fused, "fused")] {
+                let weights = |tensor: &str| c.checkpoint.read_f32(tensor).expect(tensor);
+                let got = interpreter::run(graph, &weights, &c.inputs, &vec![Rows::default(); c.items]);
+                let got = &got["last_hidden_state"];
+                assert_eq!(got.len(), c.expected.len(), "{name}");
+                let error = relative_l2(got.iter().copied(), &c.expected);
+                println!("{name} {what}: relative L2 {error:.2e}");
+                assert!(error <= tolerance::CLIP_F64, "{name} {what}: {error:e}");
+            }
+        }
+    }
+}
+
+/// Relative L2 error of a case through plan, packing, executor and kernels.
+fn error_on(c: &Case, device: &SharedDevice, caps: &Caps, dtype: DType) -> f64 {
+    let plan = plan::compile(c.graph.clone(), caps).expect(c.name);
+    let mut weights = |w: &plan::command::PackedWeight| c.checkpoint.packed(&w.tensors, &w.packing, w.dtype);
+    let mut executor = Executor::new(device, plan, None, &mut weights).expect(c.name);
+    executor.setup().expect("setup");
+    for (name, values) in &c.inputs {
+        executor.write_input(name, values).expect(name);
+    }
+    executor.run(&vec![Item::default(); c.items]).expect(c.name);
+    let mut got = vec![0.0; c.expected.len()];
+    executor.read_output("last_hidden_state", &mut got).expect(c.name);
+    let error = relative_l2(got.into_iter().map(f64::from), &c.expected);
+    println!("{} as {} on {}: relative L2 {error:.2e}", c.name, dtype.name(), caps.name);
+    error
+}
+
+fn hold(backend: Box<dyn Backend>, caps: &Caps, dtype: DType, limit: f64) {
+    let device = SharedDevice::new(backend);
+    for name in CASES {
+        let error = error_on(&load(&data(), name, dtype), &device, caps, dtype);
+        assert!(error <= limit, "{name} on {} in {}: relative L2 {error:e}", caps.name, dtype.name());
+    }
+}
+
+#[test]
+fn the_cpu_backend_computes_the_towers_in_every_storage_type() {
+    for (dtype, limit) in
+        [(DType::F32, tolerance::CLIP_F32), (DType::F16, tolerance::CLIP_F16), (DType::Bf16, tolerance::CLIP_BF16)]
+    {
+        let backend = tessera::backend::cpu::Cpu::new().expect("cpu");
+        let caps = backend.caps().clone();
+        hold(Box::new(backend), &caps, dtype, limit);
+    }
+}
+
+#[test]
+fn the_wgpu_backend_computes_the_towers_in_f32_and_f16() {
+    if adapters().is_empty() {
+        assert!(!knobs::is_on("TESSERA_REQUIRE_WGPU"), "wgpu is required and no adapter was found");
+        println!("SKIPPED: no wgpu adapter");
+        return;
+    }
+    for (dtype, limit) in [(DType::F32, tolerance::CLIP_F32), (DType::F16, tolerance::CLIP_F16)] {
+        let backend = WgpuBackend::open(0).expect("wgpu");
+        let caps = backend.caps().clone();
+        hold(Box::new(backend), &caps, dtype, limit);
+    }
+}
+
+#[test]
+fn a_token_beyond_the_vocabulary_is_an_error_that_names_it() {
+    let checkpoint = Checkpoint::open(&data().join("checkpoints/clip_text_gelu")).expect("checkpoint");
+    let net = ClipTextModel::from_config(&config(&data(), "clip_text_gelu")).expect("config");
+    let last = net.vocabulary() - 1;
+    assert_eq!(net.embed(&checkpoint, &[vec![0, last]]).expect("known").len(), 2 * 64);
+    for (ids, says) in [
+        (vec![vec![0, last], vec![3, last + 1]], "text 1, token 1: id 41 is outside the vocabulary of 41"),
+        (vec![vec![0; 78]], "1 to 77"),
+        (vec![vec![1, 2], vec![1]], "text 1 has 1 tokens"),
+        (vec![], "0 tokens"),
+        (vec![vec![]], "0 tokens"),
+    ] {
+        let e = net.embed(&checkpoint, &ids).expect_err(says);
+        assert!(e.kind() == Kind::Usage && e.message().contains(says), "{e}");
+    }
+    // rows of another width than the config's: the weights of another checkpoint
+    let other = Checkpoint::open(&data().join("checkpoints/clip_text_quick")).expect("checkpoint");
+    assert_eq!(net.embed(&other, &[vec![0]]).expect_err("other").kind(), Kind::Weights);
+}
+
+#[test]
+fn pictures_of_another_size_are_refused() {
+    let checkpoint = Checkpoint::open(&data().join("checkpoints/clip_vision_gelu")).expect("checkpoint");
+    let net = ClipVisionModel::from_config(&config(&data(), "clip_vision_gelu")).expect("config");
+    for (values, batch) in [(3 * 17 * 17 - 1, 1), (3 * 17 * 17, 2), (0, 0)] {
+        let e = net.inputs(&checkpoint, &vec![0.0; values], batch).expect_err("size");
+        assert!(e.kind() == Kind::Usage && e.message().contains("3x17x17"), "{e}");
+    }
+    let pixels: Vec<f32> = (0..3 * 17 * 17).map(|i| i as f32).collect();
+    let inputs = net.inputs(&checkpoint, &pixels, 1).expect("inputs");
+    let (name, patches) = &inputs[0];
+    assert_eq!((*name, patches.len()), ("patches", 10 * 75));
+    assert!(patches[..75].iter().all(|&v| v == 0.0));
+    // the patch in row 1, column 2 of the grid; its channel 1, row 3, column 4
+    assert_eq!(patches[75 * (1 + 3 + 2) + 25 + 3 * 5 + 4], (17 * 17 + (5 + 3) * 17 + 10 + 4) as f32);
+}
+
+#[test]
+#[ignore = "needs 1.3 GB of weights made by tools/reference/make_clip.py --full"]
+fn the_published_towers_are_computed_on_the_cpu() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/reference");
+    for name in FULL {
+        for (dtype, limit) in [(DType::F32, tolerance::CLIP_F32_FULL), (DType::Bf16, tolerance::CLIP_BF16_FULL)] {
+            let backend = tessera::backend::cpu::Cpu::new().expect("cpu");
+            let caps = backend.caps().clone();
+            let c = load(&data, name, dtype);
+            let error = error_on(&c, &SharedDevice::new(Box::new(backend)), &caps, dtype);
+            assert!(error <= limit, "{name} in {}: relative L2 {error:e}", dtype.name());
+        }
+    }
+}
