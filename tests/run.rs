@@ -69,6 +69,56 @@ fn relative_l2(got: &[f32], expected: &[f32]) -> f64 {
     (sum(&|g, e| (g - e).powi(2)) / sum(&|_, e| e * e)).sqrt()
 }
 
+/// Writes one tensor of whole numbers.
+fn write_ids(path: &Path, shape: &[usize], ids: &[i64]) {
+    let bytes: Vec<u8> = ids.iter().flat_map(|i| i.to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::I64, shape.to_vec(), &bytes).expect("view");
+    std::fs::write(path, safetensors::serialize([("input_ids", view)], None).expect("bytes")).expect("written");
+}
+
+#[test]
+fn both_towers_of_clip_run() {
+    for name in ["clip_text_quick", "clip_text_gelu", "clip_vision_quick", "clip_vision_gelu"] {
+        let case = read(&data("cases").join(format!("{name}.safetensors")));
+        let folder = tempfile::tempdir().expect("folder");
+        let text = name.contains("text");
+        let component = if text { Component::TextEncoder } else { Component::VisionEncoder };
+        let mut o = options(folder.path(), component, name);
+        if text {
+            let (shape, ids) = &case["in.input_ids"];
+            let shape: Vec<usize> = shape.iter().map(|&d| d as usize).collect();
+            write_ids(&o.input, &shape, &ids.iter().map(|&i| i as i64).collect::<Vec<_>>());
+        } else {
+            write(&o.input, &Tensors::from([("pixel_values".into(), case["in.pixel_values"].clone())]));
+        }
+        let got = run(&o).expect(name);
+        let (shape, values) = &case["out.last_hidden_state"];
+        assert_eq!(got.keys().collect::<Vec<_>>(), ["last_hidden_state"]);
+        let rows = &got["last_hidden_state"].0;
+        assert_eq!((rows.len(), rows.iter().product::<u64>()), (3, shape.iter().product()), "{name}: [N, T, C]");
+        let error = relative_l2(&got["last_hidden_state"].1, values);
+        println!("{name}: {error:.2e}");
+        assert!(error <= tolerance::NETWORK_F32, "{name}: relative L2 {error:e}");
+        o.trace = true;
+        let traced = run(&o).expect(name);
+        assert_eq!(traced["last_hidden_state"], got["last_hidden_state"], "{name}: traced or not, the same bytes");
+        let module = if text { "trace.text_model.encoder.layers.0" } else { "trace.vision_model.encoder.layers.0" };
+        assert_eq!(traced[module].0, *rows, "{name}");
+    }
+    // Ids that no row belongs to, and texts that are too long, are the input's fault.
+    let folder = tempfile::tempdir().expect("folder");
+    let o = options(folder.path(), Component::TextEncoder, "clip_text_quick");
+    for (shape, ids, part) in [
+        ([1, 2], vec![0, -1], "`input_ids` element 1 is -1"),
+        ([1, 2], vec![1 << 20, 0], "outside the vocabulary"),
+        ([1, 500], vec![0; 500], "500 tokens"),
+    ] {
+        write_ids(&o.input, &shape, &ids);
+        let e = run(&o).expect_err(part);
+        assert!(e.kind() == Kind::BadInput && e.to_string().contains(part), "{e}");
+    }
+}
+
 /// Element `i` of every tensor with a batch; what all share stays.
 fn single(inputs: &Tensors, batch: usize, i: usize) -> Tensors {
     let pick = |(shape, values): &(Vec<u64>, Vec<f32>)| match shape.first() {
@@ -140,12 +190,12 @@ fn shapes_and_types_that_pytorch_takes_are_taken() {
     let o = options(folder.path(), Component::Unet, "tiny_unet_sd2");
     let mut inputs = case("unet_sd2_8x8");
     write(&o.input, &inputs);
-    let expected = run(&o).expect("[1]");
+    let expected = run(&o).expect("a scalar");
     let t = inputs.get_mut("timestep").expect("timestep");
-    assert_eq!((t.0.as_slice(), t.1.as_slice()), (&[1][..], &[999.0][..]));
-    t.0.clear();
+    assert_eq!((t.0.as_slice(), t.1.as_slice()), (&[][..], &[999.0][..]));
+    t.0.push(1);
     write(&o.input, &inputs);
-    assert_eq!(run(&o).expect("a scalar"), expected);
+    assert_eq!(run(&o).expect("[1]"), expected);
     // As PyTorch saves it: I64 steps, halves.
     let (_, x) = &inputs["sample"];
     let halves: Vec<half::f16> = x.iter().map(|&v| half::f16::from_f32(v)).collect();
@@ -164,8 +214,9 @@ fn shapes_and_types_that_pytorch_takes_are_taken() {
     assert_eq!(run(&o).expect("I64"), expected);
     views(&999i32.to_le_bytes(), Dtype::I32, bytemuck::cast_slice(&halves), Dtype::F16);
     let rounded = run(&o).expect("I32, F16");
+    assert_ne!(rounded, expected, "the halves were read");
     let error = relative_l2(&rounded["sample"].1, &expected["sample"].1);
-    assert!(error > 0.0 && error <= tolerance::NETWORK_F16_INPUT, "{error:e}");
+    assert!(error <= tolerance::NETWORK_F16_INPUT, "{error:e}");
     // A latent under the name of the decoder's own argument.
     let o = options(folder.path(), Component::VaeDecoder, "tiny_vae");
     let mut inputs = case("vae_decoder");
@@ -221,10 +272,120 @@ fn a_trace_names_modules_and_changes_nothing() {
     assert_eq!(traced["trace.conv_out"], traced["sample"]);
     let keys = &traced[&format!("{block}.attn2.to_k+to_v")].0;
     assert_eq!(keys[..2], inputs["encoder_hidden_states"].0[..2]);
-    // Items 0 and 2 share a step: their rows are equal, and differ from the other's.
-    let time = &traced["trace.time_proj"].1;
-    let row = time.len() / 3;
-    assert!(time[..row] == time[2 * row..] && time[..row] != time[row..2 * row]);
+    // Items of one time step have one time embedding, others another.
+    let (time, steps) = (&traced["trace.time_proj"].1, &inputs["timestep"].1);
+    let rows: Vec<&[f32]> = time.chunks(time.len() / 3).collect();
+    for (i, j) in [(0, 1), (0, 2), (1, 2)] {
+        assert_eq!(rows[i] == rows[j], steps[i] == steps[j], "items {i} and {j}");
+    }
+    assert!(steps.iter().any(|t| *t != steps[0]), "the case has several steps");
+}
+
+#[test]
+fn adapters_are_merged_with_their_strength() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut o = options(folder.path(), Component::Unet, "tiny_unet_sd2");
+    o.input = data("cases/unet_sd2_8x8.in.safetensors");
+    let plain = run(&o).expect("plain");
+    // One module of rank 2, in peft's naming; the change is its factors' product.
+    let module = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q";
+    let checkpoint = Checkpoint::open(&data("checkpoints/tiny_unet_sd2")).expect("checkpoint");
+    let shape = checkpoint.find(&format!("{module}.weight")).expect("the module").shape.clone();
+    let (out, input) = (shape[0], shape[1]);
+    let values = |name: &str, n: u64| (0..n as usize).map(|i| noise(5, name, i)).collect::<Vec<_>>();
+    let adapter = Tensors::from([
+        (format!("unet.{module}.lora_A.weight"), (vec![2, input], values("down", 2 * input))),
+        (format!("unet.{module}.lora_B.weight"), (vec![out, 2], values("up", 2 * out))),
+    ]);
+    let file = folder.path().join("lora.safetensors");
+    write(&file, &adapter);
+    o.lora = vec![(file.clone(), 0.75)];
+    let changed = run(&o).expect("with it");
+    assert_ne!(changed, plain);
+    // The same sum written into the weights by hand.
+    let model = folder.path().join("merged");
+    std::fs::create_dir(&model).expect("folder");
+    std::fs::copy(data("checkpoints/tiny_unet_sd2/config.json"), model.join("config.json")).expect("config");
+    let mut merged = read(&data("checkpoints/tiny_unet_sd2/diffusion_pytorch_model.safetensors"));
+    let (_, weight) = merged.get_mut(&format!("{module}.weight")).expect("the module");
+    let [down, up] = [values("down", 2 * input), values("up", 2 * out)];
+    for (i, w) in weight.iter_mut().enumerate() {
+        let (row, column) = (i / input as usize, i % input as usize);
+        *w += 0.75 * (0..2).map(|r| up[row * 2 + r] * down[r * input as usize + column]).sum::<f32>();
+    }
+    write(&model.join("diffusion_pytorch_model.safetensors"), &merged);
+    let mut by_hand = o.clone();
+    (by_hand.model, by_hand.lora) = (model, Vec::new());
+    let by_hand = run(&by_hand).expect("merged by hand");
+    let apart = |a: &Tensors, b: &Tensors| relative_l2(&a["sample"].1, &b["sample"].1);
+    let (error, change) = (apart(&changed, &by_hand), apart(&plain, &by_hand));
+    assert!(error <= tolerance::NETWORK_F32 && change > tolerance::NETWORK_F32, "{error:e}, {change:e}");
+    // There and back again; and one that fits nothing.
+    o.lora.push((file.clone(), -0.75));
+    assert!(apart(&run(&o).expect("both"), &plain) <= tolerance::NETWORK_F32);
+    (o.component, o.model) = (Component::VaeDecoder, data("checkpoints/tiny_vae"));
+    o.input = data("cases/vae_decoder.in.safetensors");
+    let e = run(&o).expect_err("no autoencoder");
+    assert!(e.kind() == Kind::Weights && e.message().contains("lora.safetensors"), "{e}");
+    let told = program::run(&["inspect", &file.to_string_lossy()]);
+    assert!(told.code == Some(0) && told.stdout.contains("adapter (LoRA) of 1 modules of unet, rank 2"), "{told:?}");
+}
+
+#[test]
+fn inspect_tells_what_a_model_is_good_for() {
+    let shipped = source::root().join("weights/onestep").to_string_lossy().into_owned();
+    let text = program::run(&["inspect", &shipped]);
+    assert!(text.stdout.contains("system onestep: runs"), "{text:?}");
+    assert!(text.stdout.contains("tessera run: unet, vae-encoder, vae-decoder"), "{text:?}");
+    let found = program::run(&["inspect", &shipped, "--json"]).json();
+    assert_eq!(found["systems"][0], serde_json::json!({"system": "onestep", "runs": true, "missing": []}));
+
+    // A folder of networks that no system runs as a whole: each of them does all the same.
+    let folder = tempfile::tempdir().expect("folder");
+    for (part, from) in [("unet", "tiny_unet_sd2"), ("vae", "tiny_vae")] {
+        std::fs::create_dir(folder.path().join(part)).expect("folder");
+        for file in ["config.json", "diffusion_pytorch_model.safetensors"] {
+            let from = data("checkpoints").join(from).join(file);
+            std::fs::copy(from, folder.path().join(part).join(file)).expect("copied");
+        }
+    }
+    let index = folder.path().join("model_index.json");
+    std::fs::write(index, r#"{"_class_name": "StableDiffusionPipeline"}"#).expect("written");
+    let model = folder.path().to_string_lossy().into_owned();
+    let found = program::run(&["inspect", &model, "--json"]).json();
+    assert_eq!(found["class"], "StableDiffusionPipeline");
+    let missing = found["systems"][0]["missing"].as_array().expect("a list");
+    assert_eq!((missing.len(), &found["systems"][0]["runs"]), (2, &false.into()), "{found}");
+    let unet = &found["networks"][0];
+    assert_eq!((&unet["part"], &unet["components"][0]), (&"unet".into(), &"unet".into()), "{found}");
+    let weights = Checkpoint::open(&data("checkpoints/tiny_unet_sd2")).expect("checkpoint");
+    let parameters: u64 = weights.tensors().iter().map(|t| t.elements()).sum();
+    assert_eq!(unet["parameters"], parameters);
+    assert_eq!((&unet["problems"], &unet["unused"]), (&serde_json::json!([]), &serde_json::json!([])));
+
+    // Plans and drawings of one network at a size; what does not say which is a usage error.
+    let svg = folder.path().join("arena.svg").to_string_lossy().into_owned();
+    let plan = ["inspect", &model, "--component", "vae-decoder", "--size", "24x16", "--plan", "--svg", &svg];
+    let text = program::run(&plan);
+    assert!(text.code == Some(0) && text.stdout.contains("plan vae_decoder 16x24"), "{text:?}");
+    let drawn = std::fs::read_to_string(&svg).expect("drawn");
+    assert!(drawn.starts_with("<svg") && drawn.contains(">16 x 24<"), "the coarsest level is in the legend");
+    assert_eq!(program::run(&plan).code, Some(6), "the drawing exists");
+    for wrong in [
+        &["inspect", &model, "--svg", "new.svg"][..],
+        &["inspect", &model, "--size", "8x8", "--plan"],
+        &["inspect", &model, "--component", "unet"],
+        &["inspect", &model, "--size", "8by8", "--plan"],
+    ] {
+        let r = program::run(wrong);
+        assert_eq!((r.code, r.stderr.lines().count()), (Some(2), 1), "{wrong:?}: {r:?}");
+    }
+    // Weights that do not fit their config: said, and nothing is promised.
+    let config = data("checkpoints/tiny_vae_plain/config.json");
+    std::fs::copy(config, folder.path().join("vae/config.json")).expect("copied");
+    let text = program::run(&["inspect", &model]);
+    assert!(text.code == Some(0) && text.stdout.contains("does not run: "), "{text:?}");
+    assert!(text.stdout.contains("tessera run: unet\n"), "{text:?}");
 }
 
 /// Runs the program on files of `folder`.

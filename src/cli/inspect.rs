@@ -19,7 +19,7 @@ Examples:
 /// Options of the command.
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// The model: its folder, or the folder of one network
+    /// The model: its folder, the folder of one network, or a single file; or an adapter (LoRA)
     model: PathBuf,
     /// Also prints the plan: every step, and which bytes it reads and writes
     #[arg(long)]
@@ -74,12 +74,15 @@ fn inspection_json(i: &Inspection) -> Value {
         json!({"part": n.part, "class": n.class, "parameters": n.parameters, "tensors": n.tensors, "types": n.types,
             "bytes": n.bytes, "files": n.files, "unused": n.unused, "components": n.components, "problems": n.problems})
     };
+    let adapter =
+        i.adapter.as_ref().map(|a| json!({"parts": a.parts, "modules": a.modules, "ranks": a.ranks, "bytes": a.bytes}));
     let systems =
         i.systems.iter().map(|s| json!({"system": s.system, "runs": s.missing.is_empty(), "missing": s.missing}));
     json!({
         "path": lossy(&i.path),
         "class": i.class,
         "networks": i.networks.iter().map(network).collect::<Vec<_>>(),
+        "adapter": adapter,
         "systems": systems.collect::<Vec<_>>(),
         "details": i.details,
         "plan": i.plan,

@@ -2,7 +2,7 @@
 
 use super::out;
 use super::progress::say;
-use super::units::{lossy, mebibytes};
+use super::units::{adapter, lossy, mebibytes};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ lists them.
 
 Examples:
   tessera run unet -m sd-turbo --in in.safetensors --out out.safetensors
+  tessera run unet -m model.safetensors --lora style.safetensors:0.8 --in in.safetensors --out out.safetensors
   tessera run vae-decoder -m sd-turbo/vae --in z.safetensors --out x.safetensors -g cpu --trace";
 
 /// Options of the command.
@@ -26,7 +27,7 @@ pub(super) struct RunArgs {
     /// The network
     #[arg(value_parser = PossibleValuesParser::new(Component::ALL.map(Component::name)))]
     component: String,
-    /// The model: its folder, or the folder of the network alone
+    /// The model: its folder, the folder of the network alone, or a single file
     #[arg(short, long, value_name = "MODEL")]
     model: PathBuf,
     /// File with the inputs
@@ -41,6 +42,10 @@ pub(super) struct RunArgs {
     /// Also writes every value of the fused graph, as trace.<module path>
     #[arg(long)]
     trace: bool,
+    /// Merges an adapter (peft's, diffusers' or kohya's naming) into the weights; may be given several times
+    /// [default strength: 1]
+    #[arg(long, value_name = "FILE[:STRENGTH]", value_parser = adapter)]
+    lora: Vec<(PathBuf, f32)>,
     /// cpu, wgpu, wgpu:N or auto; a device that is named is used or refused, never replaced by another
     #[arg(short = 'g', long, value_name = "DEVICE", default_value = "auto")]
     device: String,
@@ -71,6 +76,7 @@ pub(super) fn run(args: &RunArgs, cancel: &Cancel) -> Result<()> {
     let mut o = ComponentOptions::new(component, &args.model, &args.input, &args.output);
     o.device.clone_from(&args.device);
     o.dtype.clone_from(&args.dtype);
+    o.lora.clone_from(&args.lora);
     (o.trace, o.overwrite, o.threads) = (args.trace, args.overwrite, args.threads);
     let report = run::component(&o, &mut Notes, cancel)?;
     if args.json {

@@ -1,6 +1,6 @@
 //! Sizes and names as people and JSON write them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Bytes in MiB with one decimal.
 pub(super) fn mebibytes(bytes: u64) -> String {
@@ -36,6 +36,16 @@ pub(super) fn bytes(text: &str) -> std::result::Result<u64, String> {
     if (1.0..9e15).contains(&exact) { Ok(exact as u64) } else { Err(format!("`{text}` is out of range")) }
 }
 
+/// Reads `FILE[:STRENGTH]`. A number behind the last colon is a strength; anything else belongs to the name.
+pub(super) fn adapter(text: &str) -> std::result::Result<(PathBuf, f32), String> {
+    let split = text.rsplit_once(':').and_then(|(file, number)| Some((file, number.trim().parse::<f32>().ok()?)));
+    let (file, strength) = split.unwrap_or((text, 1.0));
+    if file.is_empty() || !strength.is_finite() {
+        return Err(format!("`{text}` is no FILE[:STRENGTH]; write style.safetensors:0.8"));
+    }
+    Ok((PathBuf::from(file), strength))
+}
+
 /// Reads `WxH`, both from 1.
 pub(super) fn sides(text: &str) -> std::result::Result<[u32; 2], String> {
     let side = |t: &str| t.trim().parse::<u32>().ok().filter(|&n| n > 0);
@@ -46,6 +56,18 @@ pub(super) fn sides(text: &str) -> std::result::Result<[u32; 2], String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn adapters_with_and_without_a_strength() {
+        let read = |text| adapter(text).map(|(p, s)| (p.to_string_lossy().into_owned(), s));
+        assert_eq!(read("a.safetensors"), Ok(("a.safetensors".into(), 1.0)));
+        assert_eq!(read("a.safetensors:-0.5"), Ok(("a.safetensors".into(), -0.5)));
+        assert_eq!(read(r"C:\loras\a.safetensors"), Ok((r"C:\loras\a.safetensors".into(), 1.0)));
+        assert_eq!(read("b:2:0"), Ok(("b:2".into(), 0.0)));
+        for bad in ["", ":1", "a:inf", "a:NaN"] {
+            assert!(adapter(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn widths_and_heights() {

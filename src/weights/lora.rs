@@ -113,6 +113,19 @@ impl Adapter {
         self.changes.len()
     }
 
+    /// The ranks of its changes, smallest first, each once.
+    pub fn ranks(&self) -> Vec<u64> {
+        let mut ranks: Vec<u64> = self.changes.iter().map(|c| c.rank).collect();
+        ranks.sort_unstable();
+        ranks.dedup();
+        ranks
+    }
+
+    /// Bytes of its tensors.
+    pub fn bytes(&self) -> u64 {
+        self.file.tensors().iter().map(|t| t.bytes).sum()
+    }
+
     /// Its changes of `checkpoint`, the tensors of `part`. Every change that says it is for this network, or
     /// does not say, must find its tensor, of the right shape.
     fn merges(&self, checkpoint: &Checkpoint, part: Part, strength: f32) -> Result<Vec<(usize, Merge)>> {

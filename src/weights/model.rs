@@ -85,6 +85,10 @@ impl Model {
             let config = read_text(&path.join("config.json"))?;
             Layout::Single(part_of(&path.join("config.json"), &config)?)
         } else {
+            if !path.exists() {
+                let why = format!("{} does not exist", path.display());
+                return Err(Error::new(Kind::Weights, "weights", why).advise("name a model's folder, or a file of it"));
+            }
             let file = Checkpoint::open(path)?;
             let found = layout::detect(&path.display().to_string(), file.tensors())?;
             let config = match found[..] {

@@ -46,6 +46,19 @@ def counterpart(a, name):
     return None
 
 
+def aligned(expected, got):
+    """`got` with the axes of `expected`; None where it cannot be the same tensor."""
+    if got.shape == expected.shape:
+        return got
+    if got.ndim == 4 and tokens(got).shape == expected.shape:
+        return tokens(got)
+    if expected.ndim == 4 and tokens(expected).shape == got.shape:
+        return got.transpose(0, 2, 1).reshape(expected.shape)
+    # rows [N, C] and a norm's [N, C, T] are pictures without the last axes
+    same = got.size == expected.size and got.shape[:2] == expected.shape[:2]
+    return got.reshape(expected.shape) if same else None
+
+
 def pairs(a, b):
     """(name, expected, got) in the order of `a`; outputs last, as they were computed."""
     position = {name: i for i, name in enumerate(a)}
@@ -54,13 +67,11 @@ def pairs(a, b):
         expected = counterpart(a, name)
         if expected is None:
             continue
-        if expected.shape != got.shape and {expected.ndim, got.ndim} == {3, 4}:
-            expected, got = tokens(expected), tokens(got)
-        if expected.size == got.size and (expected.shape == got.shape or 1 in (expected.ndim, got.ndim)
-                                          or expected.ndim == 2 or got.ndim == 2):
-            last = name.split("+")[-1]
-            at = position.get(name, position.get(f"{name.split('+')[0].rpartition('.')[0]}.{last}", 0))
-            found.append((at, name, expected, got.reshape(expected.shape)))
+        got = aligned(expected, got)
+        if got is not None:
+            first, *more = name.split("+")
+            last = f"{first.rpartition('.')[0]}.{more[-1]}" if more else name
+            found.append((position.get(name, position.get(last, 0)), name, expected, got))
     found.sort(key=lambda f: f[0])
     return [(name, expected, got) for _, name, expected, got in found]
 

@@ -56,7 +56,7 @@ def picture(seed, n, height, width):
 
 def cases():
     """(case, component, checkpoint, inputs): odd sides, 1 to 4 items, steps and contexts of their own or shared."""
-    yield "unet_sd2_8x8", "unet", "tiny_unet_sd2", denoiser(1, 1, (8, 8), [999.0], (7, 20), 1)
+    yield "unet_sd2_8x8", "unet", "tiny_unet_sd2", denoiser(1, 1, (8, 8), 999, (7, 20), 1)
     mixed = denoiser(2, 3, (9, 7), [998.5, 21.0, 998.5], (5, 20), 3)
     yield "unet_sd2_9x7", "unet", "tiny_unet_sd2", mixed
     yield "unet_sd15_7x10", "unet", "tiny_unet_sd15", denoiser(3, 4, (7, 10), [981, 741, 1, 261], (3, 10), 4)

@@ -14,7 +14,7 @@ use crate::abi::{Caps, Item};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{DType, Graph, Lifetime, passes};
 use crate::plan::command::{PackedWeight, Plan};
-use crate::weights::{Checkpoint, Model, Part, TensorWriter};
+use crate::weights::{Adapter, Checkpoint, Model, Part, TensorWriter};
 use crate::{fs, plan};
 use network::{Job, Network};
 use std::path::PathBuf;
@@ -32,12 +32,22 @@ pub enum Component {
     VaeDecoder,
     /// A ControlNet: like the denoiser, with `controlnet_cond`, to residuals.
     ControlNet,
+    /// The text encoder: `input_ids` to `last_hidden_state`.
+    TextEncoder,
+    /// The vision encoder: `pixel_values` to `last_hidden_state`.
+    VisionEncoder,
 }
 
 impl Component {
     /// Every component, in the order they are listed.
-    pub const ALL: [Component; 4] =
-        [Component::Unet, Component::VaeEncoder, Component::VaeDecoder, Component::ControlNet];
+    pub const ALL: [Component; 6] = [
+        Component::Unet,
+        Component::VaeEncoder,
+        Component::VaeDecoder,
+        Component::ControlNet,
+        Component::TextEncoder,
+        Component::VisionEncoder,
+    ];
 
     /// Name on the command line.
     pub fn name(self) -> &'static str {
@@ -46,6 +56,8 @@ impl Component {
             Component::VaeEncoder => "vae-encoder",
             Component::VaeDecoder => "vae-decoder",
             Component::ControlNet => "controlnet",
+            Component::TextEncoder => "text-encoder",
+            Component::VisionEncoder => "vision-encoder",
         }
     }
 
@@ -64,6 +76,8 @@ impl Component {
             Component::Unet => Part::Unet,
             Component::VaeEncoder | Component::VaeDecoder => Part::Vae,
             Component::ControlNet => Part::ControlNet,
+            Component::TextEncoder => Part::TextEncoder,
+            Component::VisionEncoder => Part::ImageEncoder,
         }
     }
 
@@ -72,19 +86,22 @@ impl Component {
         Component::ALL.into_iter().filter(move |c| c.part() == part)
     }
 
-    /// Rows and columns of the input that plans are shown for: those of a picture of 512 x 512 pixels.
-    pub fn usual_size(self) -> [u32; 2] {
+    /// Rows and columns of the input that plans are shown for: those of a picture of 512 x 512 pixels. `None`
+    /// where the config alone says how large the input is.
+    pub fn usual_size(self) -> Option<[u32; 2]> {
         match self {
-            Component::VaeEncoder => [512, 512],
-            Component::Unet | Component::VaeDecoder | Component::ControlNet => [64, 64],
+            Component::VaeEncoder => Some([512, 512]),
+            Component::Unet | Component::VaeDecoder | Component::ControlNet => Some([64, 64]),
+            Component::TextEncoder | Component::VisionEncoder => None,
         }
     }
 
     /// Names and shapes of the checkpoint's tensors that this component of a model with `config` reads.
     pub fn tensors(self, config: &str) -> Result<Vec<(String, Vec<u64>)>> {
         let network = Network::parse(self, config)?;
-        let graph = network.graph_at(1, self.usual_size(), DType::F32)?;
-        Ok(graph.weights.into_iter().map(|w| (w.name, w.shape)).collect())
+        let graph = network.graph_at(1, self.usual_size().unwrap_or_default(), DType::F32)?;
+        let of_graph = graph.weights.into_iter().map(|w| (w.name, w.shape));
+        Ok(of_graph.chain(network.host_tensors()).collect())
     }
 
     /// The graph of this component of a model with `config`, at a size: rows and columns of its input
@@ -111,6 +128,8 @@ pub struct ComponentOptions {
     pub dtype: Option<String>,
     /// Also writes every value of the graph.
     pub trace: bool,
+    /// Adapters merged into the weights, in this order, each with its strength.
+    pub lora: Vec<(PathBuf, f32)>,
     /// Replaces an output that exists.
     pub overwrite: bool,
     /// Host threads, all cores by default.
@@ -133,6 +152,7 @@ impl ComponentOptions {
             device: "auto".into(),
             dtype: None,
             trace: false,
+            lora: Vec::new(),
             overwrite: false,
             threads: None,
         }
@@ -229,18 +249,20 @@ pub fn component(o: &ComponentOptions, observer: &mut dyn Observer, cancel: &Can
     let file = tensors::open(&o.input)?;
     let name = o.component.name();
     let given = tensors::read(&file, name, &network.wanted(&file)?, network.ignored())?;
-    let checkpoint = model.checkpoint(part)?;
+    let (checkpoint, mut notes) = adapted(model.checkpoint(part)?, part, &o.lora)?;
     let engine = Engine::open(&o.device, o.threads)?;
     let dtype = storage(engine.caps(), o.dtype.as_deref())?;
     observer.note(&format!("device: {} ({})", engine.name(), engine.why()));
     clock.lap("open");
 
-    let Job { graph, feeds, items, mut notes } = network.job(&given, dtype)?;
+    let Job { graph, feeds, items } = network.job(&given, &checkpoint, dtype)?;
     for ignored in network.ignored().iter().filter(|n| tensors::shape_of(&file, n).is_some()) {
         notes.push(format!("`{ignored}` is not used: no layer of this network looks at it"));
     }
     drop(given);
+    let host = network.host_tensors();
     let wanted = graph.weights.iter().map(|w| (w.name.as_str(), w.shape.as_slice()));
+    let wanted = wanted.chain(host.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())));
     let extra: Vec<String> = checkpoint.check(wanted)?.into_iter().filter(|n| !network.other_half(n)).collect();
     if let Some(first) = extra.first() {
         notes.push(format!("{} tensor(s) of the checkpoint are not used, the first is `{first}`", extra.len()));
@@ -307,6 +329,20 @@ pub fn component(o: &ComponentOptions, observer: &mut dyn Observer, cancel: &Can
     Ok(report)
 }
 
+/// The checkpoint with adapters merged, and a sentence about each.
+fn adapted(checkpoint: Checkpoint, part: Part, lora: &[(PathBuf, f32)]) -> Result<(Checkpoint, Vec<String>)> {
+    let mut opened = Vec::with_capacity(lora.len());
+    for (path, strength) in lora {
+        opened.push((Adapter::open(path)?, *strength));
+    }
+    let sentence = |(a, s): &(Adapter, f32)| {
+        format!("{} at strength {s}: an adapter of {} module(s)", a.path().display(), a.modules())
+    };
+    let notes = opened.iter().map(sentence).collect();
+    let adapters: Vec<(&Adapter, f32)> = opened.iter().map(|(a, s)| (a, *s)).collect();
+    Ok((checkpoint.with_adapters(part, &adapters)?, notes))
+}
+
 /// Reads and packs the weights.
 fn load(engine: &Engine, plan: Plan, checkpoint: &Checkpoint, cancel: &Cancel) -> Result<Executor> {
     let mut pack = |w: &PackedWeight| {
@@ -351,7 +387,7 @@ fn collect(executor: &mut Executor, output: &Traced, items: &[Item]) -> Result<V
     let mut values = vec![0.0; shape.n as usize * row];
     executor.read_output(&output.name, &mut values)?;
     let values = output.spread(values, row, items);
-    let n = if row == 0 { 0 } else { values.len() / row };
+    let n = values.len().checked_div(row).unwrap_or(0);
     Ok(match output.form {
         Form::Picture => tensors::to_nchw(&values, [n, row / shape.c.max(1) as usize, shape.c as usize]),
         Form::Tokens | Form::Row => values,

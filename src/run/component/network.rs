@@ -1,12 +1,14 @@
 //! The networks `tessera run` knows: what each takes, and the graph for the shapes that were given.
 
 use super::Component;
-use super::tensors::{self, Axis, Elements, Tensors, Wanted, to_nhwc};
+use super::tensors::{self, Axis, Elements, Given, Tensors, Values, Wanted, to_nhwc};
 use crate::abi::Item;
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::graph::{DType, Graph};
 use crate::model::Extents;
+use crate::model::clip_text::ClipTextModel;
+use crate::model::clip_vision::ClipVisionModel;
 use crate::model::controlnet::ControlNetModel;
 use crate::model::unet::UNet2DConditionModel;
 use crate::model::vae::AutoencoderKL;
@@ -23,6 +25,8 @@ pub(super) enum Network {
     Encoder(AutoencoderKL),
     Decoder(AutoencoderKL),
     ControlNet(ControlNetModel),
+    Text(ClipTextModel),
+    Vision(ClipVisionModel),
 }
 
 /// A network made ready for given tensors.
@@ -33,8 +37,6 @@ pub(super) struct Job {
     pub(super) feeds: Vec<(String, Vec<f32>)>,
     /// One item for each element of the batch.
     pub(super) items: Vec<Item>,
-    /// Sentences for the user.
-    pub(super) notes: Vec<String>,
 }
 
 impl Network {
@@ -45,6 +47,8 @@ impl Network {
             Component::VaeEncoder => Network::Encoder(AutoencoderKL::from_config(config)?),
             Component::VaeDecoder => Network::Decoder(AutoencoderKL::from_config(config)?),
             Component::ControlNet => Network::ControlNet(ControlNetModel::from_config(config)?),
+            Component::TextEncoder => Network::Text(ClipTextModel::from_config(config)?),
+            Component::VisionEncoder => Network::Vision(ClipVisionModel::from_config(config)?),
         })
     }
 
@@ -57,12 +61,24 @@ impl Network {
             Network::Encoder(net) => net.build_encoder(batch, height, width, dtype),
             Network::Decoder(net) => net.build_decoder(batch, height, width, dtype),
             Network::ControlNet(net) => net.build(&e, 1.0, dtype),
+            Network::Text(net) => net.build(batch, net.max_tokens(), dtype),
+            Network::Vision(net) => net.build(batch, dtype),
+        }
+    }
+
+    /// Tensors of the checkpoint that are read on the host, beside those of the graph.
+    pub(super) fn host_tensors(&self) -> Vec<(String, Vec<u64>)> {
+        match self {
+            Network::Text(net) => net.host_tensors(),
+            Network::Vision(net) => net.host_tensors(),
+            Network::Unet(_) | Network::Encoder(_) | Network::Decoder(_) | Network::ControlNet(_) => Vec::new(),
         }
     }
 
     /// Whether every value with rows is a sequence of tokens.
     pub(super) fn is_all_tokens(&self) -> bool {
         match self {
+            Network::Text(_) | Network::Vision(_) => true,
             Network::Unet(_) | Network::Encoder(_) | Network::Decoder(_) | Network::ControlNet(_) => false,
         }
     }
@@ -73,7 +89,7 @@ impl Network {
         match self {
             Network::Encoder(_) => starts(["decoder.", "post_quant_conv."]),
             Network::Decoder(_) => starts(["encoder.", "quant_conv."]),
-            Network::Unet(_) | Network::ControlNet(_) => false,
+            Network::Unet(_) | Network::ControlNet(_) | Network::Text(_) | Network::Vision(_) => false,
         }
     }
 
@@ -110,6 +126,17 @@ impl Network {
                 w.names.push("latent_sample".into());
                 vec![w]
             }
+            // How many tokens there may be, and which, is said when they are looked up.
+            Network::Text(_) => vec![Wanted {
+                names: vec!["input_ids".into()],
+                shapes: vec![vec![N, T]],
+                elements: Elements::Integers,
+                optional: false,
+            }],
+            Network::Vision(net) => {
+                let side = is(net.image_size());
+                vec![Wanted::floats("pixel_values", &[N, is(net.channels()), side, side])]
+            }
         })
     }
 
@@ -118,13 +145,13 @@ impl Network {
         let context = match self {
             Network::Unet(net) => net.context_channels(),
             Network::ControlNet(net) => net.context_channels(),
-            Network::Encoder(_) | Network::Decoder(_) => Some(0),
+            Network::Encoder(_) | Network::Decoder(_) | Network::Text(_) | Network::Vision(_) => Some(0),
         };
         if context.is_none() { &["encoder_hidden_states"] } else { &[] }
     }
 
-    /// The graph for `given`, stored as `dtype`, and what feeds it.
-    pub(super) fn job(&self, given: &Tensors, dtype: DType) -> Result<Job> {
+    /// The graph for `given`, stored as `dtype`, and what feeds it; `checkpoint` is looked up on the host.
+    pub(super) fn job(&self, given: &Tensors, checkpoint: &Checkpoint, dtype: DType) -> Result<Job> {
         match self {
             Network::Unet(net) => {
                 let (e, mut job) = conditioned(given)?;
@@ -156,8 +183,44 @@ impl Network {
                 job.graph = net.build_decoder(e.batch, e.height, e.width, dtype)?;
                 Ok(job)
             }
+            Network::Text(net) => {
+                let ids = given.need("input_ids")?;
+                let tokens = extent::to_u32("input_ids", ids.shape.get(1).copied().unwrap_or(0))?;
+                let rows = rows_of_ids(ids, tokens, net.vocabulary())?;
+                let batch = extent::to_u32("input_ids", rows.len() as u64)?;
+                let embedded = net.embed(checkpoint, &rows).map_err(|e| match e.kind() {
+                    // What is wrong with ids is wrong with the file they came from.
+                    Kind::Usage => Error::new(Kind::BadInput, "tensors", format!("`input_ids`: {}", e.message())),
+                    _ => e,
+                })?;
+                let feed = ("inputs_embeds".to_owned(), embedded);
+                Ok(Job { graph: net.build(batch, tokens, dtype)?, feeds: vec![feed], ..Job::of_batch(batch) })
+            }
+            Network::Vision(net) => {
+                let pixels = given.need("pixel_values")?;
+                let batch = extent::to_u32("pixel_values", pixels.shape.first().copied().unwrap_or(0))?;
+                let feeds = net.inputs(checkpoint, &pixels.floats(), batch)?;
+                let feeds = feeds.into_iter().map(|(name, values)| (name.to_owned(), values)).collect();
+                Ok(Job { graph: net.build(batch, dtype)?, feeds, ..Job::of_batch(batch) })
+            }
         }
     }
+}
+
+/// Token ids, one row for each text; one that no vocabulary can have is named here, the others where they are
+/// looked up.
+fn rows_of_ids(ids: &Given, tokens: u32, vocabulary: u32) -> Result<Vec<Vec<u32>>> {
+    let Values::Integers(values) = &ids.values else {
+        return Err(Error::new(Kind::Internal, "tensors", "`input_ids` are no whole numbers"));
+    };
+    let id = |(i, &v): (usize, &i64)| {
+        u32::try_from(v).map_err(|_| {
+            let why = format!("`input_ids` element {i} is {v}, expected 0 to {}", vocabulary.saturating_sub(1));
+            Error::new(Kind::BadInput, "tensors", why)
+        })
+    };
+    let all: Vec<u32> = values.iter().enumerate().map(id).collect::<Result<_>>()?;
+    Ok(all.chunks(tokens.max(1) as usize).map(<[u32]>::to_vec).collect())
 }
 
 /// Inputs that denoiser and ControlNet share.
@@ -210,17 +273,17 @@ fn is_residual(name: &str) -> bool {
 }
 
 impl Job {
+    /// A job of so many items, nothing else.
+    fn of_batch(batch: u32) -> Job {
+        Job { graph: Graph::default(), feeds: Vec::new(), items: vec![Item::default(); batch as usize] }
+    }
+
     /// A job over the pictures `sample`, fed to the graph's input `port`; `timestep` and contexts aside.
     fn of_sample(given: &Tensors, port: &str) -> Result<(Extents, Job)> {
         let s = &given.need("sample")?.shape;
         let side = |i: usize| extent::to_u32("sample", s.get(i).copied().unwrap_or(0));
         let e = Extents { batch: side(0)?, ..Extents::of(side(2)?, side(3)?) };
-        let mut job = Job {
-            graph: Graph::default(),
-            feeds: Vec::new(),
-            items: vec![Item::default(); e.batch as usize],
-            notes: Vec::new(),
-        };
+        let mut job = Job::of_batch(e.batch);
         job.picture(given, "sample")?;
         if let Some(feed) = job.feeds.last_mut() {
             feed.0 = port.to_owned();

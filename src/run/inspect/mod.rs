@@ -11,7 +11,7 @@ use crate::graph::{DType, Graph};
 use crate::plan;
 use crate::system::onestep::{self, OneStep};
 use crate::system::registry;
-use crate::weights::{Model, Part, json};
+use crate::weights::{Adapter, Model, Part, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -67,6 +67,19 @@ pub struct NetworkInfo {
     pub problems: Vec<String>,
 }
 
+/// An adapter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdapterInfo {
+    /// The parts it says it changes; empty where its names do not say.
+    pub parts: Vec<String>,
+    /// Modules it changes.
+    pub modules: usize,
+    /// Ranks of the changes, each once.
+    pub ranks: Vec<u64>,
+    /// Bytes of its tensors.
+    pub bytes: u64,
+}
+
 /// Whether a system can run the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SystemInfo {
@@ -85,6 +98,8 @@ pub struct Inspection {
     pub class: Option<String>,
     /// The networks.
     pub networks: Vec<NetworkInfo>,
+    /// Where the path holds an adapter instead of a model.
+    pub adapter: Option<AdapterInfo>,
     /// Every system there is.
     pub systems: Vec<SystemInfo>,
     /// Sentences about the system that runs it.
@@ -100,7 +115,11 @@ pub fn inspect(o: &InspectOptions) -> Result<Inspection> {
     if let Some(svg) = o.svg.as_deref().filter(|s| !o.overwrite && std::fs::symlink_metadata(s).is_ok()) {
         return Err(fs::exists(svg));
     }
-    let model = Model::open(&o.path)?;
+    let model = match Model::open(&o.path) {
+        Ok(model) => model,
+        // What is no model may be an adapter; if it is neither, the first reason counts.
+        Err(e) => return adapter(o).ok_or(e),
+    };
     let parts = model.parts();
     let class = o.path.join("model_index.json").is_file().then(|| onestep::class_of(&o.path)).transpose()?;
     let scheduler = o.path.join("scheduler").join("scheduler_config.json").is_file();
@@ -127,6 +146,14 @@ pub fn inspect(o: &InspectOptions) -> Result<Inspection> {
         return Err(Error::new(Kind::Usage, "inspect", why).advise("add --plan or --svg FILE"));
     }
     Ok(found)
+}
+
+/// The adapter at the path, if there is one and nothing else was asked for.
+fn adapter(o: &InspectOptions) -> Option<Inspection> {
+    let a = Adapter::open(&o.path).ok().filter(|_| !o.plan && o.svg.is_none())?;
+    let parts = a.parts().into_iter().map(|p| p.folder().to_owned()).collect();
+    let info = AdapterInfo { parts, modules: a.modules(), ranks: a.ranks(), bytes: a.bytes() };
+    Some(Inspection { path: o.path.clone(), adapter: Some(info), ..Inspection::default() })
 }
 
 /// One network: what its config says and what its files hold.
@@ -233,7 +260,11 @@ fn graphs(o: &InspectOptions, model: &Model, whole: Option<&OneStep>, dtype: DTy
             .advise("choose one with --component"));
     }
     let graph = |c: &Component| {
-        c.graph(&model.config(c.part())?, 1, o.size.unwrap_or(c.usual_size()), dtype).map_err(|e| e.at(c.name()))
+        if o.size.is_some() && c.usual_size().is_none() {
+            return Err(usage(format!("the size of what a {} takes is in its config: --size has no use", c.name())));
+        }
+        let size = o.size.or(c.usual_size()).unwrap_or_default();
+        c.graph(&model.config(c.part())?, 1, size, dtype).map_err(|e| e.at(c.name()))
     };
     chosen.iter().map(graph).collect()
 }

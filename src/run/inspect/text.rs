@@ -9,6 +9,17 @@ impl fmt::Display for Inspection {
             Some(class) => writeln!(f, "{}: {class}", self.path.display())?,
             None => writeln!(f, "{}", self.path.display())?,
         }
+        if let Some(a) = &self.adapter {
+            let ranks: Vec<String> = a.ranks.iter().map(u64::to_string).collect();
+            let parts = if a.parts.is_empty() { "a network its names do not tell".into() } else { a.parts.join(", ") };
+            let ranks = ranks.join(", ");
+            return writeln!(
+                f,
+                "  adapter (LoRA) of {} modules of {parts}, rank {ranks}, {}",
+                a.modules,
+                size(a.bytes)
+            );
+        }
         for network in &self.networks {
             write_network(network, f)?;
         }
