@@ -37,12 +37,6 @@ pub(crate) const CLIP_F16: f64 = 1.2e-3;
 /// The same in bf16. Measured: 4.1e-3 at most.
 pub(crate) const CLIP_BF16: f64 = 1e-2;
 
-/// The same for the published towers in f32, against transformers in f32, whose roundings come on top.
-pub(crate) const CLIP_F32_FULL: f64 = 1e-5;
-
-/// The same in bf16: the sums of 24 layers pass through bf16 twice a layer.
-pub(crate) const CLIP_BF16_FULL: f64 = 2e-2;
-
 /// Difference of a scheduler's coefficients in f64 from those of diffusers' own code run in f64, relative or
 /// absolute, whichever is larger: both multiply a thousand factors, in another order of operations, and the
 /// coefficients are differences that cancel two digits at most.

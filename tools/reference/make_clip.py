@@ -1,12 +1,10 @@
 """Write the committed cases of CLIP's two towers: tests/data/reference/{checkpoints,cases}/clip_*.
 
     make_clip.py [--out tests/data/reference]
-    make_clip.py --full --out target/reference      (published sizes, computed in f32; 2.5 GB)
 
-A checkpoint is a folder as transformers publishes it: config.json and model.safetensors. A case is one
-safetensors file: `in.input_ids` [N,T] (as f32: the engine's tests read no integers) or `in.pixel_values`
-[N,C,S,S], and `out.last_hidden_state` [N,T,C], computed by transformers in f64 from the weights as the file
-holds them. `tests/clip.rs` holds the engine to them.
+A checkpoint is a folder as transformers publishes it: config.json and model.safetensors. Cases are those of
+`make_cases.py`: `input_ids` [N,T] or `pixel_values` [N,C,S,S] (stored as f16) go in, `last_hidden_state` [N,T,C]
+comes out. `tests/clip.rs` holds the engine to them. The published sizes are run by `full`.
 """
 
 import argparse
@@ -18,6 +16,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+
+import make_cases
 
 # Ends of residual branches: half as large, so that sums neither die nor leave f16's range.
 BRANCH_ENDS = re.compile(r"(out_proj|fc2)\.weight$")
@@ -43,11 +43,6 @@ TINY = {
     "clip_vision_quick": (vision("quick_gelu", 24, 3, 36, 2, 48, 3), 3, 1, None),
     "clip_vision_gelu": (vision("gelu", 16, 1, 20, 1, 17, 5), 4, 2, None),
 }
-FULL = {
-    "clip_l_text_full": (text("quick_gelu", 768, 12, 3072, 12, 49408), 11, 1, 77),
-    "openclip_h_text_full": (text("gelu", 1024, 16, 4096, 23, 49408), 12, 1, 77),
-    "clip_l_vision_full": (vision("quick_gelu", 1024, 16, 4096, 24, 224, 14), 13, 1, None),
-}
 
 
 def fill(model, seed, dtype):
@@ -65,7 +60,7 @@ def fill(model, seed, dtype):
         p.copy_(torch.from_numpy(v).to(dtype).to(p.dtype))
 
 
-def write(out, name, how, dtype, precise):
+def write(out, name, how, dtype):
     (kind, config), seed, batch, tokens = how
     model = kind(config).eval().requires_grad_(False)
     fill(model, seed, dtype)
@@ -79,32 +74,21 @@ def write(out, name, how, dtype, precise):
     rng = np.random.default_rng([seed, 1000])
     if tokens:
         ids = torch.from_numpy(rng.integers(0, config.vocab_size, (batch, tokens)))
-        inputs, call = {"in.input_ids": ids.float()}, dict(input_ids=ids)
+        component, inputs = "text-encoder", {"input_ids": ids}
     else:
         shape = (batch, config.num_channels, config.image_size, config.image_size)
         pixels = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).half()
-        inputs, call = {"in.pixel_values": pixels}, dict(pixel_values=pixels)
-    model = model.double() if precise else model
-    if "pixel_values" in call:
-        call["pixel_values"] = call["pixel_values"].to(next(model.parameters()).dtype)
-    # transformers makes the causal mask in the default type
-    torch.set_default_dtype(next(model.parameters()).dtype)
-    y = model(**call).last_hidden_state
-    torch.set_default_dtype(torch.float32)
-    (out / "cases").mkdir(parents=True, exist_ok=True)
-    save_file({**inputs, "out.last_hidden_state": y.float().contiguous()}, out / "cases" / f"{name}.safetensors")
-    count = sum(p.numel() for p in model.parameters())
-    print(f"{name}: {count:,} parameters, output {tuple(y.shape)} rms {y.square().mean().sqrt():.3f}", flush=True)
+        component, inputs = "vision-encoder", {"pixel_values": pixels}
+    make_cases.add(out, name, component, name, inputs)
 
 
 def main():
     root = Path(__file__).resolve().parents[2]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=root / "tests/data/reference")
-    parser.add_argument("--full", action="store_true", help="the published networks instead of the tiny ones")
     args = parser.parse_args()
-    for name, how in (FULL if args.full else TINY).items():
-        write(args.out, name, how, torch.float16, not args.full)
+    for name, how in TINY.items():
+        write(args.out, name, how, torch.float16)
 
 
 if __name__ == "__main__":
