@@ -1,20 +1,14 @@
 //! CLIP's two towers against transformers: the committed cases of `tools/reference/make_clip.py`, computed
-//! there in f64 from the same checkpoint files. By the naive interpreter, and by plan and backends.
+//! there in f64 from the same checkpoint files, by the naive interpreter; `reference.rs` holds the backends to them.
 
 use crate::interpreter::{self, Rows};
 use crate::tolerance;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tessera::Kind;
-use tessera::abi::{Caps, Item};
-use tessera::backend::Backend;
-use tessera::backend::wgpu::{WgpuBackend, adapters};
 use tessera::graph::{DType, Graph};
-use tessera::knobs;
 use tessera::model::clip_text::ClipTextModel;
 use tessera::model::clip_vision::ClipVisionModel;
-use tessera::plan;
-use tessera::run::executor::{Executor, SharedDevice};
 use tessera::weights::Checkpoint;
 
 const CASES: [&str; 4] = ["clip_text_quick", "clip_text_gelu", "clip_vision_quick", "clip_vision_gelu"];
@@ -29,7 +23,6 @@ fn config(data: &Path, name: &str) -> String {
 
 /// A case as its file holds it, with the graph its checkpoint's config makes of it.
 struct Case {
-    name: &'static str,
     graph: Graph,
     checkpoint: Checkpoint,
     inputs: HashMap<String, Vec<f32>>,
@@ -38,7 +31,7 @@ struct Case {
     items: usize,
 }
 
-fn load(name: &'static str, dtype: DType) -> Case {
+fn load(name: &str, dtype: DType) -> Case {
     let open = |what: &str| Checkpoint::open(&data().join(what)).expect(what);
     let file = open(&format!("cases/{name}.in.safetensors"));
     let checkpoint = open(&format!("checkpoints/{name}"));
@@ -64,7 +57,7 @@ fn load(name: &'static str, dtype: DType) -> Case {
     }
     let output = open(&format!("cases/{name}.out.safetensors"));
     let expected = output.read_f32("last_hidden_state").expect("output");
-    Case { name, graph: graph.expect("graph"), checkpoint, inputs, expected, host, items }
+    Case { graph: graph.expect("graph"), checkpoint, inputs, expected, host, items }
 }
 
 fn relative_l2(got: impl IntoIterator<Item = f64>, expected: &[f32]) -> f64 {
@@ -108,56 +101,6 @@ fn the_graphs_are_the_towers() {
                 assert!(error <= tolerance::CLIP_F64, "{name} {what}: {error:e}");
             }
         }
-    }
-}
-
-/// Relative L2 error of a case through plan, packing, executor and kernels.
-fn error_on(c: &Case, device: &SharedDevice, caps: &Caps, dtype: DType) -> f64 {
-    let plan = plan::compile(c.graph.clone(), caps).expect(c.name);
-    let mut weights = |w: &plan::command::PackedWeight| c.checkpoint.packed(&w.tensors, &w.packing, w.dtype);
-    let mut executor = Executor::new(device, plan, None, &mut weights).expect(c.name);
-    executor.setup().expect("setup");
-    for (name, values) in &c.inputs {
-        executor.write_input(name, values).expect(name);
-    }
-    executor.run(&vec![Item::default(); c.items]).expect(c.name);
-    let mut got = vec![0.0; c.expected.len()];
-    executor.read_output("last_hidden_state", &mut got).expect(c.name);
-    let error = relative_l2(got.into_iter().map(f64::from), &c.expected);
-    println!("{} as {} on {}: relative L2 {error:.2e}", c.name, dtype.name(), caps.name);
-    error
-}
-
-fn hold(backend: Box<dyn Backend>, caps: &Caps, dtype: DType, limit: f64) {
-    let device = SharedDevice::new(backend);
-    for name in CASES {
-        let error = error_on(&load(name, dtype), &device, caps, dtype);
-        assert!(error <= limit, "{name} on {} in {}: relative L2 {error:e}", caps.name, dtype.name());
-    }
-}
-
-#[test]
-fn the_cpu_backend_computes_the_towers_in_every_storage_type() {
-    for (dtype, limit) in
-        [(DType::F32, tolerance::CLIP_F32), (DType::F16, tolerance::CLIP_F16), (DType::Bf16, tolerance::CLIP_BF16)]
-    {
-        let backend = tessera::backend::cpu::Cpu::new().expect("cpu");
-        let caps = backend.caps().clone();
-        hold(Box::new(backend), &caps, dtype, limit);
-    }
-}
-
-#[test]
-fn the_wgpu_backend_computes_the_towers_in_f32_and_f16() {
-    if adapters().is_empty() {
-        assert!(!knobs::is_on("TESSERA_REQUIRE_WGPU"), "wgpu is required and no adapter was found");
-        println!("SKIPPED: no wgpu adapter");
-        return;
-    }
-    for (dtype, limit) in [(DType::F32, tolerance::CLIP_F32), (DType::F16, tolerance::CLIP_F16)] {
-        let backend = WgpuBackend::open(0).expect("wgpu");
-        let caps = backend.caps().clone();
-        hold(Box::new(backend), &caps, dtype, limit);
     }
 }
 

@@ -28,15 +28,6 @@ pub(crate) const NETWORK_BF16_OF_BF16: f64 = 1.25;
 /// so only the outputs' storage in f32 (6e-8) and the embeddings' sum in f32 are left.
 pub(crate) const CLIP_F64: f64 = 2e-7;
 
-/// The same on the backends in f32: roundings of some fifteen layers. Measured: 1.8e-7 at most.
-pub(crate) const CLIP_F32: f64 = 1e-6;
-
-/// The same with activations and weights stored in f16. Measured: 5.1e-4 at most.
-pub(crate) const CLIP_F16: f64 = 1.2e-3;
-
-/// The same in bf16. Measured: 4.1e-3 at most.
-pub(crate) const CLIP_BF16: f64 = 1e-2;
-
 /// Difference of a scheduler's coefficients in f64 from those of diffusers' own code run in f64, relative or
 /// absolute, whichever is larger: both multiply a thousand factors, in another order of operations, and the
 /// coefficients are differences that cancel two digits at most.
