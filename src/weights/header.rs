@@ -9,7 +9,6 @@ use crate::fs::File;
 use crate::limits;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
-use std::collections::HashSet;
 use std::fmt;
 use std::io::{Read, Seek, SeekFrom};
 
@@ -196,7 +195,7 @@ pub(super) fn pickle(path: &str) -> Error {
 }
 
 struct Entry {
-    dtype: String,
+    dtype: StoredType,
     shape: Vec<u64>,
     range: [u64; 2],
 }
@@ -204,8 +203,7 @@ struct Entry {
 impl Entry {
     fn check(self, name: String, data_start: u64, file: usize) -> Result<TensorInfo, String> {
         let shown = quoted(&name);
-        let dtype = StoredType::parse(&self.dtype)
-            .ok_or_else(|| format!("`{shown}` has the unknown type `{}`", quoted(&self.dtype)))?;
+        let dtype = self.dtype;
         let bits = self.shape.iter().try_fold(dtype.bits(), |acc, &d| acc.checked_mul(d));
         let bytes = bits.ok_or_else(|| format!("`{shown}`: the shape {:?} overflows", self.shape))? / 8;
         let [begin, end] = self.range;
@@ -229,19 +227,17 @@ impl<'de> Visitor<'de> for HeaderVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut out = Vec::new();
-        let mut names = HashSet::new();
+        let mut out: Vec<(String, Entry)> = Vec::new();
         let mut adapter_text = None;
         while let Some(name) = map.next_key::<String>()? {
             if name.len() > limits::MAX_TENSOR_NAME {
                 let why = format!("a name of {} bytes, the limit is {}", name.len(), limits::MAX_TENSOR_NAME);
                 return Err(A::Error::custom(why));
             }
-            if !names.insert(name.clone()) {
-                return Err(A::Error::custom(format!("`{}` occurs twice", quoted(&name))));
-            }
             if name == "__metadata__" {
-                adapter_text = map.next_value::<Metadata>()?.0;
+                if adapter_text.replace(map.next_value::<Metadata>()?.0).is_some() {
+                    return Err(A::Error::custom("`__metadata__` occurs twice"));
+                }
                 continue;
             }
             if out.len() == limits::MAX_TENSORS {
@@ -250,7 +246,13 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             let entry = map.next_value::<Entry>().map_err(|e| A::Error::custom(format!("`{}`: {e}", quoted(&name))))?;
             out.push((name, entry));
         }
-        Ok((out, adapter_text))
+        // Names are looked at again only here: a set of their copies costs as much as reading the header.
+        let mut names: Vec<&str> = out.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        match names.windows(2).find(|w| w[0] == w[1]) {
+            Some(twice) => Err(A::Error::custom(format!("`{}` occurs twice", quoted(twice[0])))),
+            None => Ok((out, adapter_text.flatten())),
+        }
     }
 }
 
@@ -298,15 +300,14 @@ impl<'de> Visitor<'de> for EntryVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entry, A::Error> {
         let (mut dtype, mut shape, mut range) = (None, None, None);
-        while let Some(key) = map.next_key::<String>()? {
-            let again = match key.as_str() {
-                "dtype" => dtype.replace(map.next_value::<String>()?).is_some(),
-                "shape" => shape.replace(map.next_value::<Extents>()?.0).is_some(),
-                "data_offsets" => range.replace(map.next_value::<[u64; 2]>()?).is_some(),
-                _ => return Err(A::Error::custom(format!("unknown key `{}`", quoted(&key)))),
+        while let Some(key) = map.next_key::<Key>()? {
+            let (again, name) = match key {
+                Key::DType => (dtype.replace(map.next_value::<StoredType>()?).is_some(), "dtype"),
+                Key::Shape => (shape.replace(map.next_value::<Extents>()?.0).is_some(), "shape"),
+                Key::Range => (range.replace(map.next_value::<[u64; 2]>()?).is_some(), "data_offsets"),
             };
             if again {
-                return Err(A::Error::custom(format!("`{key}` occurs twice")));
+                return Err(A::Error::custom(format!("`{name}` occurs twice")));
             }
         }
         let missing = |key| A::Error::missing_field(key);
@@ -315,6 +316,50 @@ impl<'de> Visitor<'de> for EntryVisitor {
             shape: shape.ok_or_else(|| missing("shape"))?,
             range: range.ok_or_else(|| missing("data_offsets"))?,
         })
+    }
+}
+
+/// Keys of an entry. Read as texts where they stand, like types: a header has hundreds of thousands of them.
+enum Key {
+    DType,
+    Shape,
+    Range,
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Key, D::Error> {
+        struct V;
+        impl Visitor<'_> for V {
+            type Value = Key;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("dtype, shape or data_offsets")
+            }
+            fn visit_str<E: de::Error>(self, key: &str) -> Result<Key, E> {
+                match key {
+                    "dtype" => Ok(Key::DType),
+                    "shape" => Ok(Key::Shape),
+                    "data_offsets" => Ok(Key::Range),
+                    _ => Err(E::custom(format!("unknown key `{}`", quoted(key)))),
+                }
+            }
+        }
+        d.deserialize_identifier(V)
+    }
+}
+
+impl<'de> Deserialize<'de> for StoredType {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<StoredType, D::Error> {
+        struct V;
+        impl Visitor<'_> for V {
+            type Value = StoredType;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of an element type")
+            }
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<StoredType, E> {
+                StoredType::parse(name).ok_or_else(|| E::custom(format!("the unknown type `{}`", quoted(name))))
+            }
+        }
+        d.deserialize_str(V)
     }
 }
 
