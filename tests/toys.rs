@@ -16,9 +16,10 @@ use tessera::run::executor::{Executor, SharedDevice};
 use tessera::run::interpreter::{Control, Interpreter, RunStats};
 use tessera::run::{Cancel, Silent, TileOrder};
 use tessera::system::Program;
+use tessera::system::phase::{Block, CanvasOp, Coefficient, Contexts, Nesting, Phase, Sink, Source, WindowPhase};
 use tessera::system::program::{
-    Affine, Block, Canvas, CanvasId, CanvasOp, Coefficient, Contexts, Extent, GraphId, GridId, Nesting, Phase, Ratio,
-    Residency, Saved, SavedId, Sink, Source, Statistic, StatisticId, Table, TableId, WindowPhase,
+    Affine, Canvas, CanvasId, Extent, GraphId, GridId, Ratio, Residency, Saved, SavedId, Statistic, StatisticId, Table,
+    TableId,
 };
 use tessera::system::schedule::{BetaSchedule, Prediction, Schedule, alphas_cumprod, trailing};
 use tessera::tile::geometry::{Placement, Tiling};

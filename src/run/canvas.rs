@@ -3,9 +3,8 @@
 use crate::error::{Error, Kind, Result};
 use crate::noise;
 use crate::run::statistics::{Factors, Moments};
-use crate::system::program::{
-    CanvasId, CanvasOp, Coefficient, Program, Residency, SavedId, Source, StatisticId, WindowPhase,
-};
+use crate::system::phase::{CanvasOp, Coefficient, Source, WindowPhase};
+use crate::system::program::{CanvasId, Program, Residency, SavedId, StatisticId};
 use crate::tile::{RowRing, band};
 
 /// Rows that feed a canvas, top to bottom.

@@ -7,7 +7,8 @@ use super::sinks::Working;
 use super::window_phase::Prepared;
 use crate::error::{Error, Kind, Result};
 use crate::noise::{self, Key};
-use crate::system::program::{CanvasId, Nesting, Phase, Program, Source};
+use crate::system::phase::{Nesting, Phase, Source};
+use crate::system::program::{CanvasId, Program};
 use crate::tile::Grid;
 use std::time::Instant;
 

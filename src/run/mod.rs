@@ -10,6 +10,7 @@ pub mod executor;
 pub mod inspect;
 pub mod interpreter;
 pub mod options;
+mod port;
 mod shipped;
 mod sinks;
 pub mod statistics;

@@ -4,7 +4,8 @@
 use super::canvas::{Connections, World};
 use super::statistics::Moments;
 use crate::error::{Error, Kind, Result};
-use crate::system::program::{CanvasId, Program, Ratio, SavedId, Sink, StatisticId, WindowPhase};
+use crate::system::phase::{Sink, WindowPhase};
+use crate::system::program::{CanvasId, Program, Ratio, SavedId, StatisticId};
 use crate::tile::{BandBlend, BlendWeights, Grid, Window};
 use std::collections::BTreeMap;
 

@@ -9,7 +9,8 @@ use crate::abi::Item;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Lifetime, Op, Shape};
 use crate::noise;
-use crate::system::program::{Contexts, Program, Source, WindowPhase};
+use crate::system::phase::{Contexts, Source, WindowPhase};
+use crate::system::program::Program;
 use crate::tile::{Grid, Window};
 
 /// An input of a phase with its staging.

@@ -1,10 +1,8 @@
 //! Checks a program before anything is planned or run: every reference exists, every shape fits, bands are
 //! used by one pass.
 
-use super::program::{
-    Affine, Block, Canvas, CanvasId, CanvasOp, Coefficient, Contexts, Nesting, Phase, Program, Residency, Sink, Source,
-    StatisticId, WindowPhase, get, wrong,
-};
+use super::phase::{Block, CanvasOp, Coefficient, Contexts, Nesting, Phase, Sink, Source, WindowPhase};
+use super::program::{Affine, Canvas, CanvasId, Program, Residency, StatisticId, get, wrong};
 use crate::error::Result;
 use crate::graph::{Lifetime, Op, Shape};
 

@@ -4,6 +4,8 @@
 mod check;
 pub mod link;
 pub mod onestep;
+mod onestep_index;
+pub mod phase;
 pub mod program;
 pub mod registry;
 pub mod schedule;

@@ -10,10 +10,9 @@
 //! ```
 
 use super::link::Linker;
-use super::program::{
-    Block, Canvas, CanvasId, Contexts, Extent, GraphId, GridId, Nesting, Phase, Program, Ratio, Residency, Sink,
-    Source, Table, TableId, WindowPhase,
-};
+use super::onestep_index::Index;
+use super::phase::{Block, Contexts, Nesting, Phase, Sink, Source, WindowPhase};
+use super::program::{Canvas, CanvasId, Extent, GraphId, GridId, Program, Ratio, Residency, Table, TableId};
 use super::schedule::Schedule;
 use crate::error::{Error, Kind, Result};
 use crate::fs;
@@ -26,7 +25,7 @@ use crate::model::vae::AutoencoderKL;
 use crate::tile::geometry::{Placement, QUANTUM, Tiling};
 use crate::tile::{Grid, Ramp};
 use crate::weights::{Checkpoint, json};
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
 
 /// Class named by `model_index.json`.
@@ -103,7 +102,7 @@ pub struct Shaping {
     pub dtype: DType,
 }
 
-fn wrong(message: impl Into<String>) -> Error {
+pub(super) fn wrong(message: impl Into<String>) -> Error {
     Error::new(Kind::Weights, "system", message)
 }
 
@@ -383,67 +382,4 @@ fn affine(
 ) -> Result<crate::graph::ValueId> {
     let op = Pointwise { alpha: gain, beta: None, gamma: shift, act: Act::None, clamp: None, table: false };
     l.push(name, Op::Pointwise(op), &[v], dtype)
-}
-
-/// `model_index.json`, with errors that name it.
-struct Index<'a> {
-    name: &'a str,
-    map: &'a Map<String, Json>,
-}
-
-impl Index<'_> {
-    fn bad(&self, key: &str, expected: &str) -> Error {
-        let found = self.map.get(key).map_or_else(|| "missing".to_owned(), Json::to_string);
-        wrong(format!("{}: `{key}` is {}, expected {expected}", self.name, json::quoted(&found)))
-    }
-
-    fn only(&self, key: &str, value: &str) -> Result<()> {
-        if self.map.get(key).and_then(Json::as_str) == Some(value) { Ok(()) } else { Err(self.bad(key, value)) }
-    }
-
-    fn only_if_present(&self, key: &str, value: &Json) -> Result<()> {
-        match self.map.get(key) {
-            Some(v) if v != value => Err(self.bad(key, &value.to_string())),
-            _ => Ok(()),
-        }
-    }
-
-    fn integer(&self, key: &str) -> Result<u32> {
-        let value = self.map.get(key).and_then(Json::as_u64).and_then(|v| u32::try_from(v).ok());
-        value.ok_or_else(|| self.bad(key, "a whole number"))
-    }
-
-    fn text(&self, key: &str) -> Result<Option<&str>> {
-        match self.map.get(key) {
-            None | Some(Json::Null) => Ok(None),
-            Some(v) => v.as_str().map(Some).ok_or_else(|| self.bad(key, "a text")),
-        }
-    }
-
-    fn planes(&self) -> Result<Vec<Plane>> {
-        let Some(conditioning) = self.map.get("conditioning").filter(|v| !v.is_null()) else { return Ok(Vec::new()) };
-        let Some(list) = conditioning.get("planes").and_then(Json::as_array) else {
-            return Err(self.bad("conditioning", "an object with a list `planes`"));
-        };
-        let plane = |v: &Json| match v.as_str() {
-            Some("noise_strength") => Ok(Plane::Noise),
-            Some("jpeg_strength") => Ok(Plane::Jpeg),
-            Some("inverse_scale") => Ok(Plane::InverseScale),
-            _ => Err(self.bad("conditioning", "planes among noise_strength, jpeg_strength, inverse_scale")),
-        };
-        list.iter().map(plane).collect()
-    }
-
-    fn residual(&self) -> Result<bool> {
-        match self.map.get("residual") {
-            None | Some(Json::Null | Json::Bool(false)) => Ok(false),
-            Some(Json::Bool(true)) => Ok(true),
-            Some(Json::Object(r)) => {
-                let fits = r.get("base").and_then(Json::as_str).is_none_or(|b| b == "bicubic")
-                    && r.get("gain").and_then(Json::as_f64).is_none_or(|g| g == 1.0);
-                if fits { Ok(true) } else { Err(self.bad("residual", "base bicubic, gain 1")) }
-            }
-            Some(_) => Err(self.bad("residual", "an object or a truth value")),
-        }
-    }
 }

@@ -1,0 +1,69 @@
+//! The fields of a one-step model's `model_index.json`.
+
+use super::onestep::{Plane, wrong};
+use crate::error::{Error, Result};
+use crate::weights::json;
+use serde_json::{Map, Value as Json};
+
+/// `model_index.json`, with errors that name it.
+pub(super) struct Index<'a> {
+    pub(super) name: &'a str,
+    pub(super) map: &'a Map<String, Json>,
+}
+
+impl Index<'_> {
+    pub(super) fn bad(&self, key: &str, expected: &str) -> Error {
+        let found = self.map.get(key).map_or_else(|| "missing".to_owned(), Json::to_string);
+        wrong(format!("{}: `{key}` is {}, expected {expected}", self.name, json::quoted(&found)))
+    }
+
+    pub(super) fn only(&self, key: &str, value: &str) -> Result<()> {
+        if self.map.get(key).and_then(Json::as_str) == Some(value) { Ok(()) } else { Err(self.bad(key, value)) }
+    }
+
+    pub(super) fn only_if_present(&self, key: &str, value: &Json) -> Result<()> {
+        match self.map.get(key) {
+            Some(v) if v != value => Err(self.bad(key, &value.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn integer(&self, key: &str) -> Result<u32> {
+        let value = self.map.get(key).and_then(Json::as_u64).and_then(|v| u32::try_from(v).ok());
+        value.ok_or_else(|| self.bad(key, "a whole number"))
+    }
+
+    pub(super) fn text(&self, key: &str) -> Result<Option<&str>> {
+        match self.map.get(key) {
+            None | Some(Json::Null) => Ok(None),
+            Some(v) => v.as_str().map(Some).ok_or_else(|| self.bad(key, "a text")),
+        }
+    }
+
+    pub(super) fn planes(&self) -> Result<Vec<Plane>> {
+        let Some(conditioning) = self.map.get("conditioning").filter(|v| !v.is_null()) else { return Ok(Vec::new()) };
+        let Some(list) = conditioning.get("planes").and_then(Json::as_array) else {
+            return Err(self.bad("conditioning", "an object with a list `planes`"));
+        };
+        let plane = |v: &Json| match v.as_str() {
+            Some("noise_strength") => Ok(Plane::Noise),
+            Some("jpeg_strength") => Ok(Plane::Jpeg),
+            Some("inverse_scale") => Ok(Plane::InverseScale),
+            _ => Err(self.bad("conditioning", "planes among noise_strength, jpeg_strength, inverse_scale")),
+        };
+        list.iter().map(plane).collect()
+    }
+
+    pub(super) fn residual(&self) -> Result<bool> {
+        match self.map.get("residual") {
+            None | Some(Json::Null | Json::Bool(false)) => Ok(false),
+            Some(Json::Bool(true)) => Ok(true),
+            Some(Json::Object(r)) => {
+                let fits = r.get("base").and_then(Json::as_str).is_none_or(|b| b == "bicubic")
+                    && r.get("gain").and_then(Json::as_f64).is_none_or(|g| g == 1.0);
+                if fits { Ok(true) } else { Err(self.bad("residual", "base bicubic, gain 1")) }
+            }
+            Some(_) => Err(self.bad("residual", "an object or a truth value")),
+        }
+    }
+}

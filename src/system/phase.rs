@@ -1,0 +1,189 @@
+//! Phases of a program: which graph runs over which windows, where its operands come from and where its
+//! results go; what is done to whole canvases; and how phases repeat.
+
+use super::program::{Affine, CanvasId, GraphId, GridId, Ratio, SavedId, StatisticId, TableId};
+use crate::tile::Ramp;
+
+/// Where a graph input's values come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// The same values always; as many as the input's rows or one item needs.
+    Constant(Vec<f32>),
+    /// A table: all its rows for inputs over steps, contexts or the job; the window's own row for inputs
+    /// that differ by window.
+    Table(TableId),
+    /// `gain * canvas + shift`, cut at the window, mirrored beyond the canvas.
+    Crop {
+        /// The canvas.
+        canvas: CanvasId,
+        /// Its pixels per grid pixel.
+        ratio: Ratio,
+        /// Factor.
+        gain: f32,
+        /// Constant.
+        shift: f32,
+    },
+    /// What an earlier phase or step saved for this window, then `affine`; `initial` stands in at step 0.
+    Saved {
+        /// The value.
+        saved: SavedId,
+        /// Applied on the way.
+        affine: Option<Affine>,
+        /// Used at step 0.
+        initial: Option<Box<Source>>,
+    },
+    /// What every window saved, in window order: one long table for an input over contexts or the job.
+    Gather(SavedId),
+    /// Standard normals times `gain` at the pixel's own position in the picture, the same in every window.
+    Noise {
+        /// Stage of a cascade.
+        stage: u16,
+        /// See `noise::Key`.
+        purpose: u16,
+        /// Factor.
+        gain: f32,
+    },
+}
+
+/// Where a graph output goes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sink {
+    /// Weighted into a canvas: `sum over branches of gains[branch] * value`, then the blend weights.
+    Blend {
+        /// The canvas.
+        canvas: CanvasId,
+        /// Its pixels per grid pixel.
+        ratio: Ratio,
+        /// Weights in the overlaps.
+        ramp: Ramp,
+        /// Grid pixels at inner edges that do not count.
+        halo: u32,
+        /// Factor per branch.
+        gains: Vec<f32>,
+        /// Only at the block's last step.
+        last_step_only: bool,
+    },
+    /// Kept for the window, branches combined by `gains`.
+    Save {
+        /// The value.
+        saved: SavedId,
+        /// Factor per branch.
+        gains: Vec<f32>,
+    },
+    /// Moments per channel over the window's cell (cells divide the picture without overlap), merged in
+    /// window order. The first branch counts.
+    Moments {
+        /// Result.
+        statistic: StatisticId,
+        /// The output's pixels per grid pixel.
+        ratio: Ratio,
+    },
+}
+
+/// Which row of the tables over contexts an item reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contexts {
+    /// Row = branch.
+    Branch,
+    /// Row = `rows[window] * branches + branch`: a prompt per window.
+    Window(Vec<u32>),
+}
+
+/// One graph over a window list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WindowPhase {
+    /// Name, for progress and messages.
+    pub name: String,
+    /// The graph; its batch is the launch's.
+    pub graph: GraphId,
+    /// The windows.
+    pub grid: GridId,
+    /// Guidance branches: items per window.
+    pub branches: u32,
+    /// Context rows.
+    pub contexts: Contexts,
+    /// One source per graph input, by name.
+    pub sources: Vec<(String, Source)>,
+    /// Sinks of graph outputs, by name; an output may have several.
+    pub sinks: Vec<(String, Sink)>,
+}
+
+/// A coefficient of a canvas operation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Coefficient {
+    /// Fixed.
+    Value(f32),
+    /// Column of the table's row of the current step.
+    Step(TableId, usize),
+}
+
+/// Work on whole canvases, done on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CanvasOp {
+    /// `to = clamp(sum of coefficient * canvas + coefficient * noise + constant)`, pixel by pixel. `to` may be
+    /// one of the terms.
+    Combine {
+        /// Written.
+        to: CanvasId,
+        /// Read.
+        terms: Vec<(CanvasId, Coefficient)>,
+        /// Standard normals, with their stage and purpose.
+        noise: Option<(u16, u16, Coefficient)>,
+        /// Added.
+        constant: f32,
+        /// Bounds applied last.
+        clamp: Option<[f32; 2]>,
+    },
+    /// Bicubic (a = -0.5, antialiased when shrinking, edges clamped).
+    Resize {
+        /// Read.
+        from: CanvasId,
+        /// Written.
+        to: CanvasId,
+    },
+    /// Moments of a canvas.
+    Moments {
+        /// Read.
+        from: CanvasId,
+        /// Result.
+        to: StatisticId,
+    },
+    /// Per-channel factors from statistics.
+    Affine {
+        /// Read.
+        from: CanvasId,
+        /// The factors.
+        affine: Affine,
+        /// Written; may be `from`.
+        to: CanvasId,
+    },
+}
+
+/// One phase.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    /// A graph over windows.
+    Windows(WindowPhase),
+    /// Whole canvases.
+    Canvas(CanvasOp),
+}
+
+/// Which loop is outside when a block repeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nesting {
+    /// Every phase over all windows, then the next step.
+    StepOutside,
+    /// All steps of one batch of windows, then the next batch: window phases of one grid only.
+    WindowOutside,
+}
+
+/// Phases in order, repeated over steps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Block {
+    /// Repetitions; `Item::step_row` counts them.
+    pub steps: u32,
+    /// Nesting of the loops.
+    pub nesting: Nesting,
+    /// The phases.
+    pub phases: Vec<Phase>,
+}
