@@ -10,7 +10,7 @@ pub struct Knob {
 }
 
 /// Every environment variable the program reads.
-pub const KNOBS: [Knob; 3] = [
+pub const KNOBS: [Knob; 5] = [
     Knob {
         name: "TESSERA_WEIGHTS",
         meaning: "folder that holds the shipped models (default: beside the program, then the source tree)",
@@ -19,6 +19,14 @@ pub const KNOBS: [Knob; 3] = [
     Knob {
         name: "TESSERA_REQUIRE_WGPU",
         meaning: "1 makes tests fail, instead of skip, where no wgpu adapter is found",
+    },
+    Knob {
+        name: "TESSERA_REQUIRE_MOCK",
+        meaning: "1 makes tests fail, instead of skip, where the mock CUDA driver cannot be built",
+    },
+    Knob {
+        name: "TESSERA_CUDA_SYNC",
+        meaning: "1 starts CUDA kernels one by one and waits for each, so that an error names the kernel",
     },
 ];
 

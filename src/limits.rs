@@ -79,7 +79,8 @@ pub const MAX_VALUE_ELEMENTS: u64 = (1 << 31) - 1;
 pub const MAX_NODES: usize = 1 << 20;
 /// Most channels of one graph value.
 pub const MAX_CHANNELS: u64 = 1 << 20;
-/// Most workgroups per grid dimension on wgpu; grids fold into two dimensions above it.
+/// Most workgroups (blocks) per grid dimension; grids fold into two dimensions above it. wgpu grants no more in
+/// any, CUDA no more in the second.
 pub const MAX_GRID_DIM: u32 = 65_535;
 /// Most storage bindings of one kernel (the WebGPU default limit).
 pub const MAX_BINDINGS: usize = 8;
@@ -95,3 +96,22 @@ pub const WGPU_SEGMENT_BYTES: u64 = 4 << 30;
 pub const WGPU_WAIT_SECONDS: u64 = 1_800;
 /// Bytes of the read-back buffer, and of uploads in flight, of a wgpu device.
 pub const WGPU_STAGING_BYTES: u64 = 16 << 20;
+
+/// Oldest CUDA version of a driver that is used, 1000 times the major plus 10 times the minor number: 12.0, the
+/// 525 drivers. All functions called are older; earlier drivers were never looked at.
+pub const CUDA_MIN_DRIVER: u32 = 12_000;
+/// Oldest major compute capability: 8, Ampere, the first with asynchronous copies and bf16.
+pub const CUDA_MIN_CAPABILITY: u32 = 8;
+/// Most bytes of shared memory a block of a kernel may ask for: what the smallest cards from Ampere on grant
+/// (compute capability 8.6, 8.9 and 12.x: 99 KiB).
+pub const CUDA_MAX_SHARED: u32 = 99 << 10;
+/// Bytes of dynamic shared memory that a kernel may have without asking for them.
+pub const CUDA_PLAIN_SHARED: u32 = 48 << 10;
+/// Floating-point operations of one segment of a list on a CUDA device: 50 ms at 4 TFLOP/s.
+pub const CUDA_SEGMENT_FLOPS: u64 = 200_000_000_000;
+/// Bytes moved by one segment: 50 ms at 160 GB/s, the slowest cards from Ampere on.
+pub const CUDA_SEGMENT_BYTES: u64 = 8 << 30;
+/// Longest wait for two segments, seconds: meant to be 50 ms each, so a kernel that takes this long hangs.
+pub const CUDA_WAIT_SECONDS: u64 = 120;
+/// Bytes of the pinned memory that transfers go through.
+pub const CUDA_STAGING_BYTES: u64 = 16 << 20;

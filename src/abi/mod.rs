@@ -1,5 +1,6 @@
 //! The kernel table: stems, their bindings in order, their parameter structs, and per backend the
-//! variants with what each supports. `shaders/shared/abi.wgsl` is generated from here.
+//! variants with what each supports. `shaders/shared/abi.wgsl` and `kernels/shared/abi.cuh` are generated
+//! from here.
 //!
 //! A stem is a meaning with declared optional parts; a variant is one way to compute it on one backend.
 
@@ -204,6 +205,8 @@ pub enum BackendKind {
     Cpu,
     /// WGSL through wgpu.
     Wgpu,
+    /// PTX through the CUDA driver.
+    Cuda,
 }
 
 /// What the planner knows of a device: plain data, no handles.
@@ -255,6 +258,21 @@ impl Caps {
             max_grid: crate::limits::MAX_GRID_DIM,
             storage: DType::F16,
             dtypes: vec![DType::F32, DType::F16],
+            memory: None,
+            software: false,
+        }
+    }
+
+    /// Any CUDA device that runs the kernels (also what a plan without one assumes).
+    pub fn cuda_default() -> Caps {
+        Caps {
+            kind: BackendKind::Cuda,
+            name: "cuda (any device)".into(),
+            max_chunk: u64::MAX,
+            max_binding: u64::MAX,
+            max_grid: crate::limits::MAX_GRID_DIM,
+            storage: DType::F16,
+            dtypes: vec![DType::F32, DType::F16, DType::Bf16],
             memory: None,
             software: false,
         }

@@ -22,6 +22,9 @@ const OVERLAP_BOUNDS: [u32; 2] = [16, 32];
 const HOST_OVERHEAD: u64 = 48 << 20;
 /// Beside what is planned: pipelines, command buffers and staging of a GPU driver.
 const DRIVER_OVERHEAD: u64 = 64 << 20;
+/// The same of a CUDA driver: a context with its compiled modules takes 200 to 500 MB by what others report;
+/// not measured here.
+const CUDA_OVERHEAD: u64 = 512 << 20;
 
 /// Bytes a job takes at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -148,6 +151,7 @@ fn needs(engine: &Engine, plan: &Plan, program: &Program, rows: u64) -> Needs {
     match engine.caps().kind {
         BackendKind::Cpu => Needs { device: planned, host: host + planned },
         BackendKind::Wgpu => Needs { device: planned + DRIVER_OVERHEAD, host },
+        BackendKind::Cuda => Needs { device: planned + CUDA_OVERHEAD, host },
     }
 }
 

@@ -7,11 +7,8 @@ fn any(_: &Params, _: Types, _: &Caps) -> bool {
     true
 }
 
-/// An odd crop is refused: its last row would need weights of its own, where one of the taps that fall
-/// on the same input pixel reads zero.
 fn is_upsample(p: &Params, _: Types, _: &Caps) -> bool {
-    matches!(p, Params::Conv2d(c) if c.upsample == 1 && c.kernel == 3 && c.stride == 1
-        && c.pad_top == 1 && c.pad_left == 1 && c.pitch_x2 == 0 && c.oh == 2 * c.h && c.ow == 2 * c.w)
+    super::doubles(p)
 }
 
 fn one(_: &Params, _: Types) -> [u32; 3] {

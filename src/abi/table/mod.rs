@@ -2,10 +2,12 @@
 //! weight is packed, its grid and its scratch. Selection is a pure function of (parameters, types, caps).
 
 mod cpu;
+pub mod cuda;
 pub mod wgpu;
 
 use super::{BackendKind, Caps, Params, Stem, Types};
 use crate::error::{Error, Kind, Result};
+use crate::limits::MAX_GRID_DIM;
 
 /// How a variant wants its `weight` binding packed; the planner fills in the extents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,6 +42,7 @@ pub fn rows(kind: BackendKind) -> &'static [Row] {
     match kind {
         BackendKind::Cpu => cpu::ROWS,
         BackendKind::Wgpu => wgpu::ROWS,
+        BackendKind::Cuda => cuda::ROWS,
     }
 }
 
@@ -81,5 +84,63 @@ pub fn in_place(kind: BackendKind, params: &Params, types: Types) -> Option<usiz
         | Params::NormFinalize(_)
         | Params::LayerNorm(_)
         | Params::TimeEmbedding(_) => None,
+    }
+}
+
+/// `groups` workgroups (blocks) in two dimensions, each at most [`MAX_GRID_DIM`]; kernels undo it with
+/// `y * (groups in x) + x` and skip the surplus.
+fn fold(groups: u64) -> [u32; 3] {
+    let rows = groups.div_ceil(u64::from(MAX_GRID_DIM)).max(1);
+    let columns = groups.div_ceil(rows).max(1);
+    // Beyond 2^32 workgroups the saturated grid is refused by the device's limit.
+    [u32::try_from(columns).unwrap_or(u32::MAX), u32::try_from(rows).unwrap_or(u32::MAX), 1]
+}
+
+fn product(factors: &[u32]) -> u64 {
+    factors.iter().fold(1u64, |acc, &f| acc.saturating_mul(u64::from(f)))
+}
+
+/// Whether the weight of this convolution may be folded into four 2x2 ones. That needs the doubled input
+/// whole: a cropped last row would count as zero in the 3x3, but its weight is already inside the 2x2.
+fn doubles(p: &Params) -> bool {
+    matches!(p, Params::Conv2d(c) if c.upsample == 1 && c.kernel == 3 && c.stride == 1
+        && c.pad_top == 1 && c.pad_left == 1 && c.pitch_x2 == 0 && c.oh == 2 * c.h && c.ow == 2 * c.w)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::params::Conv2dParams;
+
+    #[test]
+    fn grids_fold_and_cover() {
+        for groups in [0, 1, 65_535, 65_536, 131_071, 1 << 24, 65_535 * 65_535] {
+            let [x, y, z] = fold(groups);
+            assert!(x <= MAX_GRID_DIM && y <= MAX_GRID_DIM && z == 1, "{groups}: {x} {y}");
+            assert!(u64::from(x) * u64::from(y) >= groups);
+        }
+    }
+
+    #[test]
+    fn a_cropped_upsample_is_not_folded() {
+        let mut c = Conv2dParams {
+            n: 1,
+            h: 4,
+            w: 4,
+            pitch_x: 8,
+            oh: 8,
+            ow: 8,
+            oc: 8,
+            pitch_y: 8,
+            kernel: 3,
+            stride: 1,
+            pad_top: 1,
+            pad_left: 1,
+            upsample: 1,
+            ..Conv2dParams::default()
+        };
+        assert!(doubles(&Params::Conv2d(c)));
+        c.ow = 7;
+        assert!(!doubles(&Params::Conv2d(c)));
     }
 }

@@ -1,9 +1,8 @@
 //! The wgpu backend's variants: rows, and the permutation of the stem's shader behind each.
 
-use super::{Row, WeightForm};
+use super::{Row, WeightForm, fold, product};
 use crate::abi::params::Conv2dParams;
 use crate::abi::{Caps, Params, Stem, Types};
-use crate::limits::MAX_GRID_DIM;
 
 /// Flags and constants that make a shader this variant, see `backend/wgpu/preprocess.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,11 +64,8 @@ fn tiled_gemm(p: &Params, types: Types, caps: &Caps) -> bool {
     tiled(p, types, caps) && !is_geglu(p)
 }
 
-/// The fold needs the doubled input whole: a cropped last row would count as zero in the 3x3, but its weight
-/// is already inside the 2x2.
 fn doubles(p: &Params, _: Types, _: &Caps) -> bool {
-    matches!(p, Params::Conv2d(c) if c.upsample == 1 && c.kernel == 3 && c.stride == 1
-        && c.pad_top == 1 && c.pad_left == 1 && c.pitch_x2 == 0 && c.oh == 2 * c.h && c.ow == 2 * c.w)
+    super::doubles(p)
 }
 
 fn tiled_doubles(p: &Params, types: Types, caps: &Caps) -> bool {
@@ -93,22 +89,9 @@ fn none(_: &Params, _: Types) -> u64 {
     0
 }
 
-/// `groups` workgroups in two dimensions, each at most [`MAX_GRID_DIM`]; kernels undo it with
-/// `y * num_workgroups.x + x` and skip the surplus.
-fn fold(groups: u64) -> [u32; 3] {
-    let rows = groups.div_ceil(u64::from(MAX_GRID_DIM)).max(1);
-    let columns = groups.div_ceil(rows).max(1);
-    // Beyond 2^32 workgroups the saturated grid is refused by the device's limit.
-    [u32::try_from(columns).unwrap_or(u32::MAX), u32::try_from(rows).unwrap_or(u32::MAX), 1]
-}
-
 /// Workgroups for `invocations` invocations.
 fn flat(invocations: u64) -> [u32; 3] {
     fold(invocations.div_ceil(u64::from(LANES)))
-}
-
-fn product(factors: &[u32]) -> u64 {
-    factors.iter().fold(1u64, |acc, &f| acc.saturating_mul(u64::from(f)))
 }
 
 /// Runs of `tile` pixels: over the whole launch, or per phase of each item in the folded form.
@@ -292,39 +275,5 @@ mod tests {
         let rows: Vec<_> = ROWS.iter().map(|r| (r.stem, r.variant)).collect();
         let permutations: Vec<_> = PERMUTATIONS.iter().map(|p| (p.stem, p.variant)).collect();
         assert_eq!(rows, permutations);
-    }
-
-    #[test]
-    fn grids_fold_and_cover() {
-        for groups in [0, 1, 65_535, 65_536, 131_071, 1 << 24, 65_535 * 65_535] {
-            let [x, y, z] = fold(groups);
-            assert!(x <= MAX_GRID_DIM && y <= MAX_GRID_DIM && z == 1, "{groups}: {x} {y}");
-            assert!(u64::from(x) * u64::from(y) >= groups);
-        }
-    }
-
-    #[test]
-    fn a_cropped_upsample_is_not_folded() {
-        let caps = Caps::wgpu_default();
-        let types = Types { x: crate::graph::DType::F16, w: crate::graph::DType::F16, y: crate::graph::DType::F16 };
-        let mut c = Conv2dParams {
-            n: 1,
-            h: 4,
-            w: 4,
-            pitch_x: 8,
-            oh: 8,
-            ow: 8,
-            oc: 8,
-            pitch_y: 8,
-            kernel: 3,
-            stride: 1,
-            pad_top: 1,
-            pad_left: 1,
-            upsample: 1,
-            ..Conv2dParams::default()
-        };
-        assert!(doubles(&Params::Conv2d(c), types, &caps));
-        c.ow = 7;
-        assert!(!doubles(&Params::Conv2d(c), types, &caps));
     }
 }

@@ -1,0 +1,231 @@
+//! The CUDA backend's variants: rows, and how the kernel behind each is launched and called.
+
+use super::{Row, WeightForm, doubles, fold, product};
+use crate::abi::params::Conv2dParams;
+use crate::abi::{Caps, Params, Stem, Types};
+use crate::graph::dtype::DType;
+
+/// How a variant is launched; `kernels/launch.txt` says the same of the kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Launch {
+    /// The stem.
+    pub stem: Stem,
+    /// The row's name.
+    pub variant: &'static str,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Bytes of dynamic shared memory of a block.
+    pub shared: u32,
+}
+
+/// Rows and columns of a block's tile in the products on the plain units.
+const SIMT_TILE: u32 = 64;
+/// Rows of a block's tile in the products on tensor cores.
+const MMA_ROWS: u32 = 128;
+/// Columns of the wide and of the narrow tile there.
+const MMA_COLUMNS: [u32; 2] = [128, 64];
+/// Bytes of shared memory of those: the stages of the two operands' pipeline.
+const MMA_SHARED: u32 = 49_152;
+/// Channels that a thread of the elementwise kernels takes, and a thread of the others.
+const CHANNELS: u32 = 8;
+/// Channels of a block of `group_norm_stats`.
+const STATS_CHANNELS: u32 = 64;
+/// Rows of a block of `layer_norm`: one for each warp.
+const LAYER_NORM_ROWS: u32 = 4;
+/// Threads of the elementwise kernels, and of `time_embedding`.
+const FLAT_THREADS: u32 = 256;
+/// See [`FLAT_THREADS`].
+const TIME_THREADS: u32 = 128;
+
+fn any(_: &Params, _: Types, _: &Caps) -> bool {
+    true
+}
+
+/// Tensor cores multiply one half type and sum in f32; the result is that type or f32.
+fn half(_: &Params, t: Types, _: &Caps) -> bool {
+    matches!(t.x, DType::F16 | DType::Bf16) && t.w == t.x && (t.y == t.x || t.y == DType::F32)
+}
+
+/// Columns that the tiles of a product cover.
+fn columns(p: &Params) -> u32 {
+    match p {
+        Params::Conv2d(c) => c.pitch_y,
+        Params::Gemm(g) => g.pitch_y * (1 + (g.parts & 1)),
+        _ => 0,
+    }
+}
+
+/// Whether the wide tile covers the columns without more waste than the narrow one.
+fn wide(p: &Params, types: Types, caps: &Caps) -> bool {
+    let [wide, narrow] = MMA_COLUMNS;
+    half(p, types, caps) && columns(p).div_ceil(wide) * wide == columns(p).div_ceil(narrow) * narrow
+}
+
+fn half_doubles(p: &Params, types: Types, caps: &Caps) -> bool {
+    half(p, types, caps) && doubles(p)
+}
+
+fn wide_doubles(p: &Params, types: Types, caps: &Caps) -> bool {
+    wide(p, types, caps) && doubles(p)
+}
+
+fn none(_: &Params, _: Types) -> u64 {
+    0
+}
+
+/// Blocks of a convolution: tiles of pixels by tiles of channels; per phase, over the input's pixels, where
+/// the doubled input is folded.
+fn conv_blocks(c: &Conv2dParams, rows: u32, columns: u32, phases: u32) -> [u32; 3] {
+    let pixels = if phases == 1 { product(&[c.n, c.oh, c.ow]) } else { product(&[c.n, c.h, c.w]) };
+    fold(pixels.div_ceil(u64::from(rows)) * product(&[phases, c.pitch_y.div_ceil(columns)]))
+}
+
+fn blocks(p: &Params, rows: u32, tile: u32, phases: u32) -> [u32; 3] {
+    match p {
+        Params::Conv2d(c) => conv_blocks(c, rows, tile, phases),
+        Params::Gemm(g) => fold(product(&[g.m.div_ceil(rows), columns(p).div_ceil(tile)])),
+        _ => fold(1),
+    }
+}
+
+fn simt(p: &Params, _: Types) -> [u32; 3] {
+    blocks(p, SIMT_TILE, SIMT_TILE, 1)
+}
+
+fn mma<const NARROW: usize>(p: &Params, _: Types) -> [u32; 3] {
+    blocks(p, MMA_ROWS, MMA_COLUMNS[NARROW], 1)
+}
+
+fn mma_phases<const NARROW: usize>(p: &Params, _: Types) -> [u32; 3] {
+    blocks(p, MMA_ROWS, MMA_COLUMNS[NARROW], 4)
+}
+
+fn flat(chunks: u64, threads: u32) -> [u32; 3] {
+    fold(chunks.div_ceil(u64::from(threads)))
+}
+
+fn others(p: &Params, _: Types) -> [u32; 3] {
+    match p {
+        Params::GroupNormStats(s) => {
+            fold(product(&[s.n, s.blocks, (s.pitch_x + s.pitch_x2).div_ceil(STATS_CHANNELS)]))
+        }
+        Params::NormFinalize(f) => fold(product(&[f.n, f.groups])),
+        Params::NormApply(a) => flat(product(&[a.n, a.pixels, a.pitch_y / CHANNELS]), FLAT_THREADS),
+        Params::LayerNorm(l) => fold(u64::from(l.rows.div_ceil(LAYER_NORM_ROWS))),
+        Params::TimeEmbedding(t) => flat(product(&[t.rows, t.pitch / CHANNELS]), TIME_THREADS),
+        Params::Pointwise(w) => flat(product(&[w.n, w.pixels, w.pitch_y / CHANNELS]), FLAT_THREADS),
+        Params::Conv2d(_) | Params::Gemm(_) | Params::Attention(_) => fold(1),
+    }
+}
+
+const fn row(
+    stem: Stem,
+    variant: &'static str,
+    accepts: fn(&Params, Types, &Caps) -> bool,
+    weight: WeightForm,
+    grid: fn(&Params, Types) -> [u32; 3],
+) -> Row {
+    Row { stem, variant, accepts, weight, grid, scratch: none }
+}
+
+/// See the module. `base` serves every type on the plain units; the tiles of one kernel family sum in the same
+/// order, so which of them runs changes no bit.
+pub(super) const ROWS: &[Row] = &[
+    row(Stem::Conv2d, "up2x2_mma", wide_doubles, WeightForm::Up2x2, mma_phases::<0>),
+    row(Stem::Conv2d, "up2x2_mma_n64", half_doubles, WeightForm::Up2x2, mma_phases::<1>),
+    row(Stem::Conv2d, "mma", wide, WeightForm::Kn, mma::<0>),
+    row(Stem::Conv2d, "mma_n64", half, WeightForm::Kn, mma::<1>),
+    row(Stem::Conv2d, "base", any, WeightForm::Kn, simt),
+    row(Stem::Gemm, "mma", wide, WeightForm::Kn, mma::<0>),
+    row(Stem::Gemm, "mma_n64", half, WeightForm::Kn, mma::<1>),
+    row(Stem::Gemm, "base", any, WeightForm::Kn, simt),
+    row(Stem::GroupNormStats, "base", any, WeightForm::None, others),
+    row(Stem::NormFinalize, "base", any, WeightForm::None, others),
+    row(Stem::NormApply, "base", any, WeightForm::None, others),
+    row(Stem::LayerNorm, "base", any, WeightForm::None, others),
+    row(Stem::TimeEmbedding, "base", any, WeightForm::None, others),
+    row(Stem::Pointwise, "base", any, WeightForm::None, others),
+];
+
+const fn launch(stem: Stem, variant: &'static str, threads: u32, shared: u32) -> Launch {
+    Launch { stem, variant, threads, shared }
+}
+
+/// One entry per row, in the same order.
+pub const LAUNCHES: &[Launch] = &[
+    launch(Stem::Conv2d, "up2x2_mma", 256, MMA_SHARED),
+    launch(Stem::Conv2d, "up2x2_mma_n64", 256, MMA_SHARED),
+    launch(Stem::Conv2d, "mma", 256, MMA_SHARED),
+    launch(Stem::Conv2d, "mma_n64", 256, MMA_SHARED),
+    launch(Stem::Conv2d, "base", 256, 0),
+    launch(Stem::Gemm, "mma", 256, MMA_SHARED),
+    launch(Stem::Gemm, "mma_n64", 256, MMA_SHARED),
+    launch(Stem::Gemm, "base", 256, 0),
+    launch(Stem::GroupNormStats, "base", 256, 0),
+    launch(Stem::NormFinalize, "base", 128, 0),
+    launch(Stem::NormApply, "base", FLAT_THREADS, 0),
+    launch(Stem::LayerNorm, "base", 32 * LAYER_NORM_ROWS, 0),
+    launch(Stem::TimeEmbedding, "base", TIME_THREADS, 0),
+    launch(Stem::Pointwise, "base", FLAT_THREADS, 0),
+];
+
+/// How `variant` of `stem` is launched, if there is one.
+pub fn find(stem: Stem, variant: &str) -> Option<&'static Launch> {
+    LAUNCHES.iter().find(|l| l.stem == stem && l.variant == variant)
+}
+
+/// The kernel's name in its module: `<stem>_<variant>_<x>_<w>_<y>`. Stems without a weight have the type of
+/// their source in its place; statistics and (a, b) are f32 whatever a launch says of them.
+pub fn entry(stem: Stem, variant: &str, types: Types) -> String {
+    let Types { x, w, y } = types;
+    let f32 = DType::F32;
+    let [x, w, y] = match stem {
+        Stem::Conv2d | Stem::Gemm => [x, w, y],
+        Stem::GroupNormStats => [x, x, f32],
+        Stem::NormFinalize => [f32; 3],
+        Stem::TimeEmbedding => [f32, f32, y],
+        Stem::Attention | Stem::NormApply | Stem::LayerNorm | Stem::Pointwise => [x, x, y],
+    };
+    format!("{}_{variant}_{}_{}_{}", stem.name(), x.name(), w.name(), y.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::params::GemmParams;
+
+    #[test]
+    fn every_row_has_its_launch() {
+        let rows: Vec<_> = ROWS.iter().map(|r| (r.stem, r.variant)).collect();
+        let launches: Vec<_> = LAUNCHES.iter().map(|l| (l.stem, l.variant)).collect();
+        assert_eq!(rows, launches);
+        for l in LAUNCHES {
+            assert!(l.threads % 32 == 0 && l.threads <= 1024 && l.shared <= crate::limits::CUDA_MAX_SHARED, "{l:?}");
+        }
+    }
+
+    #[test]
+    fn products_go_to_tensor_cores_in_half_types() {
+        let caps = Caps::cuda_default();
+        let types = |x, w, y| Types { x, w, y };
+        let chosen = |n: u32, types| {
+            let p = Params::Gemm(GemmParams { m: 5, n, k: 8, pitch_y: n, ..GemmParams::default() });
+            super::super::select(&p, types, &caps).map(|r| (r.variant, (r.grid)(&p, types)))
+        };
+        let f16 = types(DType::F16, DType::F16, DType::F16);
+        assert_eq!(chosen(320, f16).ok(), Some(("mma_n64", [5, 1, 1])));
+        assert_eq!(chosen(640, f16).ok(), Some(("mma", [5, 1, 1])));
+        assert_eq!(chosen(72, types(DType::Bf16, DType::Bf16, DType::F32)).ok(), Some(("mma", [1, 1, 1])));
+        assert_eq!(chosen(72, types(DType::F32, DType::F16, DType::F16)).ok(), Some(("base", [2, 1, 1])));
+        assert_eq!(chosen(72, types(DType::F32, DType::F32, DType::F32)).ok(), Some(("base", [2, 1, 1])));
+    }
+
+    #[test]
+    fn kernels_are_called_after_their_types() {
+        let t = Types { x: DType::F16, w: DType::F32, y: DType::Bf16 };
+        assert_eq!(entry(Stem::Conv2d, "mma", t), "conv2d_mma_f16_f32_bf16");
+        assert_eq!(entry(Stem::Pointwise, "base", t), "pointwise_base_f16_f16_bf16");
+        assert_eq!(entry(Stem::GroupNormStats, "base", t), "group_norm_stats_base_f16_f16_f32");
+        assert_eq!(entry(Stem::NormFinalize, "base", t), "norm_finalize_base_f32_f32_f32");
+    }
+}

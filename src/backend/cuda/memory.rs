@@ -1,0 +1,107 @@
+//! Buffers of a CUDA device: one allocation each, transfers through pinned memory.
+
+use super::driver::{DeviceMemory, Staging, Stream};
+use super::faults::Faults;
+use crate::backend::BufferId;
+use crate::error::{Error, Kind, Result};
+use crate::extent;
+
+/// The buffers of one device. Places in the table are reused; the executor that frees a buffer also discards
+/// the lists that name it.
+pub(super) struct Memory {
+    entries: Vec<Option<DeviceMemory>>,
+    allocated: u64,
+    staging: Staging,
+}
+
+fn bad(why: String) -> Error {
+    Error::new(Kind::Internal, "cuda", why)
+}
+
+impl Memory {
+    pub(super) fn new(staging: Staging) -> Memory {
+        Memory { entries: Vec::new(), allocated: 0, staging }
+    }
+
+    /// A zeroed buffer of at least `bytes`.
+    pub(super) fn alloc(&mut self, stream: &Stream, faults: &mut Faults, bytes: u64, label: &str) -> Result<BufferId> {
+        let size = extent::round_up(bytes.max(1), extent::ARENA_ALIGN);
+        let doing = format_args!("allocating {size} bytes ({label})");
+        faults.check(doing)?;
+        let memory = DeviceMemory::zeroed(stream, size).map_err(|e| faults.error(doing, e))?;
+        if !memory.address().is_multiple_of(extent::ARENA_ALIGN) {
+            return Err(bad(format!("an allocation at {:#x} is not aligned", memory.address())));
+        }
+        let index = match self.entries.iter().position(Option::is_none) {
+            Some(free) => {
+                self.entries[free] = Some(memory);
+                free
+            }
+            None => {
+                self.entries.push(Some(memory));
+                self.entries.len() - 1
+            }
+        };
+        self.allocated += size;
+        Ok(BufferId(extent::to_u32("buffers", index as u64)?))
+    }
+
+    /// Gives a buffer back.
+    pub(super) fn free(&mut self, id: BufferId) {
+        if let Some(memory) = self.entries.get_mut(id.0 as usize).and_then(Option::take) {
+            self.allocated -= memory.bytes();
+        }
+    }
+
+    /// The buffer.
+    pub(super) fn get(&self, id: BufferId) -> Result<&DeviceMemory> {
+        let entry = self.entries.get(id.0 as usize).and_then(Option::as_ref);
+        entry.ok_or_else(|| bad(format!("buffer {} is not allocated", id.0)))
+    }
+
+    fn check_range(&self, id: BufferId, offset: u64, bytes: usize) -> Result<()> {
+        let size = self.get(id)?.bytes();
+        let end = offset.checked_add(bytes as u64);
+        if !(offset | bytes as u64).is_multiple_of(4) || end.is_none_or(|e| e > size) {
+            return Err(bad(format!("{bytes} bytes at {offset} of a buffer of {size} (multiples of 4 only)")));
+        }
+        Ok(())
+    }
+
+    /// Uploads.
+    pub(super) fn write(
+        &mut self,
+        stream: &Stream,
+        faults: &mut Faults,
+        id: BufferId,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<()> {
+        faults.check("an upload")?;
+        self.check_range(id, offset, bytes.len())?;
+        let to = self.entries.get(id.0 as usize).and_then(Option::as_ref);
+        let to = to.ok_or_else(|| bad(format!("buffer {} is not allocated", id.0)))?;
+        self.staging.upload(stream, to, offset, bytes).map_err(|e| faults.error("an upload", e))
+    }
+
+    /// Reads back after everything put into the stream so far.
+    pub(super) fn read(
+        &mut self,
+        stream: &Stream,
+        faults: &mut Faults,
+        id: BufferId,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> Result<()> {
+        faults.check("a read")?;
+        self.check_range(id, offset, bytes.len())?;
+        let from = self.entries.get(id.0 as usize).and_then(Option::as_ref);
+        let from = from.ok_or_else(|| bad(format!("buffer {} is not allocated", id.0)))?;
+        self.staging.download(stream, from, offset, bytes).map_err(|e| faults.error("a read", e))
+    }
+
+    /// Bytes held by `alloc` now.
+    pub(super) fn allocated(&self) -> u64 {
+        self.allocated
+    }
+}

@@ -1,0 +1,254 @@
+//! Command lists: ranges resolved to addresses once, then recorded as one graph for each bounded segment.
+#![allow(unsafe_code)]
+
+use super::driver::{Event, Failure, Function, Graph, Launch, Stream};
+use super::faults::Faults;
+use super::memory::Memory;
+use super::modules::Modules;
+use super::Gpu;
+use crate::abi::table::{self, cuda};
+use crate::abi::{BackendKind, Params, operands};
+use crate::backend::BufferId;
+use crate::error::{Error, Kind, Result};
+use crate::extent;
+use crate::limits::{CUDA_SEGMENT_BYTES, CUDA_SEGMENT_FLOPS, MAX_BINDINGS};
+use crate::plan::command::Dispatch;
+use std::ops::Range;
+
+/// One launch, ready to start.
+struct Step {
+    function: Function,
+    params: Params,
+    /// Addresses of the bindings, 0 where absent; the first `count` count.
+    pointers: [u64; MAX_BINDINGS],
+    count: usize,
+    grid: [u32; 3],
+    threads: u32,
+    shared: u32,
+    label: String,
+}
+
+/// Steps that are started together.
+struct Segment {
+    steps: Range<usize>,
+    /// The steps recorded; `None` where they are started one by one.
+    graph: Option<Graph>,
+}
+
+/// A prepared list.
+pub(super) struct List {
+    steps: Vec<Step>,
+    segments: Vec<Segment>,
+}
+
+/// How lists are started.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum Starting {
+    /// A graph for each segment.
+    #[default]
+    Graphs,
+    /// Kernel by kernel, because the driver would not record: its reason.
+    Plain(String),
+    /// Kernel by kernel, each waited for.
+    Synchronous,
+}
+
+/// Cuts a list where the work since the last cut reaches what one segment may take.
+fn segments(commands: &[Dispatch]) -> Vec<Range<usize>> {
+    let mut out = Vec::new();
+    let (mut start, mut flops, mut bytes) = (0, 0u64, 0u64);
+    for (i, c) in commands.iter().enumerate() {
+        flops = flops.saturating_add(c.flops);
+        bytes = bytes.saturating_add(c.bytes);
+        if flops >= CUDA_SEGMENT_FLOPS || bytes >= CUDA_SEGMENT_BYTES {
+            out.push(start..i + 1);
+            (start, flops, bytes) = (i + 1, 0, 0);
+        }
+    }
+    if start < commands.len() {
+        out.push(start..commands.len());
+    }
+    out
+}
+
+/// A command's step without its kernel: whatever the kernel will read and write lies inside its buffers.
+fn resolve(command: &Dispatch, memory: &Memory, slots: &[BufferId]) -> Result<([u64; MAX_BINDINGS], cuda::Launch)> {
+    let bad = |why: String| {
+        let what = format!("{}: {} {}: {why}", command.label, command.stem.name(), command.variant);
+        Error::new(Kind::Internal, "cuda", what)
+    };
+    let declared = command.stem.bindings();
+    if command.params.stem() != command.stem || command.bindings.len() != declared.len() {
+        return Err(bad(format!("{} bindings, parameters {:?}", command.bindings.len(), command.params)));
+    }
+    let row = table::find(BackendKind::Cuda, command.stem, command.variant);
+    let (Some(row), Some(launch)) = (row, cuda::find(command.stem, command.variant)) else {
+        return Err(bad("no such kernel".into()));
+    };
+    let most = crate::limits::MAX_GRID_DIM;
+    if command.grid.iter().any(|&g| g == 0 || g > most) {
+        return Err(bad(format!("grid {:?}, at most {most} a side", command.grid)));
+    }
+    let needs = operands::operands(&command.params, command.types, row);
+    let mut pointers = [0; MAX_BINDINGS];
+    for (i, (binding, range)) in declared.iter().zip(&command.bindings).enumerate() {
+        let (range, need) = match (range, needs[i]) {
+            (None, None) => continue,
+            (Some(range), Some(need)) => (range, need),
+            (None, Some(_)) => return Err(bad(format!("`{}` is missing", binding.name))),
+            (Some(_), None) => return Err(bad(format!("`{}` is not wanted", binding.name))),
+        };
+        let slot = slots.get(range.slot.0 as usize).ok_or_else(|| bad(format!("no slot {}", range.slot.0)))?;
+        let buffer = memory.get(*slot)?;
+        let inside = range.offset.checked_add(range.bytes).is_some_and(|end| end <= buffer.bytes());
+        let fits = range.bytes >= need.bytes && range.offset.is_multiple_of(extent::ARENA_ALIGN);
+        if !inside || !fits {
+            return Err(bad(format!(
+                "`{}` is {} bytes at {} of a buffer of {}; the kernel needs {} at a multiple of {}",
+                binding.name,
+                range.bytes,
+                range.offset,
+                buffer.bytes(),
+                need.bytes,
+                extent::ARENA_ALIGN
+            )));
+        }
+        pointers[i] = buffer.address() + range.offset;
+    }
+    Ok((pointers, *launch))
+}
+
+fn start(stream: &Stream, step: &Step) -> Result<(), Failure> {
+    let launch = Launch {
+        function: step.function,
+        grid: step.grid,
+        threads: step.threads,
+        shared: step.shared,
+        params: step.params.bytes(),
+        pointers: &step.pointers[..step.count],
+    };
+    // SAFETY: the kernel of a row takes its stem's parameter struct and bindings in order (the generated header
+    // and the twin test hold it to that); `resolve` held each binding to the extent the parameters imply, inside
+    // a buffer that outlives the list: the executor discards a list before it frees what the list names.
+    unsafe { stream.launch(&launch) }
+}
+
+impl List {
+    /// Compiles what is missing, resolves every range and records the segments.
+    pub(super) fn new(
+        gpu: &mut Gpu,
+        memory: &Memory,
+        modules: &mut Modules,
+        commands: &[Dispatch],
+        slots: &[BufferId],
+    ) -> Result<List> {
+        gpu.faults.check("preparing a command list")?;
+        let mut steps = Vec::with_capacity(commands.len());
+        for c in commands {
+            let (pointers, launch) = resolve(c, memory, slots)?;
+            let function = modules
+                .get(&gpu.context, &mut gpu.faults, c.stem, &launch, c.types)
+                .map_err(|e| e.at(&c.label))?;
+            steps.push(Step {
+                function,
+                params: c.params,
+                pointers,
+                count: c.bindings.len(),
+                grid: c.grid,
+                threads: launch.threads,
+                shared: launch.shared,
+                label: c.label.clone(),
+            });
+        }
+        let mut list = List { steps, segments: Vec::new() };
+        for range in segments(commands) {
+            let graph = list.record(gpu, range.clone())?;
+            list.segments.push(Segment { steps: range, graph });
+        }
+        Ok(list)
+    }
+
+    /// The steps as a graph; `None` where steps are started one by one.
+    fn record(&self, gpu: &mut Gpu, range: Range<usize>) -> Result<Option<Graph>> {
+        if gpu.starting != Starting::Graphs {
+            return Ok(None);
+        }
+        let stream = &gpu.stream;
+        match stream.capture(|| self.steps[range].iter().try_for_each(|s| start(stream, s))) {
+            Ok(graph) => Ok(Some(graph)),
+            Err(failure) => {
+                let e = gpu.faults.error("recording a command list", failure);
+                // Plain launches need neither the memory of a graph nor the feature; a lost device stays lost.
+                if e.kind() == Kind::DeviceLost {
+                    return Err(e);
+                }
+                gpu.starting = Starting::Plain(e.message().to_owned());
+                Ok(None)
+            }
+        }
+    }
+
+    /// Runs every segment and waits for the last. At most two segments are in flight, so that a lost device is
+    /// noticed early.
+    pub(super) fn run(&self, gpu: &mut Gpu) -> Result<()> {
+        gpu.faults.check("a run")?;
+        let synchronous = gpu.starting == Starting::Synchronous;
+        let mut before: Option<usize> = None;
+        for (i, segment) in self.segments.iter().enumerate() {
+            let mark = &gpu.marks[i % 2];
+            let started = match &segment.graph {
+                Some(graph) => gpu.stream.replay(graph).map_err(|e| (e, segment.steps.clone())),
+                None => self.start_all(&gpu.stream, &gpu.marks[i % 2], segment.steps.clone(), synchronous),
+            };
+            let marked = started.and_then(|()| gpu.stream.mark(mark).map_err(|e| (e, segment.steps.clone())));
+            marked.map_err(|(e, steps)| self.failed(&mut gpu.faults, e, steps))?;
+            if let Some(previous) = before.replace(i) {
+                self.finish(gpu, previous, previous..i + 1)?;
+            }
+        }
+        match before {
+            Some(last) => self.finish(gpu, last, last..last + 1),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts steps one by one; an error comes with the steps that may have caused it.
+    fn start_all(
+        &self,
+        stream: &Stream,
+        mark: &Event,
+        steps: Range<usize>,
+        synchronous: bool,
+    ) -> Result<(), (Failure, Range<usize>)> {
+        for i in steps {
+            let started = start(stream, &self.steps[i]);
+            let done = if synchronous {
+                started.and_then(|()| stream.mark(mark)).and_then(|()| stream.wait(mark))
+            } else {
+                started
+            };
+            done.map_err(|e| (e, i..i + 1))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the segment `last`; the segments `in_flight` may have failed.
+    fn finish(&self, gpu: &mut Gpu, last: usize, in_flight: Range<usize>) -> Result<()> {
+        let steps = self.segments[in_flight.start].steps.start..self.segments[in_flight.end - 1].steps.end;
+        gpu.stream.wait(&gpu.marks[last % 2]).map_err(|e| self.failed(&mut gpu.faults, e, steps))
+    }
+
+    /// The error for a failure of one of `steps`.
+    fn failed(&self, faults: &mut Faults, failure: Failure, steps: Range<usize>) -> Error {
+        let named = |s: &Step| format!("{} `{}`", s.params.stem().name(), s.label);
+        let doing = match &self.steps[steps] {
+            [] => "a run".to_owned(),
+            [one] => format!("the kernel {}", named(one)),
+            [first, .., last] => {
+                let hint = "TESSERA_CUDA_SYNC=1 finds out which";
+                format!("a kernel from {} to {} ({hint})", named(first), named(last))
+            }
+        };
+        faults.error(doing, failure)
+    }
+}
