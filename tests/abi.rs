@@ -1,23 +1,29 @@
-//! The committed `abi.wgsl` is what the parameter structs say.
+//! The committed `abi.wgsl` and `abi.cuh` are what the parameter structs say.
 
-use tessera::abi::generate::{ITEM_FIELDS, STRUCTS, abi_wgsl};
+use tessera::abi::generate::{ITEM_FIELDS, STRUCTS, abi_cuh, abi_wgsl};
 use tessera::abi::params::{CONTROL_HEADER_WORDS, Control, Item};
 
-fn path() -> std::path::PathBuf {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders/shared/abi.wgsl")
+/// Each generated file and its content.
+fn generated() -> [(std::path::PathBuf, String); 2] {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    [(root.join("shaders/shared/abi.wgsl"), abi_wgsl()), (root.join("kernels/shared/abi.cuh"), abi_cuh())]
 }
 
 #[test]
-fn abi_wgsl_is_current() {
-    let committed = std::fs::read_to_string(path()).expect("shaders/shared/abi.wgsl");
-    assert!(committed == abi_wgsl(), "run `cargo test --release abi_wgsl_write -- --ignored` and commit the file");
+fn generated_files_are_current() {
+    for (path, text) in generated() {
+        let committed = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert!(committed == text, "{}: run `cargo test --release write_abi -- --ignored`", path.display());
+    }
 }
 
-/// Writes the file; run by hand after a change of `src/abi/params.rs`.
+/// Writes the files; run by hand after a change of `src/abi/params.rs`.
 #[test]
-#[ignore = "writes a source file"]
-fn abi_wgsl_write() {
-    std::fs::write(path(), abi_wgsl()).expect("shaders/shared is writable");
+#[ignore = "writes source files"]
+fn write_abi() {
+    for (path, text) in generated() {
+        std::fs::write(&path, text).expect("the tree is writable");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! The text of `shaders/shared/abi.wgsl`, from the parameter structs. `tests/abi.rs` holds the committed
-//! file to it; write it anew with `cargo test --release abi_wgsl -- --ignored`.
+//! The texts of `shaders/shared/abi.wgsl` and `kernels/shared/abi.cuh`, from the parameter structs.
+//! `tests/abi.rs` holds the committed files to them; write them anew with
+//! `cargo test --release write_abi -- --ignored`.
 
 use super::params::*;
 use std::fmt::Write as _;
@@ -34,21 +35,24 @@ pub const STRUCTS: [ParamsStruct; 9] = [
     ("PointwiseParams", PointwiseParams::FIELDS, size_of::<PointwiseParams>()),
 ];
 
-/// The file's content.
+/// Constants the kernels share with the host.
+const CONSTANTS: [(&str, u32); 7] = [
+    ("NORM_BLOCK", NORM_BLOCK),
+    ("STATUS_NARROW", STATUS_NARROW),
+    ("ACT_NONE", ACT_NONE),
+    ("ACT_SILU", ACT_SILU),
+    ("ACT_GELU", ACT_GELU),
+    ("ACT_QUICK_GELU", ACT_QUICK_GELU),
+    ("ACT_RELU", ACT_RELU),
+];
+
+/// The content of `shaders/shared/abi.wgsl`.
 pub fn abi_wgsl() -> String {
     let mut out = String::from(
         "// Generated from src/abi/params.rs by src/abi/generate.rs; do not edit.\n\
          // Structs of scalars only: their layout is the same in a uniform, in storage and in Rust.\n\n",
     );
-    for (name, value) in [
-        ("NORM_BLOCK", NORM_BLOCK),
-        ("STATUS_NARROW", STATUS_NARROW),
-        ("ACT_NONE", ACT_NONE),
-        ("ACT_SILU", ACT_SILU),
-        ("ACT_GELU", ACT_GELU),
-        ("ACT_QUICK_GELU", ACT_QUICK_GELU),
-        ("ACT_RELU", ACT_RELU),
-    ] {
+    for (name, value) in CONSTANTS {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "const {name}: u32 = {value}u;");
     }
@@ -68,6 +72,48 @@ pub fn abi_wgsl() -> String {
             let _ = writeln!(out, "    {field}: {ty},");
         }
         out.push_str("}\n");
+    }
+    out
+}
+
+/// A WGSL scalar's name in C++.
+fn cuda_scalar(scalar: &str) -> &str {
+    match scalar {
+        "u32" => "unsigned",
+        "i32" => "int",
+        "f32" => "float",
+        other => other,
+    }
+}
+
+/// The content of `kernels/shared/abi.cuh`. The structs are passed by value; the compiler holds their sizes
+/// to the Rust ones.
+pub fn abi_cuh() -> String {
+    let mut out = String::from(
+        "// Generated from src/abi/params.rs by src/abi/generate.rs; do not edit.\n\
+         // Structs of 4-byte scalars only: their layout is the same on the device, in C++ and in Rust.\n\
+         #pragma once\n\n",
+    );
+    for (name, value) in CONSTANTS.into_iter().chain([("CONTROL_HEADER_WORDS", CONTROL_HEADER_WORDS)]) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "constexpr unsigned {name} = {value}u;");
+    }
+    out.push_str("\nstruct Item {\n");
+    for (name, scalar, count, _) in ITEM_FIELDS {
+        let extent = if count == 1 { String::new() } else { format!("[{count}]") };
+        let _ = writeln!(out, "    {} {name}{extent};", cuda_scalar(scalar));
+    }
+    let _ = writeln!(out, "}};\nstatic_assert(sizeof(Item) == {}, \"layout\");", size_of::<Item>());
+    out.push_str(
+        "\n// The control buffer: the status word, reserved words, then one Item per batch element.\n\
+         struct Control {\n    unsigned status[CONTROL_HEADER_WORDS];\n};\n",
+    );
+    for (name, fields, bytes) in STRUCTS {
+        let _ = writeln!(out, "\nstruct {name} {{");
+        for (field, ty) in fields {
+            let _ = writeln!(out, "    {} {field};", cuda_scalar(ty));
+        }
+        let _ = writeln!(out, "}};\nstatic_assert(sizeof({name}) == {bytes}, \"layout\");");
     }
     out
 }
