@@ -1,0 +1,112 @@
+#include "shared/device.cuh"
+#include "shared/conv_source.cuh"
+#include "shared/mma_tile.cuh"
+#include "shared/simt_tile.cuh"
+
+// y = act(conv(concat(x, x2)) + bias + row_bias[step_row]) + residual
+// Bindings: abi's order; weight [tap][pitch_x + pitch_x2][pitch_y], up2x2: [phase][2 x 2][pitch_x][pitch_y].
+// Launch: base 256 threads, no dynamic shared memory, a block per 64 pixels x 64 channels;
+//   mma 256 threads, 49152 bytes, a block per 128 pixels x 128 channels; mma_n64 256 threads, 49152 bytes, 128 x 64;
+//   up2x2_mma, up2x2_mma_n64 like these, pixels being the n * h * w of the input, once per phase.
+//   Column tiles fastest, then pixel tiles, then phases.
+// Layout: NHWC, pitch a multiple of 8, pad channels zero. Pixels of a tile may span rows and items.
+// Numerics: f32 accumulation, K in order tap, source, channel (mma: 16 at a time), whatever the tile; one rounding.
+// Limits: mma: x and w of the same half type. up2x2 only where the doubled input is not cropped (the table checks).
+//   2^32 pixels of the launch.
+// Source: implicit GEMM; the fold of nearest-2x + 3x3 into four 2x2 is graph/layout.rs'.
+
+// conv2d's result: pixels of `pitch_y` channels.
+template <class Y, bool UP2X2> struct ConvOutput {
+    const Conv2dParams& p;
+    const float* bias;
+    const float* row_bias;
+    const Y* residual;
+    Y* y;
+    Control* control;
+    unsigned phase;
+
+    TS_D void finish(unsigned index, unsigned c, float (&v)[8]) const {
+        if (index >= conv_pixels<UP2X2>(p) || c >= p.pitch_y) {
+            return;
+        }
+        add8(bias + c, v);
+        const unsigned pixel = UP2X2 ? conv_place<UP2X2>(p, index, phase).out : index;
+        if ((p.parts & 2u) != 0) {
+            const unsigned row = item_of(control, pixel / (p.oh * p.ow)).step_row;
+            add8(row_bias + size_t(row) * p.pitch_row_bias + c, v);
+        }
+        activate8(p.act, v);
+        const size_t at = size_t(pixel) * p.pitch_y + c;
+        if ((p.parts & 4u) != 0) {
+            float r[8];
+            load8(residual + at, r);
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                v[i] += r[i];
+            }
+        }
+        clear_pads(v, c, p.oc);
+        store8(y + at, v, control);
+    }
+
+    // A convolution has no gate.
+    TS_D void finish_gated(unsigned, unsigned, float (&)[8], float (&)[8]) const {}
+};
+
+template <class X, class W, class Y>
+TS_D void conv2d_base(const Conv2dParams& p, const X* x, const X* x2, const W* weight, const float* bias,
+                      const float* row_bias, const Y* residual, Y* y, Control* control) {
+    TS_SHARED(float, shared, SIMT_SHARED);
+    const unsigned column_tiles = ceil_div(p.pitch_y, SIMT_TILE);
+    const unsigned id = block_index();
+    const unsigned tile = id / column_tiles;
+    if (tile >= ceil_div(conv_pixels<false>(p), SIMT_TILE)) {
+        return;
+    }
+    const unsigned first = tile * SIMT_TILE;
+    const Columns columns(id % column_tiles, SIMT_TILE, p.pitch_y, false);
+    const unsigned column = min(columns.channel(simt_right_chunk()), p.pitch_y);
+    ConvSource<X, 1, SIMT_K, false> left(p, x, x2, first + simt_left_row(), 0, simt_left_chunk());
+    const unsigned k = p.kernel * p.kernel * (p.pitch_x + p.pitch_x2);
+    float sums[4][4] = {};
+    multiply_simt(left, weight, k, p.pitch_y, column, shared, sums);
+    finish_simt(ConvOutput<Y, false>{p, bias, row_bias, residual, y, control, 0}, columns, first, shared, sums);
+}
+
+template <unsigned COLUMNS, bool UP2X2, class X, class Y>
+TS_D void conv2d_mma(const Conv2dParams& p, const X* x, const X* x2, const X* weight, const float* bias,
+                     const float* row_bias, const Y* residual, Y* y, Control* control) {
+    const unsigned column_tiles = ceil_div(p.pitch_y, COLUMNS);
+    const unsigned pixel_tiles = ceil_div(conv_pixels<UP2X2>(p), MMA_ROWS);
+    const unsigned id = block_index();
+    const unsigned tile = id / column_tiles;
+    if (tile >= (UP2X2 ? 4 : 1) * pixel_tiles) {
+        return;
+    }
+    const unsigned phase = UP2X2 ? tile / pixel_tiles : 0;
+    const unsigned first = (UP2X2 ? tile % pixel_tiles : tile) * MMA_ROWS;
+    const Columns columns(id % column_tiles, COLUMNS, p.pitch_y, false);
+    ConvSource<X, MMA_LEFT_ROWS, MMA_K, UP2X2> left(p, x, x2, first + mma_left_row(), phase, mma_left_chunk());
+    const unsigned k = UP2X2 ? 4 * p.pitch_x : p.kernel * p.kernel * (p.pitch_x + p.pitch_x2);
+    const X* taps = weight + size_t(phase) * k * p.pitch_y;
+    float sums[MmaTile<COLUMNS>::ROW_TILES][4][4] = {};
+    multiply_mma<COLUMNS>(left, taps, k, p.pitch_y, columns, dynamic_shared<X>(), sums);
+    const ConvOutput<Y, UP2X2> out = {p, bias, row_bias, residual, y, control, phase};
+    finish_mma<COLUMNS>(out, columns, first, dynamic_shared<float>(), sums);
+}
+
+#define CONV_ENTRY(THREADS, VARIANT, X, W, Y, BODY) \
+    TS_ENTRY(THREADS, conv2d_##VARIANT##_##X##_##W##_##Y, const Conv2dParams p, const X* x, const X* x2, \
+             const W* weight, const float* bias, const float* row_bias, const Y* residual, Y* y, Control* control) { \
+        BODY(p, x, x2, weight, bias, row_bias, residual, y, control); \
+    }
+
+#define CONV_BASE(X, W, Y) CONV_ENTRY(SIMT_THREADS, base, X, W, Y, conv2d_base)
+TS_TYPES_XWY(CONV_BASE)
+
+#define CONV_MMA(X, W, Y) \
+    CONV_ENTRY(MMA_THREADS, mma, X, W, Y, (conv2d_mma<128, false>)) \
+    CONV_ENTRY(MMA_THREADS, mma_n64, X, W, Y, (conv2d_mma<64, false>)) \
+    CONV_ENTRY(MMA_THREADS, up2x2_mma, X, W, Y, (conv2d_mma<128, true>)) \
+    CONV_ENTRY(MMA_THREADS, up2x2_mma_n64, X, W, Y, (conv2d_mma<64, true>))
+TS_TYPES_MMA(CONV_MMA)

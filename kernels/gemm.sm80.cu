@@ -1,0 +1,95 @@
+#include "shared/device.cuh"
+#include "shared/mma_tile.cuh"
+#include "shared/simt_tile.cuh"
+
+// y = act(x W + bias) + residual; GEGLU: y = (x Wv + bv) * gelu(x Wg + bg) + residual
+// Bindings: abi's order; weight [k][pitch_y], GEGLU [k][2 * pitch_y], value columns first.
+// Launch: base 256 threads, no dynamic shared memory, a block per 64 rows x 64 columns;
+//   mma 256 threads, 49152 bytes, a block per 128 rows x 128 columns; mma_n64 256 threads, 49152 bytes, 128 x 64.
+//   With GEGLU a tile has half as many output channels. Column tiles fastest.
+// Layout: rows of k channels (a multiple of 8), pad channels zero.
+// Numerics: f32 accumulation, K in order (mma: 16 at a time), whatever the tile; one rounding at the store.
+// Limits: mma: x and w of the same half type.
+
+// Chunks of the rows of x, one block of K after another.
+template <class X, unsigned ROWS, unsigned STEP> struct RowSource {
+    const X* row[ROWS];
+    unsigned c;
+    unsigned k;
+
+    // Rows `first`, `first + 64`, ..; rows past the end are zeros.
+    TS_D RowSource(const GemmParams& p, const X* x, unsigned first, unsigned chunk) : c(chunk * 8), k(p.k) {
+#pragma unroll
+        for (unsigned i = 0; i < ROWS; i++) {
+            const unsigned at = first + 64 * i;
+            row[i] = at < p.m ? x + size_t(at) * p.k : nullptr;
+        }
+    }
+
+    TS_D const X* address(unsigned i) const { return row[i] != nullptr && c < k ? row[i] + c : nullptr; }
+
+    TS_D void advance() { c += STEP; }
+
+    TS_D void next(float (&v)[8]) {
+        if (const X* at = address(0)) {
+            load8(at, v);
+        }
+        advance();
+    }
+};
+
+template <class X, class W, class Y>
+TS_D void gemm_base(const GemmParams& p, const X* x, const W* weight, const float* bias, const Y* residual, Y* y,
+                    Control* control) {
+    TS_SHARED(float, shared, SIMT_SHARED);
+    const bool gated = (p.parts & 1u) != 0;
+    const unsigned column_tiles = ceil_div(p.pitch_y, gated ? SIMT_TILE / 2 : SIMT_TILE);
+    const unsigned id = block_index();
+    const unsigned first = id / column_tiles * SIMT_TILE;
+    if (first >= p.m) {
+        return;
+    }
+    const Columns columns(id % column_tiles, SIMT_TILE, p.pitch_y, gated);
+    const unsigned pitch = gated ? 2 * p.pitch_y : p.pitch_y;
+    const bool exists = columns.channel(simt_right_chunk()) < p.pitch_y;
+    const unsigned column = exists ? columns.weight(simt_right_chunk()) : pitch;
+    RowSource<X, 1, SIMT_K> left(p, x, first + simt_left_row(), simt_left_chunk());
+    float sums[4][4] = {};
+    multiply_simt(left, weight, p.k, pitch, column, shared, sums);
+    finish_simt(GemmOutput<Y>{p, bias, residual, y, control}, columns, first, shared, sums);
+}
+
+template <unsigned COLUMNS, class X, class Y>
+TS_D void gemm_mma(const GemmParams& p, const X* x, const X* weight, const float* bias, const Y* residual, Y* y,
+                   Control* control) {
+    const bool gated = (p.parts & 1u) != 0;
+    const unsigned column_tiles = ceil_div(p.pitch_y, gated ? COLUMNS / 2 : COLUMNS);
+    const unsigned id = block_index();
+    const unsigned first = id / column_tiles * MMA_ROWS;
+    if (first >= p.m) {
+        return;
+    }
+    const Columns columns(id % column_tiles, COLUMNS, p.pitch_y, gated);
+    RowSource<X, MMA_LEFT_ROWS, MMA_K> left(p, x, first + mma_left_row(), mma_left_chunk());
+    float sums[MmaTile<COLUMNS>::ROW_TILES][4][4] = {};
+    multiply_mma<COLUMNS>(left, weight, p.k, gated ? 2 * p.pitch_y : p.pitch_y, columns, dynamic_shared<X>(), sums);
+    finish_mma<COLUMNS>(GemmOutput<Y>{p, bias, residual, y, control}, columns, first, dynamic_shared<float>(), sums);
+}
+
+#define GEMM_BASE(X, W, Y) \
+    TS_ENTRY(SIMT_THREADS, gemm_base_##X##_##W##_##Y, const GemmParams p, const X* x, const W* weight, \
+             const float* bias, const Y* residual, Y* y, Control* control) { \
+        gemm_base(p, x, weight, bias, residual, y, control); \
+    }
+TS_TYPES_XWY(GEMM_BASE)
+
+#define GEMM_MMA(X, W, Y) \
+    TS_ENTRY(MMA_THREADS, gemm_mma_##X##_##W##_##Y, const GemmParams p, const X* x, const W* weight, \
+             const float* bias, const Y* residual, Y* y, Control* control) { \
+        gemm_mma<128>(p, x, weight, bias, residual, y, control); \
+    } \
+    TS_ENTRY(MMA_THREADS, gemm_mma_n64_##X##_##W##_##Y, const GemmParams p, const X* x, const W* weight, \
+             const float* bias, const Y* residual, Y* y, Control* control) { \
+        gemm_mma<64>(p, x, weight, bias, residual, y, control); \
+    }
+TS_TYPES_MMA(GEMM_MMA)

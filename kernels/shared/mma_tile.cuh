@@ -1,0 +1,148 @@
+// A product on tensor cores: 256 threads, 128 rows by COLUMNS (128 or 64), 32 of K at a time through STAGES buffers that
+// cp.async fills. Sums are f32, K in order 16 by 16.
+//
+// Shared memory, per stage: the left operand as 128 rows of 4 chunks (8 elements, 16 bytes each), chunk c of row r at
+// place c ^ (r / 2 % 4); the right one as 32 rows of K of COLUMNS / 8 chunks, chunk c of row r at place c ^ (r % 8). So
+// the 8 rows of a matrix that ldmatrix reads at once lie in different banks.
+#pragma once
+
+#include "output.cuh"
+
+constexpr unsigned MMA_THREADS = 256;
+constexpr unsigned MMA_ROWS = 128;
+constexpr unsigned MMA_K = 32;
+// Rows of the left operand whose chunks a thread fetches: MMA_LEFT_ROWS of them, 64 apart.
+constexpr unsigned MMA_LEFT_ROWS = 2;
+// Floats between rows of 32 staged sums.
+constexpr unsigned MMA_STAGED_PITCH = 40;
+
+template <unsigned COLUMNS> struct MmaTile {
+    static constexpr unsigned STAGES = COLUMNS == 128 ? 3 : 4;
+    // Warps across the columns, 32 columns each, and 16-row tiles of a warp.
+    static constexpr unsigned ACROSS = COLUMNS / 32;
+    static constexpr unsigned DOWN = 8 / ACROSS;
+    static constexpr unsigned ROW_TILES = MMA_ROWS / DOWN / 16;
+    static constexpr unsigned CHUNKS = COLUMNS / 8;
+    static constexpr unsigned LEFT = MMA_ROWS * MMA_K;
+    static constexpr unsigned STAGE = LEFT + MMA_K * COLUMNS;
+    static constexpr unsigned BYTES = STAGES * STAGE * 2;
+    // The same memory holds 16 rows of sums per warp afterwards.
+    static_assert(BYTES >= 8 * 16 * MMA_STAGED_PITCH * 4, "staging");
+};
+
+TS_D unsigned mma_left_row() { return threadIdx.x / 4; }
+TS_D unsigned mma_left_chunk() { return threadIdx.x % 4; }
+
+// `left.address(i)` is this thread's chunk of row mma_left_row() + 64 i in the block of K at hand, null for zeros;
+// `left.advance()` goes on by a block of 32. `weight` has `k` rows of `pitch` columns.
+template <unsigned COLUMNS, class Left, class T>
+TS_D void copy_stage(Left& left, const T* weight, unsigned k, unsigned pitch, const Columns& columns, unsigned block,
+                     T* stage) {
+    using Tile = MmaTile<COLUMNS>;
+    {
+        const unsigned row = mma_left_row();
+        const unsigned place = mma_left_chunk() ^ (row / 2 % 4);
+#pragma unroll
+        for (unsigned i = 0; i < MMA_LEFT_ROWS; i++) {
+            const T* from = left.address(i);
+            cp_async16(stage + (row + 64 * i) * MMA_K + place * 8, from != nullptr ? from : weight, from != nullptr);
+        }
+        left.advance();
+    }
+    const unsigned chunk = threadIdx.x % Tile::CHUNKS;
+    const unsigned column = columns.weight(chunk);
+    const bool exists = columns.channel(chunk) < columns.pitch;
+#pragma unroll
+    for (unsigned row = threadIdx.x / Tile::CHUNKS; row < MMA_K; row += MMA_THREADS / Tile::CHUNKS) {
+        const unsigned at = block * MMA_K + row;
+        const bool valid = exists && at < k;
+        cp_async16(stage + Tile::LEFT + row * COLUMNS + (chunk ^ (row % 8)) * 8,
+                   valid ? weight + size_t(at) * pitch + column : weight, valid);
+    }
+}
+
+// One block of K out of a stage.
+template <unsigned COLUMNS, class T>
+TS_D void multiply_stage(const T* stage, float (&sums)[MmaTile<COLUMNS>::ROW_TILES][4][4]) {
+    using Tile = MmaTile<COLUMNS>;
+    const unsigned first_row = warp() / Tile::ACROSS * (Tile::ROW_TILES * 16) + lane() % 16;
+    const unsigned first_chunk = warp() % Tile::ACROSS * 4 + lane() / 16;
+#pragma unroll
+    for (unsigned step = 0; step < MMA_K / 16; step++) {
+        unsigned b[2][4];
+#pragma unroll
+        for (unsigned j = 0; j < 2; j++) {
+            const unsigned row = step * 16 + lane() % 16;
+            const unsigned place = (first_chunk + 2 * j) ^ (row % 8);
+            ldmatrix_x4_trans(b[j], stage + Tile::LEFT + row * COLUMNS + place * 8);
+        }
+#pragma unroll
+        for (unsigned i = 0; i < Tile::ROW_TILES; i++) {
+            unsigned a[4];
+            const unsigned row = first_row + 16 * i;
+            const unsigned place = (2 * step + lane() / 16) ^ (row / 2 % 4);
+            ldmatrix_x4(a, stage + row * MMA_K + place * 8);
+#pragma unroll
+            for (unsigned j = 0; j < 4; j++) {
+                const unsigned pair[2] = {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]};
+                mma_m16n8k16<T>(sums[i][j], a, pair);
+            }
+        }
+    }
+}
+
+template <unsigned COLUMNS, class Left, class T>
+TS_D void multiply_mma(Left& left, const T* weight, unsigned k, unsigned pitch, const Columns& columns, T* shared,
+                       float (&sums)[MmaTile<COLUMNS>::ROW_TILES][4][4]) {
+    using Tile = MmaTile<COLUMNS>;
+    const unsigned blocks = ceil_div(k, MMA_K);
+#pragma unroll
+    for (unsigned s = 0; s + 1 < Tile::STAGES; s++) {
+        if (s < blocks) {
+            copy_stage<COLUMNS>(left, weight, k, pitch, columns, s, shared + s * Tile::STAGE);
+        }
+        cp_async_commit();
+    }
+    unsigned fill = Tile::STAGES - 1;
+    unsigned drain = 0;
+    for (unsigned block = 0; block < blocks; block++) {
+        cp_async_wait<int(Tile::STAGES) - 2>();
+        // Behind this barrier everybody's copies of this block have landed, and nobody reads the stage that is filled.
+        sync_block();
+        const unsigned next = block + Tile::STAGES - 1;
+        if (next < blocks) {
+            copy_stage<COLUMNS>(left, weight, k, pitch, columns, next, shared + fill * Tile::STAGE);
+        }
+        cp_async_commit();
+        multiply_stage<COLUMNS>(shared + drain * Tile::STAGE, sums);
+        fill = fill + 1 == Tile::STAGES ? 0 : fill + 1;
+        drain = drain + 1 == Tile::STAGES ? 0 : drain + 1;
+    }
+    cp_async_wait<0>();
+    sync_block();
+}
+
+// Hands the tile, whose first row is `first`, to the output's ending: each warp stages 16 rows of its 32 columns.
+template <unsigned COLUMNS, class Output>
+TS_D void finish_mma(const Output& out, const Columns& columns, unsigned first, float* shared,
+                     const float (&sums)[MmaTile<COLUMNS>::ROW_TILES][4][4]) {
+    using Tile = MmaTile<COLUMNS>;
+    float* const staged = shared + warp() * (16 * MMA_STAGED_PITCH);
+    const unsigned chunk = warp() % Tile::ACROSS * 4;
+    const unsigned step = columns.gated ? 2 : 1;
+#pragma unroll
+    for (unsigned i = 0; i < Tile::ROW_TILES; i++) {
+        const unsigned row = first + (warp() / Tile::ACROSS * Tile::ROW_TILES + i) * 16;
+        sync_warp();
+#pragma unroll
+        for (unsigned j = 0; j < 4; j++) {
+            float* const at = staged + lane() / 4 * MMA_STAGED_PITCH + j * 8 + lane() % 4 * 2;
+            *reinterpret_cast<float2*>(at) = make_float2(sums[i][j][0], sums[i][j][1]);
+            *reinterpret_cast<float2*>(at + 8 * MMA_STAGED_PITCH) = make_float2(sums[i][j][2], sums[i][j][3]);
+        }
+        sync_warp();
+        for (unsigned l = lane() * step; l < 64; l += 32 * step) {
+            finish_staged(out, columns, row + l / 4, staged + l / 4 * MMA_STAGED_PITCH + l % 4 * 8, chunk + l % 4);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+// Collectives of a warp. Each lane's operands lie on its own stack; the last lane to come works on all of them.
+#include <cmath>
+#include <cstring>
+
+#include "state.hpp"
+
+namespace {
+
+using ts_host::Site;
+
+struct Shuffle {
+    unsigned value, argument, result;
+};
+
+Shuffle& shuffle_of(void** lanes, unsigned l) { return *static_cast<Shuffle*>(lanes[l]); }
+
+void by_xor(void** lanes) {
+    for (unsigned l = 0; l < 32; l++) {
+        Shuffle& s = shuffle_of(lanes, l);
+        unsigned from = l ^ s.argument;
+        s.result = from < 32 ? shuffle_of(lanes, from).value : s.value;
+    }
+}
+
+void by_delta(void** lanes) {
+    for (unsigned l = 0; l < 32; l++) {
+        Shuffle& s = shuffle_of(lanes, l);
+        s.result = s.argument < 32 - l ? shuffle_of(lanes, l + s.argument).value : s.value;
+    }
+}
+
+void by_lane(void** lanes) {
+    for (unsigned l = 0; l < 32; l++) {
+        Shuffle& s = shuffle_of(lanes, l);
+        s.result = shuffle_of(lanes, s.argument & 31).value;
+    }
+}
+
+void any(void** lanes) {
+    unsigned r = 0;
+    for (unsigned l = 0; l < 32; l++) r |= shuffle_of(lanes, l).value;
+    for (unsigned l = 0; l < 32; l++) shuffle_of(lanes, l).result = r;
+}
+
+void all(void** lanes) {
+    unsigned r = 1;
+    for (unsigned l = 0; l < 32; l++) r &= shuffle_of(lanes, l).value;
+    for (unsigned l = 0; l < 32; l++) shuffle_of(lanes, l).result = r;
+}
+
+unsigned exchange(const char* name, const Site& where, unsigned value, unsigned argument, void (*execute)(void**)) {
+    Shuffle s{value, argument, 0};
+    emu::warp_collective(name, where, &s, execute);
+    return s.result;
+}
+
+void advance_stamp(void**) { emu::now.warps[emu::now.current / 32].stamp = ++emu::now.stamp; }
+
+struct Load {
+    unsigned* registers;
+    unsigned matrices;
+    bool transposed;
+    const unsigned char* row;
+};
+
+void load_matrices(void** lanes) {
+    for (unsigned l = 0; l < 32; l++) {
+        auto& mine = *static_cast<Load*>(lanes[l]);
+        for (unsigned m = 0; m < mine.matrices; m++) {
+            auto element = [&](unsigned row, unsigned column) {
+                unsigned short v;
+                memcpy(&v, static_cast<Load*>(lanes[8 * m + row])->row + 2 * column, 2);
+                return static_cast<unsigned>(v);
+            };
+            unsigned a = l / 4, b = 2 * (l % 4);
+            mine.registers[m] = mine.transposed ? element(b, a) | element(b + 1, a) << 16
+                                                : element(a, b) | element(a, b + 1) << 16;
+        }
+    }
+}
+
+struct Product {
+    float* d;
+    const unsigned *a, *b;
+    bool bf16;
+};
+
+// Rounds towards zero: what is known of tensor cores is that they cut the sum off rather than round it.
+float cut(double v) {
+    auto f = static_cast<float>(v);
+    if (std::isfinite(f) && std::fabs(static_cast<double>(f)) > std::fabs(v)) return std::nextafterf(f, 0.0f);
+    return f;
+}
+
+// Each step adds 8 products to the accumulator, exactly but for f64's rounding, and cuts the sum to f32. Whether a
+// card takes 8 or 16 at a time and how many bits it keeps is not specified; this errs on the side of more error.
+void multiply(void** lanes) {
+    double a[16][16], b[16][8];
+    bool bf16 = static_cast<Product*>(lanes[0])->bf16;
+    auto value = [&](unsigned word, unsigned half) {
+        auto bits = static_cast<unsigned short>(word >> (16 * half));
+        return static_cast<double>(bf16 ? bits_to_f32(static_cast<unsigned>(bits) << 16) : f16_to_f32(bits));
+    };
+    for (unsigned l = 0; l < 32; l++) {
+        auto& p = *static_cast<Product*>(lanes[l]);
+        unsigned g = l / 4, t = l % 4;
+        for (unsigned h = 0; h < 2; h++) {
+            a[g][2 * t + h] = value(p.a[0], h);
+            a[g + 8][2 * t + h] = value(p.a[1], h);
+            a[g][2 * t + 8 + h] = value(p.a[2], h);
+            a[g + 8][2 * t + 8 + h] = value(p.a[3], h);
+            b[2 * t + h][g] = value(p.b[0], h);
+            b[2 * t + 8 + h][g] = value(p.b[1], h);
+        }
+    }
+    for (unsigned l = 0; l < 32; l++) {
+        float* d = static_cast<Product*>(lanes[l])->d;
+        for (unsigned i = 0; i < 4; i++) {
+            unsigned row = l / 4 + 8 * (i / 2), column = 2 * (l % 4) + i % 2;
+            for (unsigned half = 0; half < 2; half++) {
+                double sum = d[i];
+                for (unsigned k = 8 * half; k < 8 * half + 8; k++) sum += a[row][k] * b[k][column];
+                d[i] = cut(sum);
+            }
+        }
+    }
+}
+
+}  // namespace
+
+void sync_warp(Site where) { exchange("sync_warp", where, 0, 0, advance_stamp); }
+
+float shuffle_xor(float v, unsigned mask, Site where) {
+    return bits_to_f32(exchange("shuffle_xor", where, f32_to_bits(v), mask, by_xor));
+}
+unsigned shuffle_xor(unsigned v, unsigned mask, Site where) { return exchange("shuffle_xor", where, v, mask, by_xor); }
+float shuffle_down(float v, unsigned delta, Site where) {
+    return bits_to_f32(exchange("shuffle_down", where, f32_to_bits(v), delta, by_delta));
+}
+unsigned shuffle_down(unsigned v, unsigned delta, Site where) {
+    return exchange("shuffle_down", where, v, delta, by_delta);
+}
+float shuffle(float v, unsigned source, Site where) {
+    return bits_to_f32(exchange("shuffle", where, f32_to_bits(v), source, by_lane));
+}
+unsigned shuffle(unsigned v, unsigned source, Site where) { return exchange("shuffle", where, v, source, by_lane); }
+bool vote_any(bool v, Site where) { return exchange("vote_any", where, v, 0, any) != 0; }
+bool vote_all(bool v, Site where) { return exchange("vote_all", where, v, 0, all) != 0; }
+
+namespace ts_host {
+
+void load_matrix(unsigned* r, unsigned matrices, bool transposed, const void* row, Site where) {
+    // The lanes whose addresses count read their rows.
+    if (emu::now.current % 32 < 8 * matrices) {
+        if (!emu::is_shared_address(row))
+            emu::fail(emu::Fault::address, 0, &where, "ldmatrix from %p, which is not shared memory", row);
+        emu::check_shared(row, 16, false, true, 0, &where);
+    }
+    Load l{r, matrices, transposed, static_cast<const unsigned char*>(row)};
+    const char* name = matrices == 4 ? (transposed ? "ldmatrix_x4_trans" : "ldmatrix_x4")
+                                     : (transposed ? "ldmatrix_x2_trans" : "ldmatrix_x2");
+    emu::warp_collective(name, where, &l, load_matrices);
+}
+
+void mma_16x8x16(float* d, const unsigned* a, const unsigned* b, bool bf16, Site where) {
+    Product p{d, a, b, bf16};
+    emu::warp_collective(bf16 ? "mma_m16n8k16<bf16>" : "mma_m16n8k16<f16>", where, &p, multiply);
+}
+
+}  // namespace ts_host
