@@ -2,17 +2,18 @@
 
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{self, CudaBackend};
 use crate::backend::wgpu::{WgpuBackend, adapters};
 use crate::error::{Error, Kind, Result};
 
 /// One device a job can run on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeviceInfo {
-    /// What `--device` takes: `cpu`, `wgpu:0`.
+    /// What `--device` takes: `cpu`, `cuda:0`, `wgpu:0`.
     pub id: String,
     /// The device's own name.
     pub name: String,
-    /// The interface it is reached through: `host`, `vulkan`, `metal`, `dx12`.
+    /// The interface it is reached through: `host`, `cuda`, `vulkan`, `metal`, `dx12`.
     pub interface: String,
     /// Driver name and version, empty where there is none.
     pub driver: String,
@@ -31,8 +32,21 @@ pub(super) struct Chosen {
     pub(super) why: String,
 }
 
-/// Every device of this machine, the host's cores first.
+/// Every device of this machine, the host's cores first. A CUDA driver that does not work is listed as a device
+/// that says so; a machine without one has none.
 pub fn devices() -> Vec<DeviceInfo> {
+    let cuda = match cuda::devices() {
+        Ok(found) => found.into_iter().map(cuda_info).collect(),
+        Err(e) => vec![DeviceInfo {
+            id: "cuda".into(),
+            name: "a driver that does not work".into(),
+            interface: "cuda".into(),
+            driver: String::new(),
+            hardware: true,
+            memory: None,
+            notes: vec![e.to_string()],
+        }],
+    };
     let adapters = adapters().into_iter().map(|a| {
         let mut notes = a.lacks;
         if a.software {
@@ -51,7 +65,26 @@ pub fn devices() -> Vec<DeviceInfo> {
             notes,
         }
     });
-    std::iter::once(cpu_info()).chain(adapters).collect()
+    std::iter::once(cpu_info()).chain(cuda).chain(adapters).collect()
+}
+
+fn cuda_info(d: cuda::CudaDevice) -> DeviceInfo {
+    let [major, minor] = d.capability;
+    let mut notes = vec![format!("compute capability {major}.{minor}")];
+    let usable = d.usable();
+    notes.extend(d.lacks);
+    if !usable {
+        notes.push("not usable".into());
+    }
+    DeviceInfo {
+        id: format!("cuda:{}", d.index),
+        name: d.name,
+        interface: "cuda".into(),
+        driver: format!("for CUDA {}", cuda::version(d.driver)),
+        hardware: true,
+        memory: Some(d.memory),
+        notes,
+    }
 }
 
 fn cpu_info() -> DeviceInfo {
@@ -85,10 +118,8 @@ pub(super) fn open(spec: &str, threads: Option<usize>) -> Result<Chosen> {
     };
     match (kind, index) {
         ("cpu", None) => open_cpu(threads, "asked for"),
-        ("auto", None) => match adapters().iter().find(|a| a.usable && !a.software) {
-            Some(a) => open_wgpu(a.index, "auto: the first hardware adapter"),
-            None => open_cpu(threads, "auto: there is no usable hardware adapter for wgpu"),
-        },
+        ("auto", None) => open_auto(threads),
+        ("cuda", index) => open_cuda(index.unwrap_or(0), "asked for"),
         ("wgpu", index) => open_wgpu(index.unwrap_or(0), "asked for"),
         _ => Err(unknown(spec)),
     }
@@ -96,7 +127,39 @@ pub(super) fn open(spec: &str, threads: Option<usize>) -> Result<Chosen> {
 
 fn unknown(spec: &str) -> Error {
     Error::new(Kind::Device, "device", format!("there is no device `{spec}`"))
-        .advise("use cpu, wgpu, wgpu:N (a number from `tessera devices`) or auto")
+        .advise("use cpu, cuda, cuda:N, wgpu, wgpu:N (a number from `tessera devices`) or auto")
+}
+
+/// The first CUDA device that opens, else the first hardware adapter of wgpu, else the host's cores. What there
+/// is of CUDA but does not serve is named.
+fn open_auto(threads: Option<usize>) -> Result<Chosen> {
+    let mut passed = String::new();
+    let mut pass = |why: &dyn std::fmt::Display| passed.push_str(&format!("; not CUDA: {why}"));
+    match cuda::devices() {
+        Err(e) => pass(&e.message()),
+        Ok(found) => {
+            for device in &found {
+                if !device.usable() {
+                    pass(&format!("cuda:{} {}: {}", device.index, device.name, device.lacks.join(", ")));
+                    continue;
+                }
+                match open_cuda(device.index, "auto: the first CUDA device that serves") {
+                    Ok(chosen) => return Ok(chosen),
+                    Err(e) => pass(&format!("cuda:{}: {}", device.index, e.message())),
+                }
+            }
+        }
+    }
+    match adapters().iter().find(|a| a.usable && !a.software) {
+        Some(a) => open_wgpu(a.index, &format!("auto: the first hardware adapter{passed}")),
+        None => open_cpu(threads, &format!("auto: there is no usable GPU{passed}")),
+    }
+}
+
+fn open_cuda(index: usize, why: &str) -> Result<Chosen> {
+    let backend = CudaBackend::open(index)?;
+    let name = backend.caps().name.clone();
+    Ok(Chosen { backend: Box::new(backend), name, why: why.into() })
 }
 
 fn open_wgpu(index: usize, why: &str) -> Result<Chosen> {

@@ -29,8 +29,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens the device that `spec` names: `cpu`, `wgpu`, `wgpu:N`, or `auto` (a hardware wgpu adapter if
-    /// there is one, else the host's cores). `threads` bounds the host's cores, all of them by default.
+    /// Opens the device that `spec` names: `cpu`, `cuda`, `cuda:N`, `wgpu`, `wgpu:N`, or `auto` (a CUDA device,
+    /// else a hardware wgpu adapter, else the host's cores). `threads` bounds the host's cores, all by default.
     pub fn open(spec: &str, threads: Option<usize>) -> Result<Engine> {
         let chosen = super::devices::open(spec, threads)?;
         Ok(Engine::with_backend(chosen.backend, chosen.name, chosen.why))
