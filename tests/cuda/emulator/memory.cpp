@@ -109,6 +109,24 @@ bool inside_allocation(const void* p, size_t bytes, void** start, size_t* size) 
     return true;
 }
 
+std::vector<unsigned char> saved_memory() {
+    std::vector<unsigned char> all;
+    all.reserve(live_bytes);
+    for (const auto& [start, a] : live) {
+        auto* p = reinterpret_cast<unsigned char*>(start);
+        all.insert(all.end(), p, p + a.bytes);
+    }
+    return all;
+}
+
+void restore_memory(const std::vector<unsigned char>& saved) {
+    size_t at = 0;
+    for (const auto& [start, a] : live) {
+        memcpy(reinterpret_cast<void*>(start), saved.data() + at, a.bytes);
+        at += a.bytes;
+    }
+}
+
 std::string damaged_guards() {
     for (const auto& [start, a] : live) {
         auto damaged = [&](uintptr_t from, uintptr_t to) {

@@ -26,6 +26,24 @@ void copies() {
         for (auto& other : results) CHECK(memcmp(other.data(), results[0].data(), rows * 16) == 0);
     }
 
+    // A run in the opposite order tells what hangs on the order.
+    {
+        std::vector<uint4> values(100, uint4{1, 2, 3, 4});
+        Buffer<uint4> in(values), out(128);
+        Buffer<unsigned> word(std::vector<unsigned>{0}), order(4);
+        auto twice = [](const char* name, unsigned blocks, std::vector<void*> parameters) {
+            return emu::launch_twice(*emu::find_entry(name), {blocks, 1, 1}, {32, 1, 1}, 0, parameters.data(), {});
+        };
+        void *i = in.get(), *o = out.get(), *w = word.get(), *d = order.get();
+        unsigned n = 100;
+        auto r = twice("ring", 1, {&i, &o, &n});
+        CHECK(r.text == "" && memcmp(&out[99], &in[98], 16) == 0);
+        r = twice("depends_on_order", 4, {&w, &d});
+        CHECK(r.fault == emu::Fault::violation && r.text.find("depends_on_order") != std::string::npos);
+        r = twice("depends_on_order", 1, {&w, &d});
+        CHECK(r.text == "");
+    }
+
     // Memory: 256-byte aligned, NaN until written, apart, gone when freed.
     size_t before = emu::allocated_bytes();
     auto* a = static_cast<float*>(emu::allocate(100));

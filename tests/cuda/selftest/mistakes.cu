@@ -165,3 +165,8 @@ TS_ENTRY(32, stack_overflow, unsigned* out) {
     for (unsigned i = 0; i < 100000; i++) large[i] = i;
     out[threadIdx.x] = large[threadIdx.x];
 }
+
+// Right by every rule but one: which block finds the word clear hangs on the order of blocks.
+TS_ENTRY(32, depends_on_order, unsigned* word, unsigned* out) {
+    if (threadIdx.x == 0) out[blockIdx.x] = atomic_or(word, 1u << blockIdx.x);
+}
