@@ -9,6 +9,7 @@ mod arrows;
 mod bad_input;
 mod cli;
 mod clip;
+mod cuda;
 mod house;
 mod images;
 mod interpreter;

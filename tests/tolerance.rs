@@ -78,6 +78,18 @@ pub fn kernel(stem: Stem, y: DType) -> Tolerance {
     };
     Tolerance { relative: store + inside, absolute: inside }
 }
+
+/// What attention on tensor cores may differ beyond [`kernel`], as a part of the largest value: the exponentials
+/// are rounded to the half type `x` (up to 2^-11 or 2^-8 of each) before they meet the values, and so is a sum of
+/// values of either sign, whose own size is that of such a random sum.
+pub fn rounded_exponentials(x: DType) -> f64 {
+    match x {
+        DType::F32 => 0.0,
+        DType::F16 => 2f64.powi(-11),
+        DType::Bf16 => 2f64.powi(-8),
+    }
+}
+
 /// JPEG samples of two decoders, in steps of 255: their inverse transforms round differently by one
 /// step, the conversion from YCbCr adds one, and chroma is interpolated by other filters.
 pub const JPEG_DECODERS: u64 = 6;

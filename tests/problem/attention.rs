@@ -1,6 +1,6 @@
 //! `attention`: softmax(scale q k^T) v per head, written as the definition says.
 
-use super::{Case, F32, Operand, Rng, TABLE_ROWS, TYPES, items, pitch};
+use super::{BF16, Case, F16, F32, Operand, Rng, TABLE_ROWS, TYPES, items, pitch};
 use tessera::abi::params::AttentionParams;
 use tessera::abi::{Params, Types};
 
@@ -151,6 +151,26 @@ pub fn cases() -> Vec<Case> {
         let name = format!("types {} {} {}", types.x.name(), types.w.name(), types.y.name());
         all.push(Problem { types, fused: true, ..plain(&name, 2, 37, 37, 2, 24) });
         all.push(Problem { types, context: true, ..plain(&format!("{name} context"), 2, 19, 77, 2, 40) });
+    }
+    // Half types with the heads of published networks.
+    for types in [F16, BF16] {
+        let plain = |what: &str, n, queries, keys, heads, head_dim| Problem {
+            types,
+            ..Problem::plain(&format!("{} {what}", types.x.name()), n, queries, keys, heads, head_dim)
+        };
+        all.extend([
+            plain("head 40", 1, 133, 135, 2, 40),
+            plain("head 64", 2, 129, 70, 2, 64),
+            plain("head 80", 1, 17, 67, 2, 80),
+            plain("head 160", 1, 70, 66, 2, 160),
+            plain("head 512", 1, 9, 37, 1, 512),
+            plain("many keys", 1, 3, 519, 1, 64),
+            plain("one key", 1, 5, 1, 1, 64),
+            Problem { causal: true, fused: true, ..plain("causal", 1, 201, 201, 1, 64) },
+            Problem { causal: true, fused: true, ..plain("causal wide", 1, 77, 77, 1, 160) },
+            Problem { context: true, ..plain("context", 3, 29, 77, 2, 80) },
+            Problem { spread: 40.0, ..plain("peaked", 1, 33, 65, 1, 64) },
+        ]);
     }
     all.iter().map(Problem::case).collect()
 }

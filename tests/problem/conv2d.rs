@@ -1,6 +1,6 @@
 //! `conv2d`: direct convolution over the zero-padded, optionally doubled, concatenated input.
 
-use super::{ACTS, Case, F16, F32, Operand, Rng, TABLE_ROWS, TYPES, act, items, pitch, round};
+use super::{ACTS, BF16, Case, F16, F16_F32, F32, Operand, Rng, TABLE_ROWS, TYPES, act, items, pitch, round};
 use tessera::abi::params::{ACT_NONE, ACT_SILU, Conv2dParams};
 use tessera::abi::table::WeightForm;
 use tessera::abi::{Params, Types};
@@ -264,6 +264,23 @@ fn problems() -> Vec<Problem> {
         all.push(Problem { types, c: [10, 7], ..plain(&format!("{name} two"), 1, [7, 9], 10, 28) });
         all.push(Problem { types, ..plain(&format!("{name} small"), 1, [7, 40], 16, 16) });
         all.push(Problem { types, kernel: 1, pad: [0; 4], ..plain(&format!("{name} 1x1"), 1, [7, 9], 24, 12) });
+    }
+    // Half types past the edges of the largest tiles, in every direction.
+    let ints = plain("ints f16 wide", 3, [7, 9], 16, 120);
+    all.push(Problem { exact: true, types: F16, c: [8, 16], row_bias: true, residual: true, ..ints });
+    let doubled = plain("ints f16 wide up", 2, [9, 8], 8, 72);
+    all.push(Problem { exact: true, types: F16, upsample: Some([18, 16]), row_bias: true, residual: true, ..doubled });
+    for types in [F16, F16_F32, BF16] {
+        let name = format!("wide {} {}", types.x.name(), types.y.name());
+        all.push(Problem { types, c: [24, 9], residual: true, ..plain(&name, 1, [13, 11], 24, 120) });
+        all.push(Problem { types, upsample: Some([10, 54]), ..plain(&format!("{name} up"), 1, [5, 27], 16, 72) });
+        all.push(Problem {
+            types,
+            stride: 2,
+            pad: [0, 0, 1, 1],
+            ..plain(&format!("{name} half"), 2, [18, 16], 16, 72)
+        });
+        all.push(Problem { types, kernel: 1, pad: [0; 4], ..plain(&format!("{name} 1x1"), 2, [9, 15], 40, 200) });
     }
     all
 }

@@ -1,6 +1,6 @@
 //! `gemm`: rows of `x` by a packed weight, with bias, activation, GEGLU and residual.
 
-use super::{ACTS, Case, F16, F32, Operand, Rng, TYPES, act, items, pitch};
+use super::{ACTS, BF16, Case, F16, F16_F32, F32, Operand, Rng, TYPES, act, items, pitch};
 use tessera::abi::params::{ACT_GELU, ACT_NONE, GemmParams};
 use tessera::abi::{Params, Types};
 use tessera::graph::DType;
@@ -114,6 +114,14 @@ pub fn cases() -> Vec<Case> {
         let name = format!("types {} {} {}", types.x.name(), types.w.name(), types.y.name());
         all.push(Problem { types, residual: true, ..plain(&name, 45, 52, 36) });
         all.push(Problem { types, geglu: true, ..plain(&format!("{name} geglu"), 45, 52, 36) });
+    }
+    // Half types past the edges of the largest tiles, in every direction.
+    all.push(Problem { exact: true, types: F16, residual: true, ..plain("ints f16 wide", 130, 40, 120) });
+    for types in [F16, F16_F32, BF16] {
+        let name = format!("wide {} {}", types.x.name(), types.y.name());
+        all.push(Problem { types, residual: true, ..plain(&name, 150, 136, 200) });
+        all.push(Problem { types, geglu: true, residual: true, ..plain(&format!("{name} geglu"), 131, 72, 100) });
+        all.push(Problem { types, act: ACT_GELU, ..plain(&format!("{name} deep"), 3, 1000, 24) });
     }
     all.iter().map(Problem::case).collect()
 }

@@ -26,6 +26,10 @@ const MMA_ROWS: u32 = 128;
 const MMA_COLUMNS: [u32; 2] = [128, 64];
 /// Bytes of shared memory of those: the stages of the two operands' pipeline.
 const MMA_SHARED: u32 = 49_152;
+/// Queries of a block of `attention`: on the plain units, on tensor cores, there with heads of 160 channels.
+const ATTENTION_QUERIES: [u32; 3] = [32, 128, 64];
+/// Widest head of `attention` on the plain units.
+const ATTENTION_HEAD: u32 = 512;
 /// Channels that a thread of the elementwise kernels takes, and a thread of the others.
 const CHANNELS: u32 = 8;
 /// Channels of a block of `group_norm_stats`.
@@ -69,6 +73,16 @@ fn wide_doubles(p: &Params, types: Types, caps: &Caps) -> bool {
     wide(p, types, caps) && doubles(p)
 }
 
+fn heads(p: &Params, _: Types, _: &Caps) -> bool {
+    matches!(p, Params::Attention(a) if a.head_dim <= ATTENTION_HEAD && a.head_dim % 8 == 0)
+}
+
+/// Half types and heads of exactly `D` channels: the kernel is unrolled over them.
+fn half_heads<const D: u32>(p: &Params, t: Types, _: &Caps) -> bool {
+    let types = matches!(t.x, DType::F16 | DType::Bf16) && (t.y == t.x || t.y == DType::F32);
+    types && matches!(p, Params::Attention(a) if a.head_dim == D)
+}
+
 fn none(_: &Params, _: Types) -> u64 {
     0
 }
@@ -100,15 +114,20 @@ fn mma_phases<const NARROW: usize>(p: &Params, _: Types) -> [u32; 3] {
     blocks(p, MMA_ROWS, MMA_COLUMNS[NARROW], 4)
 }
 
+fn queries<const KIND: usize>(p: &Params, _: Types) -> [u32; 3] {
+    match p {
+        Params::Attention(a) => fold(product(&[a.n, a.heads, a.queries.div_ceil(ATTENTION_QUERIES[KIND])])),
+        _ => fold(1),
+    }
+}
+
 fn flat(chunks: u64, threads: u32) -> [u32; 3] {
     fold(chunks.div_ceil(u64::from(threads)))
 }
 
 fn others(p: &Params, _: Types) -> [u32; 3] {
     match p {
-        Params::GroupNormStats(s) => {
-            fold(product(&[s.n, s.blocks, (s.pitch_x + s.pitch_x2).div_ceil(STATS_CHANNELS)]))
-        }
+        Params::GroupNormStats(s) => fold(product(&[s.n, s.blocks, (s.pitch_x + s.pitch_x2).div_ceil(STATS_CHANNELS)])),
         Params::NormFinalize(f) => fold(product(&[f.n, f.groups])),
         Params::NormApply(a) => flat(product(&[a.n, a.pixels, a.pitch_y / CHANNELS]), FLAT_THREADS),
         Params::LayerNorm(l) => fold(u64::from(l.rows.div_ceil(LAYER_NORM_ROWS))),
@@ -139,6 +158,11 @@ pub(super) const ROWS: &[Row] = &[
     row(Stem::Gemm, "mma", wide, WeightForm::Kn, mma::<0>),
     row(Stem::Gemm, "mma_n64", half, WeightForm::Kn, mma::<1>),
     row(Stem::Gemm, "base", any, WeightForm::Kn, simt),
+    row(Stem::Attention, "mma_40", half_heads::<40>, WeightForm::None, queries::<1>),
+    row(Stem::Attention, "mma_64", half_heads::<64>, WeightForm::None, queries::<1>),
+    row(Stem::Attention, "mma_80", half_heads::<80>, WeightForm::None, queries::<1>),
+    row(Stem::Attention, "mma_160", half_heads::<160>, WeightForm::None, queries::<2>),
+    row(Stem::Attention, "base", heads, WeightForm::None, queries::<0>),
     row(Stem::GroupNormStats, "base", any, WeightForm::None, others),
     row(Stem::NormFinalize, "base", any, WeightForm::None, others),
     row(Stem::NormApply, "base", any, WeightForm::None, others),
@@ -161,6 +185,11 @@ pub const LAUNCHES: &[Launch] = &[
     launch(Stem::Gemm, "mma", 256, MMA_SHARED),
     launch(Stem::Gemm, "mma_n64", 256, MMA_SHARED),
     launch(Stem::Gemm, "base", 256, 0),
+    launch(Stem::Attention, "mma_40", 128, 28_672),
+    launch(Stem::Attention, "mma_64", 128, 36_864),
+    launch(Stem::Attention, "mma_80", 128, 33_792),
+    launch(Stem::Attention, "mma_160", 128, 43_008),
+    launch(Stem::Attention, "base", 256, 0),
     launch(Stem::GroupNormStats, "base", 256, 0),
     launch(Stem::NormFinalize, "base", 128, 0),
     launch(Stem::NormApply, "base", FLAT_THREADS, 0),

@@ -73,7 +73,10 @@ fn shortfalls(driver: u32, capability: [u32; 2], shared: u32) -> Vec<String> {
         let need = limits::CUDA_MIN_CAPABILITY;
         lacks.push(format!("its compute capability is {major}.{minor}; kernels need {need}.0 (Ampere) or later"));
     } else if shared < limits::CUDA_MAX_SHARED {
-        lacks.push(format!("a block may have {shared} bytes of shared memory; kernels need {}", limits::CUDA_MAX_SHARED));
+        lacks.push(format!(
+            "a block may have {shared} bytes of shared memory; kernels need {}",
+            limits::CUDA_MAX_SHARED
+        ));
     }
     lacks
 }

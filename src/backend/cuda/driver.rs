@@ -390,9 +390,7 @@ impl Stream {
         let (grid, block) = ((x, y, z), (launch.threads, 1, 1));
         let handle = launch.function.0;
         // SAFETY: the driver copies the arguments before it returns; the rest is the caller's promise.
-        Ok(unsafe {
-            result::launch_kernel(handle, grid, block, launch.shared, self.handle, &mut arguments[..count])
-        }?)
+        Ok(unsafe { result::launch_kernel(handle, grid, block, launch.shared, self.handle, &mut arguments[..count]) }?)
     }
 }
 
@@ -461,10 +459,8 @@ impl Module {
     pub(super) fn load(context: &Arc<Context>, ptx: &CStr) -> Result<Module, (Failure, String)> {
         context.bind().map_err(|e| (e, String::new()))?;
         let mut log = [0u8; LOG_BYTES];
-        let mut options = [
-            sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
-            sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
-        ];
+        let mut options =
+            [sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER, sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
         // An option that is a number travels in the pointer itself.
         let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(LOG_BYTES)];
         let mut handle = MaybeUninit::uninit();

@@ -85,7 +85,9 @@ impl Faults {
                 lost(text)
             }
             Failure::Status(code) => match meaning(code) {
-                Meaning::Memory => Error::new(Kind::Memory, "cuda", text).advise("use a smaller tile, or a smaller --vram"),
+                Meaning::Memory => {
+                    Error::new(Kind::Memory, "cuda", text).advise("use a smaller tile, or a smaller --vram")
+                }
                 Meaning::Lost => {
                     self.lost = Some(text.clone());
                     lost(text)

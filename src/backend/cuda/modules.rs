@@ -21,7 +21,7 @@ pub fn ptx(stem: Stem) -> &'static str {
     match stem {
         Stem::Conv2d => built!("conv2d"),
         Stem::Gemm => built!("gemm"),
-        Stem::Attention => "",
+        Stem::Attention => built!("attention"),
         Stem::GroupNormStats => built!("group_norm_stats"),
         Stem::NormFinalize => built!("norm_finalize"),
         Stem::NormApply => built!("norm_apply"),

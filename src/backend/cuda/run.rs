@@ -1,11 +1,11 @@
 //! Command lists: ranges resolved to addresses once, then recorded as one graph for each bounded segment.
 #![allow(unsafe_code)]
 
+use super::Gpu;
 use super::driver::{Event, Failure, Function, Graph, Launch, Stream};
 use super::faults::Faults;
 use super::memory::Memory;
 use super::modules::Modules;
-use super::Gpu;
 use crate::abi::table::{self, cuda};
 use crate::abi::{BackendKind, Params, operands};
 use crate::backend::BufferId;
@@ -146,9 +146,8 @@ impl List {
         let mut steps = Vec::with_capacity(commands.len());
         for c in commands {
             let (pointers, launch) = resolve(c, memory, slots)?;
-            let function = modules
-                .get(&gpu.context, &mut gpu.faults, c.stem, &launch, c.types)
-                .map_err(|e| e.at(&c.label))?;
+            let function =
+                modules.get(&gpu.context, &mut gpu.faults, c.stem, &launch, c.types).map_err(|e| e.at(&c.label))?;
             steps.push(Step {
                 function,
                 params: c.params,

@@ -1,0 +1,197 @@
+//! `kernels/*.cu` to committed PTX, and what the assembler says of it for every card it must run on.
+
+use crate::toolchain::Toolchain;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Cards that the PTX is assembled for: Ampere large and small, Ada, Hopper, consumer Blackwell.
+const CARDS: [&str; 5] = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_120"];
+/// Most bytes of shared memory of a block, static and dynamic: what the smallest of the cards grants.
+const SHARED: u32 = 99 << 10;
+/// Minor numbers of PTX 7 that know sm_80, oldest first. A driver reads its own version and all before it.
+const MINORS: std::ops::RangeInclusive<u32> = 0..=8;
+
+/// What the assembler reports of one kernel on one card.
+struct Resources {
+    registers: u32,
+    shared: u32,
+    local: u32,
+}
+
+/// Everything that is committed: file below the root, content.
+type Files = BTreeMap<PathBuf, String>;
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
+
+/// Writes kernels/ptx and kernels/resources.txt.
+pub fn build() -> Result<(), String> {
+    for (file, text) in make()? {
+        let path = root().join(&file);
+        std::fs::create_dir_all(path.parent().unwrap_or(root())).map_err(|e| e.to_string())?;
+        std::fs::write(&path, text).map_err(|e| format!("{}: {e}", file.display()))?;
+        println!("wrote {}", file.display());
+    }
+    Ok(())
+}
+
+/// Compares what is committed with a fresh build.
+pub fn check() -> Result<(), String> {
+    let made = make()?;
+    let mut wrong: Vec<String> = Vec::new();
+    for (file, text) in &made {
+        match std::fs::read_to_string(root().join(file)) {
+            Ok(committed) if committed == *text => {}
+            Ok(_) => wrong.push(format!("{} differs from what its source gives", file.display())),
+            Err(e) => wrong.push(format!("{}: {e}", file.display())),
+        }
+    }
+    for entry in std::fs::read_dir(root().join("kernels/ptx")).map_err(|e| format!("kernels/ptx: {e}"))?.flatten() {
+        let file = Path::new("kernels/ptx").join(entry.file_name());
+        if !made.contains_key(&file) {
+            wrong.push(format!("{} has no source", file.display()));
+        }
+    }
+    if wrong.is_empty() {
+        println!("{} files are what their sources give", made.len());
+        return Ok(());
+    }
+    Err(format!("{}\nrun `cargo xtask kernels` and commit what it writes", wrong.join("\n")))
+}
+
+fn make() -> Result<Files, String> {
+    let toolchain = Toolchain::open(root())?;
+    let scratch = root().join("target/xtask/ptx");
+    std::fs::create_dir_all(&scratch).map_err(|e| format!("{}: {e}", scratch.display()))?;
+    let mut sources: Vec<PathBuf> = std::fs::read_dir(root().join("kernels"))
+        .map_err(|e| format!("kernels: {e}"))?
+        .flatten()
+        .filter_map(|e| e.path().file_name().map(PathBuf::from))
+        .filter(|p| p.extension().is_some_and(|e| e == "cu"))
+        .collect();
+    sources.sort();
+    let dynamic = dynamic_shared()?;
+    // One source per thread at a time.
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let result = translate(&toolchain, source, &scratch, &dynamic);
+            println!("{}", source.display());
+            done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(result);
+        }
+    };
+    std::thread::scope(|s| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(sources.len());
+        for _ in 0..threads {
+            s.spawn(work);
+        }
+    });
+    let (mut files, mut lines, mut wrong) = (Files::new(), Vec::new(), Vec::new());
+    for result in done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        match result {
+            Ok((file, text, rows)) => {
+                files.insert(file, text);
+                lines.extend(rows);
+            }
+            Err(why) => wrong.push(why),
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(wrong.join("\n"));
+    }
+    lines.sort();
+    let head = "# kernel, card, registers of a thread, bytes of shared memory of a block (static and dynamic), bytes of\n\
+                # local memory of a thread. Written by `cargo xtask kernels` from what ptxas says.\n";
+    let body: String = lines.into_iter().map(|(_, _, line)| line + "\n").collect();
+    files.insert("kernels/resources.txt".into(), head.to_owned() + &body);
+    Ok(files)
+}
+
+/// Dynamic shared memory by the kernels' common name, from kernels/launch.txt.
+fn dynamic_shared() -> Result<BTreeMap<String, u32>, String> {
+    let text = std::fs::read_to_string(root().join("kernels/launch.txt")).map_err(|e| format!("launch.txt: {e}"))?;
+    let mut out = BTreeMap::new();
+    for line in text.lines().filter(|l| !l.trim().is_empty()) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let bytes = words.get(2).and_then(|w| w.parse().ok()).ok_or_else(|| format!("launch.txt: {line}"))?;
+        out.insert(words[0].to_owned(), bytes);
+    }
+    Ok(out)
+}
+
+/// A line of resources.txt with what it is sorted by: kernel, place of the card.
+type Row = (String, usize, String);
+
+/// Compiles one source, lowers its PTX, and assembles that for every card.
+fn translate(
+    toolchain: &Toolchain,
+    source: &Path,
+    scratch: &Path,
+    dynamic: &BTreeMap<String, u32>,
+) -> Result<(PathBuf, String, Vec<Row>), String> {
+    let stem = source.file_stem().unwrap_or_default();
+    let name = Path::new(stem).with_extension("sm80.ptx");
+    let raw = scratch.join(&name).with_extension("raw.ptx");
+    toolchain.compile(root(), &Path::new("kernels").join(source), &raw)?;
+    let text = std::fs::read_to_string(&raw).map_err(|e| format!("{}: {e}", raw.display()))?;
+    let path = scratch.join(&name);
+    let (text, first) = lower(toolchain, &text, &path)?;
+    let mut rows = Vec::new();
+    for (place, card) in CARDS.into_iter().enumerate() {
+        let log = if place == 0 { first.clone() } else { toolchain.assemble(&path, card)? };
+        for (kernel, r) in resources(&log)? {
+            // A kernel is named after its types; launch.txt knows what comes before them.
+            let family: Vec<&str> = kernel.rsplitn(4, '_').collect();
+            let extra = dynamic.get(family[family.len() - 1]).copied();
+            let shared = r.shared + extra.ok_or_else(|| format!("{kernel} is not in kernels/launch.txt"))?;
+            if r.local > 0 || shared > SHARED {
+                return Err(format!(
+                    "{kernel} on {card}: {} bytes of local memory, {shared} of shared memory",
+                    r.local
+                ));
+            }
+            rows.push((kernel.clone(), place, format!("{kernel} {card} {} {shared} {}", r.registers, r.local)));
+        }
+    }
+    Ok((Path::new("kernels/ptx").join(name), text, rows))
+}
+
+/// The text under the oldest version of the language that it assembles as, written to `path`; and the
+/// assembler's report for the first card.
+fn lower(toolchain: &Toolchain, text: &str, path: &Path) -> Result<(String, String), String> {
+    let version = text.lines().find(|l| l.starts_with(".version ")).ok_or("PTX without a version")?;
+    let mut last = String::new();
+    for minor in MINORS {
+        let lowered = text.replacen(version, &format!(".version 7.{minor}"), 1);
+        std::fs::write(path, &lowered).map_err(|e| format!("{}: {e}", path.display()))?;
+        match toolchain.assemble(path, CARDS[0]) {
+            Ok(log) => return Ok((lowered, log)),
+            Err(why) => last = why,
+        }
+    }
+    Err(format!("no version 7.x of PTX has what this needs: {last}"))
+}
+
+/// Each kernel's resources from the report of `ptxas -v`.
+fn resources(log: &str) -> Result<Vec<(String, Resources)>, String> {
+    let number_before = |line: &str, unit: &str| -> u32 {
+        let before = line.split(unit).next().unwrap_or_default();
+        before.rsplit([' ', ',']).find(|w| !w.is_empty()).and_then(|w| w.parse().ok()).unwrap_or(0)
+    };
+    let (mut out, mut kernel, mut local) = (Vec::new(), None, 0);
+    for line in log.lines() {
+        if let Some(rest) = line.split("Compiling entry function '").nth(1) {
+            kernel = rest.split('\'').next().map(str::to_owned);
+        } else if line.contains("bytes stack frame") {
+            local = number_before(line, " bytes stack frame") + number_before(line, " bytes spill stores");
+        } else if line.contains(" registers") {
+            let name = kernel.take().ok_or_else(|| format!("a report without a kernel: {line}"))?;
+            let shared = if line.contains(" bytes smem") { number_before(line, " bytes smem") } else { 0 };
+            out.push((name, Resources { registers: number_before(line, " registers"), shared, local }));
+        }
+    }
+    if out.is_empty() { Err(format!("the assembler names no kernel:\n{log}")) } else { Ok(out) }
+}
