@@ -122,6 +122,23 @@ const std::map<unsigned, std::pair<const char*, const char*>>& names() {
     return all;
 }
 
+template <class T> void drop(std::set<T*>& all) {
+    for (T* one : all) delete one;
+    all.clear();
+}
+
+void forget_all() {
+    Driver& d = driver();
+    emu::release_all();
+    d.memory_used = 0;
+    d.functions.clear();
+    drop(d.modules);
+    drop(d.events);
+    drop(d.streams);
+    drop(d.graphs);
+    drop(d.executables);
+}
+
 bool is_device(CUdevice d) { return d >= 0 && d < static_cast<int>(driver().primary.size()); }
 
 }  // namespace
@@ -213,8 +230,13 @@ API cuDevicePrimaryCtxRelease_v2(CUdevice device) {
         if (!is_device(device)) return CUDA_ERROR_INVALID_DEVICE;
         Context& c = driver().primary[static_cast<size_t>(device)];
         if (c.held == 0) return CUDA_ERROR_INVALID_CONTEXT;
-        // The last release destroys the context, and with it what a fault left.
-        if (--c.held == 0) c.sticky = CUDA_SUCCESS;
+        // The last release destroys the context, and with it what a fault left and what was not given back.
+        if (--c.held != 0) return CUDA_SUCCESS;
+        c.sticky = CUDA_SUCCESS;
+        c.sticky_text.clear();
+        bool any_held = false;
+        for (const auto& other : driver().primary) any_held = any_held || other.held != 0;
+        if (!any_held) forget_all();
         return CUDA_SUCCESS;
     });
 }

@@ -41,9 +41,8 @@ const char* const image = R"(
 )";
 
 void* load(const char* function) {
-    static void* module = nullptr;
-    void* f = nullptr;
-    if (module == nullptr) CHECK(api("cuModuleLoadData", &module, image) == CUDA_SUCCESS);
+    void *module = nullptr, *f = nullptr;
+    CHECK(api("cuModuleLoadData", &module, image) == CUDA_SUCCESS);
     CHECK(api("cuModuleGetFunction", &f, module, function) == CUDA_SUCCESS);
     return f;
 }

@@ -51,6 +51,7 @@ Result launch_twice(const ts_host::Entry& entry, ts_host::Dim grid, ts_host::Dim
 void* allocate(size_t bytes);
 // False for an address that allocate didn't return.
 bool release(void* start);
+void release_all();
 // Whether all the bytes lie in one allocation; gives its start and size where wanted.
 bool inside_allocation(const void* p, size_t bytes, void** start = nullptr, size_t* size = nullptr);
 // Whether the address is one that allocate could have returned, allocated or not.

@@ -90,6 +90,10 @@ bool release(void* start) {
     return true;
 }
 
+void release_all() {
+    while (!live.empty()) release(reinterpret_cast<void*>(live.begin()->first));
+}
+
 bool is_device_address(const void* p) { return reinterpret_cast<uintptr_t>(p) - range_start < range_bytes; }
 
 size_t allocated_bytes() { return live_bytes; }
