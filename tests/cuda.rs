@@ -153,7 +153,9 @@ fn the_mock_driver_runs_the_products() {
 
 #[test]
 fn the_mock_driver_runs_the_other_kernels() {
-    pass("cuda::child_others", &[]).iter().for_each(|text| println!("{text}"));
+    // Work that waits until something waits for it: a host that looks too early would see.
+    let late = [("TESSERA_MOCK_DEFER", "1")];
+    pass("cuda::child_others", &late).iter().for_each(|text| println!("{text}"));
 }
 
 #[test]
@@ -235,6 +237,8 @@ fn devices_that_do_not_serve_are_refused_with_the_reason() {
     faulty(&absent, &[("RESULT", &["Device: cuda: no CUDA device 0: there is none"])]);
     let broken = [("TESSERA_MOCK_FAIL", "cuDeviceGetCount:1:803")];
     faulty(&broken, &[("RESULT", &["Device: cuda: counting devices", "MISMATCH", "nvidia-smi"])]);
+    let old = ["the driver is for CUDA 11.4; kernels need 12.0", "update the driver"];
+    faulty(&[("TESSERA_MOCK_DRIVER", "11040")], &[("RESULT", &old), ("AUTO", &old[..1])]);
     let old = ["compute capability is 7.5", "need 8.0"];
     faulty(&[("TESSERA_MOCK_SM", "75")], &[("RESULT", &old), ("AUTO", &old), ("DEVICES", &["is 7.5"])]);
     let ptx = ["Device:", "they are PTX 7.", "newer than its CUDA", "update the driver"];
@@ -262,6 +266,22 @@ fn a_kernel_that_fails_loses_the_device_and_is_named() {
 fn a_lost_device_stays_lost_and_engines_do_not_disturb_each_other() {
     pass("cuda::child_lost", &[("TESSERA_MOCK_FAIL", "cuGraphLaunch:1:719:sticky")]);
     pass("cuda::child_two_threads", &[]);
+}
+
+#[test]
+fn a_kernel_that_does_not_return_is_given_up() {
+    pass("cuda::child_hangs", &[("TESSERA_MOCK_HANG", "*:1")]);
+}
+
+#[test]
+#[ignore = "runs on the mock driver, see `child`"]
+fn child_hangs() {
+    let mut backend = CudaBackend::open(0).expect("opens");
+    backend.set_patience(std::time::Duration::from_millis(300));
+    let e = run_small(&mut backend).expect_err("it hangs");
+    assert!(e.starts_with("DeviceLost: cuda: the kernel pointwise") && e.contains("no answer within 0.3 s"), "{e}");
+    assert!(run_small(&mut backend).expect_err("lost").contains("the device was lost"));
+    // And it is dropped without waiting for the kernel.
 }
 
 #[test]

@@ -25,8 +25,8 @@ const PAUSE: Duration = Duration::from_micros(50);
 pub(super) enum Failure {
     /// The driver's status.
     Status(sys::CUresult),
-    /// The device did not finish within so many seconds.
-    Timeout(u64),
+    /// The device did not finish within this time.
+    Timeout(Duration),
     /// A range outside its memory: a mistake in this program, found before the driver was called.
     Range,
 }
@@ -45,7 +45,7 @@ impl std::fmt::Display for Failure {
                 let what = what.unwrap_or_else(|_| "the driver has no text for it".into());
                 write!(f, "{code:?} ({}): {what}", *code as u32)
             }
-            Failure::Timeout(seconds) => write!(f, "no answer within {seconds} s"),
+            Failure::Timeout(patience) => write!(f, "no answer within {} s", patience.as_secs_f64()),
             Failure::Range => f.write_str("a range outside its memory"),
         }
     }
@@ -301,6 +301,11 @@ impl Stream {
         Ok(stream)
     }
 
+    /// Waits at most so long from now on.
+    pub(super) fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     /// A new event; the caller gives it back with [`Stream::forget`].
     pub(super) fn event(&self) -> Call<Event> {
         self.context.bind()?;
@@ -336,7 +341,7 @@ impl Stream {
             let waited = began.elapsed();
             if waited > self.patience {
                 self.context.abandoned.store(true, Ordering::Relaxed);
-                return Err(Failure::Timeout(self.patience.as_secs()));
+                return Err(Failure::Timeout(self.patience));
             }
             if waited > SPIN {
                 std::thread::sleep(PAUSE);

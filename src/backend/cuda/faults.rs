@@ -111,7 +111,8 @@ mod tests {
     #[test]
     fn what_a_context_does_not_survive_is_remembered_with_its_cause() {
         let mut faults = Faults::default();
-        assert_eq!(faults.error("a", Failure::Timeout(3)).kind(), Kind::DeviceLost);
+        let hung = Failure::Timeout(std::time::Duration::from_secs(3));
+        assert_eq!(faults.error("a", hung).kind(), Kind::DeviceLost);
         let e = faults.check("b").expect_err("lost");
         assert!(e.kind() == Kind::DeviceLost && e.message().contains("b: the device was lost: a: no answer"), "{e}");
         assert_eq!(faults.error("c", Failure::Range).kind(), Kind::DeviceLost, "the first cause stays");

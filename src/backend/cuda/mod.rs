@@ -79,6 +79,12 @@ impl CudaBackend {
         Ok(CudaBackend { caps, lists: Vec::new(), modules, memory: Memory::new(staging), gpu })
     }
 
+    /// Waits at most so long for two segments of a list, instead of [`limits::CUDA_WAIT_SECONDS`], before the
+    /// device is given up.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.gpu.stream.set_patience(patience);
+    }
+
     /// Kernels made ready so far.
     pub fn kernels(&self) -> usize {
         self.modules.count()

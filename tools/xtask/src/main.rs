@@ -21,7 +21,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("xtask: {why}");
-            ExitCode::FAILURE
+            // 3: nothing is wrong with the repository, but this machine lacks what the task needs.
+            ExitCode::from(if why.starts_with(toolchain::MISSING) { 3 } else { 1 })
         }
     }
 }

@@ -12,6 +12,9 @@ const PACKAGES: [&str; 5] = [
     "nvidia-cuda-cccl==13.0.85",
 ];
 
+/// How an error begins where the compiler cannot be installed.
+pub const MISSING: &str = "no CUDA compiler";
+
 /// Where the programs are.
 pub struct Toolchain {
     bin: PathBuf,
@@ -30,9 +33,11 @@ impl Toolchain {
         }
         println!("installing the CUDA compiler into target/nvcc");
         let _ = std::fs::remove_dir_all(&home);
-        run(Command::new("python3").args(["-m", "venv"]).arg(&home))?;
+        let missing = |why| format!("{MISSING}: {why}");
+        run(Command::new("python3").args(["-m", "venv"]).arg(&home)).map_err(missing)?;
         let pip = home.join("bin/pip");
-        run(Command::new(pip).args(["install", "--quiet", "--disable-pip-version-check"]).args(PACKAGES))?;
+        let install = ["install", "--quiet", "--disable-pip-version-check"];
+        run(Command::new(pip).args(install).args(PACKAGES)).map_err(missing)?;
         let bin = programs(&home).ok_or("the packages hold no nvcc")?;
         std::fs::write(&marker, wanted).map_err(|e| format!("{}: {e}", marker.display()))?;
         Ok(Toolchain { bin })
