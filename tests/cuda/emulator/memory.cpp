@@ -90,6 +90,10 @@ bool release(void* start) {
     return true;
 }
 
+void release_all() {
+    while (!live.empty()) release(reinterpret_cast<void*>(live.begin()->first));
+}
+
 bool is_device_address(const void* p) { return reinterpret_cast<uintptr_t>(p) - range_start < range_bytes; }
 
 size_t allocated_bytes() { return live_bytes; }
@@ -107,6 +111,24 @@ bool inside_allocation(const void* p, size_t bytes, void** start, size_t* size) 
     if (start != nullptr) *start = reinterpret_cast<void*>(last_start);
     if (size != nullptr) *size = last_end - last_start;
     return true;
+}
+
+std::vector<unsigned char> saved_memory() {
+    std::vector<unsigned char> all;
+    all.reserve(live_bytes);
+    for (const auto& [start, a] : live) {
+        auto* p = reinterpret_cast<unsigned char*>(start);
+        all.insert(all.end(), p, p + a.bytes);
+    }
+    return all;
+}
+
+void restore_memory(const std::vector<unsigned char>& saved) {
+    size_t at = 0;
+    for (const auto& [start, a] : live) {
+        memcpy(reinterpret_cast<void*>(start), saved.data() + at, a.bytes);
+        at += a.bytes;
+    }
 }
 
 std::string damaged_guards() {

@@ -127,10 +127,10 @@ unsigned ordered(unsigned k, unsigned count, Order order, unsigned salt) {
     return v;
 }
 
-void run_block(unsigned long long index) {
+void run_block(unsigned index) {
     Order order = now.options.order;
     if (order == Order::mixed) order = static_cast<Order>(index % 3);
-    unsigned salt = now.options.seed * 2654435761u + static_cast<unsigned>(index) * 40503u;
+    unsigned salt = now.options.seed * 2654435761u + index * 40503u;
     now.number++;
     now.barrier_stamp = ++now.stamp;
     for (auto& w : now.warps) w = {0, nullptr, now.stamp};
@@ -279,6 +279,9 @@ Result launch(const ts_host::Entry& entry, Dim grid, Dim block, unsigned dynamic
     if (block.x % 32 != 0 || block.x == 0 || block.x > 1024)
         return refused(name + "blocks of " + std::to_string(block.x) + " threads; it takes a multiple of 32 up to 1024");
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) return refused(name + "an empty grid");
+    unsigned long long blocks = 1ull * grid.x * grid.y;
+    if (blocks > 1u << 30 || blocks * grid.z > 1u << 30) return refused(name + "a grid of more than 2^30 blocks");
+    blocks *= grid.z;
     if (dynamic_bytes > options.shared_limit)
         return refused(name + std::to_string(dynamic_bytes) + " bytes of dynamic shared memory, a block may have " +
                        std::to_string(options.shared_limit));
@@ -299,13 +302,12 @@ Result launch(const ts_host::Entry& entry, Dim grid, Dim block, unsigned dynamic
     {
         SignalGuard guard;
         now.running = true;
-        unsigned long long index = 0;
-        for (unsigned z = 0; z < grid.z && now.fault == Fault::none; z++)
-            for (unsigned y = 0; y < grid.y && now.fault == Fault::none; y++)
-                for (unsigned x = 0; x < grid.x && now.fault == Fault::none; x++) {
-                    ts_host::block_index = {x, y, z};
-                    run_block(index++);
-                }
+        auto count = static_cast<unsigned>(blocks);
+        for (unsigned k = 0; k < count && now.fault == Fault::none; k++) {
+            unsigned b = ordered(k, count, options.order, options.seed);
+            ts_host::block_index = {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y};
+            run_block(b);
+        }
         now.running = false;
     }
     if (now.fault == Fault::none) {
