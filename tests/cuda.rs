@@ -5,7 +5,9 @@
 //! binary again, with the mock in its library path, running one of the ignored tests below.
 
 use crate::problem;
+use crate::reference;
 use crate::source;
+use crate::tolerance;
 use crate::twin;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -170,6 +172,19 @@ fn child_others() {
     let products = [Stem::Conv2d, Stem::Gemm];
     let others: Vec<Stem> = Stem::ALL.into_iter().filter(|s| !products.contains(s)).collect();
     twin::hold_cuda(&others);
+}
+
+#[test]
+fn the_mock_driver_runs_the_networks() {
+    pass("cuda::child_networks", &[]).iter().for_each(|text| println!("{text}"));
+}
+
+#[test]
+#[ignore = "runs on the mock driver, see `child`"]
+fn child_networks() {
+    reference::hold("cuda:0", "f16", reference::half_limit);
+    reference::hold("cuda:0", "bf16", reference::bf16_limit);
+    reference::hold("cuda:0", "f32", |_| tolerance::NETWORK_F32);
 }
 
 /// Opens the first device, and runs one small case by its row: twice the launch, two transfers each way.

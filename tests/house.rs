@@ -8,12 +8,15 @@ use tessera::abi::Stem;
 use tessera::{Kind, knobs};
 
 /// Files that may hold `unsafe`, with the reason. Each block there must carry a `SAFETY:` comment.
-const UNSAFE: [(&str, &str); 1] =
-    [("benches/gemm_crate/src/main.rs", "the crate measured beside our products takes pointers")];
+const UNSAFE: [(&str, &str); 3] = [
+    ("benches/gemm_crate/src/main.rs", "the crate measured beside our products takes pointers"),
+    ("src/backend/cuda/driver.rs", "every call of the CUDA driver takes handles and pointers"),
+    ("src/backend/cuda/run.rs", "what a kernel does with its pointers is the kernel table's promise"),
+];
 
 /// Lines of one Rust file without its unit tests: the hard stop, and where a warning starts.
 const RUST_LINES: (usize, usize) = (800, 400);
-/// Lines of one shader.
+/// Lines of one shader, or of one CUDA file.
 const SHADER_LINES: usize = 500;
 /// Bytes of all tracked files, of `weights/`, and of the one-step model.
 const TRACKED_BYTES: u64 = 36 << 20;
@@ -163,7 +166,8 @@ fn files_stay_short() {
             long.push(format!("{} ({lines})", file.display()));
         }
     }
-    for file in source::files_in("shaders", "wgsl") {
+    let kernels = ["cu", "cuh"].into_iter().flat_map(|ext| source::files_in("kernels", ext));
+    for file in source::files_in("shaders", "wgsl").into_iter().chain(kernels) {
         let lines = source::read(&file).lines().count();
         if lines > SHADER_LINES {
             bad.push(format!("{}: {lines} lines, at most {SHADER_LINES}", file.display()));
@@ -176,12 +180,17 @@ fn files_stay_short() {
 }
 
 #[test]
-fn every_stem_has_shader_cpu_twin_and_problem() {
+fn every_stem_has_shader_kernel_cpu_twin_and_problem() {
     let mut bad = Vec::new();
     for stem in Stem::ALL {
         let name = stem.name();
         let shader = source::root().join(format!("shaders/{name}.wgsl"));
-        let others = [format!("src/backend/cpu/{name}.rs"), format!("tests/problem/{name}.rs")];
+        let others = [
+            format!("src/backend/cpu/{name}.rs"),
+            format!("kernels/{name}.sm80.cu"),
+            format!("kernels/ptx/{name}.sm80.ptx"),
+            format!("tests/problem/{name}.rs"),
+        ];
         if !shader.is_file() {
             bad.push(format!("shaders/{name}.wgsl is missing"));
         }
@@ -236,7 +245,7 @@ fn readme_tables_equal_the_code() {
 /// A path in backticks that starts in a top-level folder must exist: documents age by what they point at.
 #[test]
 fn documents_name_files_that_exist() {
-    let folders = ["src/", "tests/", "docs/", "tools/", "weights/", "shaders/", "benches/"];
+    let folders = ["src/", "tests/", "docs/", "tools/", "weights/", "shaders/", "kernels/", "benches/"];
     let documents = source::files().into_iter().filter(|p| p.extension().is_some_and(|e| e == "md"));
     let mut bad = Vec::new();
     for document in documents {

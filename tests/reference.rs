@@ -227,7 +227,7 @@ fn error_of(row: &Row, device: &str, dtype: &str) -> f64 {
 }
 
 /// Holds every case to a limit that may depend on PyTorch's own error in bf16.
-fn hold(device: &str, dtype: &str, limit: impl Fn(&Row) -> f64) {
+pub(crate) fn hold(device: &str, dtype: &str, limit: impl Fn(&Row) -> f64) {
     let mut problems = Vec::new();
     for row in rows() {
         let (error, limit) = (error_of(&row, device, dtype), limit(&row));
@@ -250,15 +250,21 @@ pub(crate) fn have_wgpu() -> bool {
     there
 }
 
-fn half_limit(row: &Row) -> f64 {
+/// What a network stored in f16 may be in error by.
+pub(crate) fn half_limit(row: &Row) -> f64 {
     tolerance::NETWORK_F16_OF_BF16 * row.pytorch_bf16
+}
+
+/// The same in bf16.
+pub(crate) fn bf16_limit(row: &Row) -> f64 {
+    tolerance::NETWORK_BF16_OF_BF16 * row.pytorch_bf16
 }
 
 #[test]
 fn the_cpu_backend_computes_the_networks_in_every_storage_type() {
     hold("cpu", "f32", |_| tolerance::NETWORK_F32);
     hold("cpu", "f16", half_limit);
-    hold("cpu", "bf16", |row| tolerance::NETWORK_BF16_OF_BF16 * row.pytorch_bf16);
+    hold("cpu", "bf16", bf16_limit);
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub(super) struct RunArgs {
     /// [default strength: 1]
     #[arg(long, value_name = "FILE[:STRENGTH]", value_parser = adapter)]
     lora: Vec<(PathBuf, f32)>,
-    /// cpu, wgpu, wgpu:N or auto; a device that is named is used or refused, never replaced by another
+    /// cpu, cuda, cuda:N, wgpu, wgpu:N or auto; a device that is named is used or refused, never replaced by another
     #[arg(short = 'g', long, value_name = "DEVICE", default_value = "auto")]
     device: String,
     /// How activations are stored [default: f32 on cpu, f16 on wgpu]

@@ -60,7 +60,7 @@ pub(super) struct UpscaleArgs {
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Model")]
     seed: u64,
 
-    /// cpu, wgpu, wgpu:N or auto; a device that is named is used or refused, never replaced by another
+    /// cpu, cuda, cuda:N, wgpu, wgpu:N or auto; a device that is named is used or refused, never replaced by another
     #[arg(short = 'g', long, value_name = "DEVICE", default_value = "auto", help_heading = "Device and memory")]
     device: String,
     /// Cap on device memory, for example 4GiB or 512MiB

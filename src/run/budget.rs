@@ -52,7 +52,7 @@ pub struct Choice {
 }
 
 /// Picks the shape of a job. `rows` is the host memory of what brings and takes the rows (decoder,
-/// resampler, alpha, encoder).
+/// resampler, alpha, encoder). With `below` only smaller windows are tried: larger ones turned out not to fit.
 pub fn choose(
     engine: &mut Engine,
     model: &OneStep,
@@ -60,12 +60,19 @@ pub fn choose(
     target: [u32; 2],
     conditioning: &Conditioning,
     rows: u64,
+    below: Option<u32>,
 ) -> Result<Choice> {
     let stride = model.stride();
-    let tiles: Vec<u32> = match options.tile {
+    let mut tiles: Vec<u32> = match options.tile {
         Some(tile) => vec![checked_tile(tile, stride)?],
         None => TILES.iter().map(|t| t.next_multiple_of(stride)).collect(),
     };
+    tiles.retain(|&t| below.is_none_or(|b| t < b));
+    if tiles.is_empty() {
+        return Err(Error::new(Kind::Memory, "budget", "the device has no room for the smallest window"));
+    }
+    // What is not capped is bounded by what the device has, where that is known.
+    let vram = options.vram.or(engine.caps().memory);
     let batch = options.batch.unwrap_or(1);
     if batch == 0 || batch > crate::limits::MAX_BATCH {
         let most = crate::limits::MAX_BATCH;
@@ -91,7 +98,7 @@ pub fn choose(
             Err(e) => return Err(e),
         };
         let needs = needs(engine, &plan, &program, rows);
-        if fits(&needs, options) {
+        if vram.is_none_or(|cap| needs.device <= cap) && options.ram.is_none_or(|cap| needs.host <= cap) {
             let mut notes = Vec::new();
             if tile != tiles[0] {
                 notes.push(format!("windows of {tile} instead of {} keep within the memory allowed", tiles[0]));
@@ -105,7 +112,8 @@ pub fn choose(
     let Some((needs, tile)) = smallest else {
         return Err(Error::new(Kind::Memory, "budget", format!("none of {refused} window sizes can be planned")));
     };
-    let caps = [("--vram", options.vram, needs.device), ("--ram", options.ram, needs.host)];
+    let device = if options.vram.is_some() { "--vram" } else { "the device's memory of" };
+    let caps = [(device, vram, needs.device), ("--ram", options.ram, needs.host)];
     let short: Vec<String> = caps
         .iter()
         .filter_map(|(name, cap, need)| {
@@ -153,10 +161,6 @@ fn needs(engine: &Engine, plan: &Plan, program: &Program, rows: u64) -> Needs {
         BackendKind::Wgpu => Needs { device: planned + DRIVER_OVERHEAD, host },
         BackendKind::Cuda => Needs { device: planned + CUDA_OVERHEAD, host },
     }
-}
-
-fn fits(needs: &Needs, options: &UpscaleOptions) -> bool {
-    options.vram.is_none_or(|cap| needs.device <= cap) && options.ram.is_none_or(|cap| needs.host <= cap)
 }
 
 /// Bytes as the command line takes them, rounded up.

@@ -112,7 +112,7 @@ pub struct UpscaleOptions {
     pub model: Option<PathBuf>,
     /// The system to run; `None`: the one the model's folder names.
     pub system: Option<String>,
-    /// `cpu`, `wgpu`, `wgpu:N` or `auto`.
+    /// `cpu`, `cuda`, `cuda:N`, `wgpu`, `wgpu:N` or `auto`.
     pub device: String,
     /// Cap on device memory, bytes.
     pub vram: Option<u64>,

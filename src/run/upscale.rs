@@ -73,7 +73,7 @@ pub fn upscale_with(
     let to = [extent::to_u32("height", target.height)?, extent::to_u32("width", target.width)?];
     let conditioning = Conditioning { noise: options.noise, jpeg: options.jpeg, scale: target.scale };
     let rows = row_bytes(&header, &target)?;
-    let choice = budget::choose(engine, &model, options, to, &conditioning, rows)?;
+    let mut choice = budget::choose(engine, &model, options, to, &conditioning, rows, None)?;
     clock.lap("plan");
 
     let mut report = report(engine, &header, &target, &path, &folder, &choice);
@@ -112,7 +112,24 @@ pub fn upscale_with(
             .advise("use the config.json and the weights of one and the same checkpoint"));
     }
     let mut pack = |w: &crate::plan::command::PackedWeight| checkpoints.packed(&w.tensors, &w.packing, w.dtype);
-    let executor = engine.executor(&choice.key, &scope, &choice.plan, &mut pack)?;
+    let executor = loop {
+        match engine.executor(&choice.key, &scope, &choice.plan, &mut pack) {
+            // Others may hold a part of the device's memory: smaller windows, before anything is written.
+            Err(e) if e.kind() == Kind::Memory && options.tile.is_none() => {
+                let tile = choice.shaping.tile;
+                let smaller = budget::choose(engine, &model, options, to, &conditioning, rows, Some(tile));
+                let Ok(smaller) = smaller else { return Err(e) };
+                choice = smaller;
+                let notes = std::mem::take(&mut report.notes);
+                report = self::report(engine, &header, &target, &path, &folder, &choice);
+                report.notes = notes;
+                let why = format!("no room for windows of {tile}, trying {}: {}", choice.shaping.tile, e.message());
+                observer.note(&why);
+                report.notes.push(why);
+            }
+            other => break other?,
+        }
+    };
     clock.lap("load");
 
     let device = engine.device().clone();

@@ -122,7 +122,7 @@ pub struct ComponentOptions {
     pub input: PathBuf,
     /// File for the outputs.
     pub output: PathBuf,
-    /// `cpu`, `wgpu`, `wgpu:N` or `auto`.
+    /// `cpu`, `cuda`, `cuda:N`, `wgpu`, `wgpu:N` or `auto`.
     pub device: String,
     /// `f32`, `f16` or `bf16`: how activations are stored; by default as the device prefers.
     pub dtype: Option<String>,
