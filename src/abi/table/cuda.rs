@@ -26,7 +26,8 @@ const MMA_ROWS: u32 = 128;
 const MMA_COLUMNS: [u32; 2] = [128, 64];
 /// Bytes of shared memory of those: the stages of the two operands' pipeline.
 const MMA_SHARED: u32 = 49_152;
-/// Queries of a block of `attention`: on the plain units, on tensor cores, there with heads of 160 channels.
+/// Queries of a block of `attention`: on the plain units and with heads of 512 channels, on tensor cores, there with
+/// heads of 160 channels.
 const ATTENTION_QUERIES: [u32; 3] = [32, 128, 64];
 /// Widest head of `attention` on the plain units.
 const ATTENTION_HEAD: u32 = 512;
@@ -162,6 +163,7 @@ pub(super) const ROWS: &[Row] = &[
     row(Stem::Attention, "mma_64", half_heads::<64>, WeightForm::None, queries::<1>),
     row(Stem::Attention, "mma_80", half_heads::<80>, WeightForm::None, queries::<1>),
     row(Stem::Attention, "mma_160", half_heads::<160>, WeightForm::None, queries::<2>),
+    row(Stem::Attention, "mma_512", half_heads::<512>, WeightForm::None, queries::<0>),
     row(Stem::Attention, "base", heads, WeightForm::None, queries::<0>),
     row(Stem::GroupNormStats, "base", any, WeightForm::None, others),
     row(Stem::NormFinalize, "base", any, WeightForm::None, others),
@@ -189,6 +191,7 @@ pub const LAUNCHES: &[Launch] = &[
     launch(Stem::Attention, "mma_64", 128, 36_864),
     launch(Stem::Attention, "mma_80", 128, 33_792),
     launch(Stem::Attention, "mma_160", 128, 43_008),
+    launch(Stem::Attention, "mma_512", 256, 101_376),
     launch(Stem::Attention, "base", 256, 0),
     launch(Stem::GroupNormStats, "base", 256, 0),
     launch(Stem::NormFinalize, "base", 128, 0),
