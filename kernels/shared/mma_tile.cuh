@@ -130,17 +130,27 @@ TS_D void finish_mma(const Output& out, const Columns& columns, unsigned first, 
     float* const staged = shared + warp() * (16 * MMA_STAGED_PITCH);
     const unsigned chunk = warp() % Tile::ACROSS * 4;
     const unsigned step = columns.gated ? 2 : 1;
-#pragma unroll
+    // One copy of the ending, so that the code stays small: the sums of a row tile are selected, not indexed.
+#pragma unroll 1
     for (unsigned i = 0; i < Tile::ROW_TILES; i++) {
+        float part[4][4];
+#pragma unroll
+        for (unsigned r = 0; r < Tile::ROW_TILES; r++) {
+#pragma unroll
+            for (unsigned j = 0; j < 16; j++) {
+                part[j / 4][j % 4] = r == 0 || i == r ? sums[r][j / 4][j % 4] : part[j / 4][j % 4];
+            }
+        }
         const unsigned row = first + (warp() / Tile::ACROSS * Tile::ROW_TILES + i) * 16;
         sync_warp();
 #pragma unroll
         for (unsigned j = 0; j < 4; j++) {
             float* const at = staged + lane() / 4 * MMA_STAGED_PITCH + j * 8 + lane() % 4 * 2;
-            *reinterpret_cast<float2*>(at) = make_float2(sums[i][j][0], sums[i][j][1]);
-            *reinterpret_cast<float2*>(at + 8 * MMA_STAGED_PITCH) = make_float2(sums[i][j][2], sums[i][j][3]);
+            *reinterpret_cast<float2*>(at) = make_float2(part[j][0], part[j][1]);
+            *reinterpret_cast<float2*>(at + 8 * MMA_STAGED_PITCH) = make_float2(part[j][2], part[j][3]);
         }
         sync_warp();
+#pragma unroll 1
         for (unsigned l = lane() * step; l < 64; l += 32 * step) {
             finish_staged(out, columns, row + l / 4, staged + l / 4 * MMA_STAGED_PITCH + l % 4 * 8, chunk + l % 4);
         }

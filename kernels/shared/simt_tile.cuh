@@ -82,6 +82,7 @@ TS_D void finish_simt(const Output& out, const Columns& columns, unsigned first,
     }
     sync_block();
     const unsigned step = columns.gated ? 2 : 1;
+#pragma unroll 1
     for (unsigned i = threadIdx.x * step; i < SIMT_TILE * 8; i += SIMT_THREADS * step) {
         const unsigned row = i / 8;
         finish_staged(out, columns, first + row, shared + row * SIMT_PITCH + i % 8 * 8, i % 8);

@@ -89,27 +89,23 @@ template <class Y> TS_D void store8(Y* at, const float (&v)[8], Control* control
     }
 }
 
-TS_D float activate(unsigned code, float v) {
-    switch (code) {
-    case ACT_SILU:
-        return silu(v);
-    case ACT_GELU:
-        return gelu(v);
-    case ACT_QUICK_GELU:
-        return quick_gelu(v);
-    case ACT_RELU:
-        // A comparison, not a maximum: a NaN must stay one.
-        return v < 0.0f ? 0.0f : v;
-    default:
-        return v;
-    }
-}
-
 TS_D void activate8(unsigned code, float (&v)[8]) {
-    if (code != ACT_NONE) {
+    if (code == ACT_SILU || code == ACT_QUICK_GELU) {
+        const float factor = code == ACT_SILU ? 1.0f : 1.702f;
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            v[i] = activate(code, v[i]);
+            v[i] *= sigmoid(factor * v[i]);
+        }
+    } else if (code == ACT_GELU) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            v[i] = gelu(v[i]);
+        }
+    } else if (code == ACT_RELU) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            // A comparison, not a maximum: a NaN must stay one.
+            v[i] = v[i] < 0.0f ? 0.0f : v[i];
         }
     }
 }
