@@ -103,7 +103,8 @@ def card(model, state, log, figures, notes, remarks):
         for l in start:
             g = l["args"]
             end = f"{g['steps']} steps" if float(g["steps"]) < 1e8 else f"{g['minutes']} minutes in all"
-            lines.append(f"    - from step {l['step']}: learning rate {g['lr']}, until {end}, average {g['ema']}")
+            init = f" with the weights of {g['init']}" if g.get("init", "None") != "None" else ""
+            lines.append(f"    - from step {l['step']}{init}: learning rate {g['lr']}, until {end}, average {g['ema']}")
         lines += [f"- {note}" for note in notes]
     else:
         lines += ["- **Not trained**: random weights in the final shape."]
