@@ -96,7 +96,7 @@ def card(model, state, log, figures, notes, remarks):
         pictures = max([l.get("pictures", 0) for l in start] + [0])
         lines += [
             f"- Pictures in the pool: {pictures}; crops seen: {state['seen']:,} of {args.get('crop')} x {args.get('crop')} target pixels.",
-            f"- Steps: {state['step']:,} with batch {args.get('batch')}; wall time {state['spent'] / 60:.0f} minutes on one or two CPU cores (bf16 autocast); seed {state['seed']}.",
+            f"- Steps: {state['step'] - (start[0]['step'] if start else 0):,} with batch {args.get('batch')}; wall time {state['spent'] / 60:.0f} minutes on one or two CPU cores (bf16 autocast); seed {state['seed']}.",
             f"- AdamW with warm-up and a cosine, Charbonnier loss (eps {args.get('eps')}), average of the weights. These are the averaged",
             "  weights, rounded to f16. Stretches of the run:",
         ]
