@@ -239,8 +239,8 @@ impl Found {
 /// Whether tensor `name` of a whole CLIP is none of the tower `part`: the other tower's, or what compares
 /// the two.
 fn of_another_tower(part: Part, name: &str) -> bool {
-    let other = if part == Part::TextEncoder { ["vision_model.", "visual_"] } else { ["text_model.", "text_proj"] };
-    name == "logit_scale" || other.iter().any(|head| name.starts_with(head))
+    let other = if part == Part::TextEncoder { "vision_model." } else { "text_model." };
+    name == "logit_scale" || [other, "text_projection.", "visual_projection."].iter().any(|head| name.starts_with(head))
 }
 
 /// Equal blocks of the rows of `t` as tensors of their own: rows are contiguous.
