@@ -62,7 +62,7 @@ pub const MAX_PROMPT_BYTES: usize = 1 << 16;
 /// Most problems listed one by one in one error; the rest is counted.
 pub const MAX_LISTED: usize = 20;
 /// Most bytes of foreign text (a name, a value of a config) repeated in one error.
-pub const MAX_QUOTED: usize = 80;
+pub const MAX_QUOTED: usize = 128;
 
 /// Most windows of one launch.
 pub const MAX_BATCH: u32 = 64;

@@ -1,8 +1,9 @@
 //! Adapters: every naming merged to the numbers that numpy gives, swapped and stacked; and those that are
 //! refused.
 
+use crate::program;
 use crate::tolerance;
-use crate::weights::{folder, tensors, write};
+use crate::weights::{file, folder, tensors, write};
 use std::path::{Path, PathBuf};
 use tessera::Kind;
 use tessera::graph::DType;
@@ -124,6 +125,61 @@ fn adapters_for_something_else_list_what_does_not_fit() {
     );
     let e = both.with_adapters(Part::Unet, &[(&Adapter::open(&path).expect("opens"), 1.0)]).expect_err("two");
     assert!(e.message().contains("two modules at once"), "{e}");
+}
+
+/// Adapters of families that are not run are named from what their names or widths give away.
+#[test]
+fn adapters_of_other_families_are_refused_by_name() {
+    let dir = folder();
+    for (module, inputs, family) in [
+        ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", 2048, "SDXL"),
+        ("lora_te2_text_model_encoder_layers_0_mlp_fc1", 64, "SDXL"),
+        ("lora_unet_single_blocks_0_linear1", 64, "FLUX"),
+        ("lora_unet_double_blocks_0_img_mod_lin", 64, "FLUX"),
+        ("lora_unet_joint_blocks_0_context_block_attn_qkv", 64, "SD3"),
+        ("lora_te3_encoder_block_0_layer_0_SelfAttention_k", 64, "SD3"),
+    ] {
+        let names = ["down", "up"].map(|f| format!("{module}.lora_{f}.weight"));
+        let path = write(&dir, "a.safetensors", &tensors(&[(&names[0], &[1, inputs]), (&names[1], &[8, 1])]));
+        let e = Adapter::open(&path).expect_err(family);
+        assert!(e.kind() == Kind::Weights && e.message().contains(&format!("an adapter of {family}")), "{module}: {e}");
+        // inspecting it says the same, not that it is no model
+        let run = program::run(&["inspect", &path.to_string_lossy()]);
+        assert!(run.code == Some(3) && run.stderr.contains(&format!("an adapter of {family}")), "{}", run.stderr);
+    }
+    // one of the neighbouring family that is run: whose contexts it reads
+    let module = "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn2_to_k";
+    let names = ["down", "up"].map(|f| format!("{module}.lora_{f}.weight"));
+    let path = write(&dir, "b.safetensors", &tensors(&[(&names[0], &[1, 1024]), (&names[1], &[320, 1])]));
+    let other = Adapter::open(&path).expect("opens");
+    let e = base(Part::Unet).with_adapters(Part::Unet, &[(&other, 1.0)]).expect_err("other widths");
+    assert!(e.message().contains("it reads contexts as Stable Diffusion 2.x has them"), "{e}");
+}
+
+/// Trainers store alpha as they like.
+#[test]
+fn an_alpha_of_any_number_type_scales() {
+    let dir = folder();
+    let q = "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q";
+    let names = [format!("unet.{q}.lora.down.weight"), format!("unet.{q}.lora.up.weight"), format!("unet.{q}.alpha")];
+    let read = |dtype: &str, alpha: &[u8]| {
+        let end = 32 + alpha.len();
+        let header = format!(
+            r#"{{"{}":{{"dtype":"F32","shape":[1,4],"data_offsets":[0,16]}},"{}":{{"dtype":"F32","shape":[4,1],
+            "data_offsets":[16,32]}},"{}":{{"dtype":"{dtype}","shape":[],"data_offsets":[32,{end}]}}}}"#,
+            names[0], names[1], names[2]
+        );
+        let mut data: Vec<u8> = (1u8..=8).flat_map(|v| (f32::from(v) / 8.0).to_le_bytes()).collect();
+        data.extend(alpha);
+        let a = Adapter::open(&write(&dir, "a.safetensors", &file(&header, &data))).unwrap_or_else(|e| panic!("{e}"));
+        let merged = base(Part::Unet).with_adapters(Part::Unet, &[(&a, 1.0)]).expect("merges");
+        merged.read_f32(&format!("{q}.weight")).expect("reads")
+    };
+    let of_f32 = read("F32", &3f32.to_le_bytes());
+    assert_ne!(of_f32, read("F32", &4f32.to_le_bytes()));
+    assert_eq!(read("F64", &3f64.to_le_bytes()), of_f32);
+    assert_eq!(read("I32", &3i32.to_le_bytes()), of_f32);
+    assert_eq!(read("I64", &3i64.to_le_bytes()), of_f32);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use tempfile::TempDir;
 use tessera::Kind;
 use tessera::graph::{DType, Graph};
 use tessera::model::Extents;
+use tessera::model::clip_text::ClipTextModel;
+use tessera::model::clip_vision::ClipVisionModel;
 use tessera::model::controlnet::ControlNetModel;
 use tessera::model::unet::UNet2DConditionModel;
 use tessera::model::vae::AutoencoderKL;
@@ -185,6 +187,70 @@ fn every_tensor_of_the_published_files_reads_the_values_it_is_stored_with() {
     }
 }
 
+/// SD-Turbo's single file calls the text tower as its trainer does; SDXL's files begin alike.
+#[test]
+fn turbos_single_file_is_not_taken_for_sdxl() {
+    let (dir, mut lines) = (folder(), case("sd21"));
+    for l in &mut lines {
+        l.stored = l.stored.replace("cond_stage_model.model.", "conditioner.embedders.0.model.");
+    }
+    let model = Model::open(&ldm_file(&dir, &lines, |l| l.shape.clone(), None)).expect("opens");
+    assert_eq!(model.parts(), [Part::Unet, Part::Vae, Part::TextEncoder]);
+    let text = model.checkpoint(Part::TextEncoder).expect("text encoder");
+    let mine: BTreeSet<&str> = text.tensors().iter().map(|t| t.name.as_str()).collect();
+    let theirs = lines.iter().filter(|l| l.part == Part::TextEncoder).filter_map(|l| l.name.as_deref());
+    assert_eq!(mine, theirs.collect());
+}
+
+/// CLIP as OpenAI published it: both towers in one file, one config for both.
+#[test]
+fn a_whole_clip_gives_both_towers_as_a_folder_and_as_a_file() {
+    let dir = folder();
+    let towers = ["clip_text_quick", "clip_vision_quick"].map(|t| tiny_vae().with_file_name(t));
+    let configs = towers.each_ref().map(|t| std::fs::read_to_string(t.join("config.json")).expect("config"));
+    let whole = format!(
+        r#"{{"architectures":["CLIPModel"],"model_type":"clip","projection_dim":8,"logit_scale_init_value":2.6592,
+        "text_config":{},"vision_config":{}}}"#,
+        configs[0], configs[1]
+    );
+    write(&dir, "config.json", whole.as_bytes());
+    let files = towers.each_ref().map(|t| Checkpoint::open(&t.join("model.safetensors")).expect("tower"));
+    let (mut entries, mut data) = (Vec::new(), Vec::new());
+    let more =
+        [("logit_scale", vec![]), ("text_projection.weight", vec![8, 8]), ("visual_projection.weight", vec![8, 8])];
+    let of_towers = files.iter().flat_map(|f| {
+        f.tensors().iter().map(|t| (t.name.as_str(), t.shape.clone(), f.read_f32(&t.name).expect("reads")))
+    });
+    let others =
+        more.iter().map(|(name, shape)| (*name, shape.clone(), vec![1.0; shape.iter().product::<u64>() as usize]));
+    for (name, shape, values) in of_towers.chain(others) {
+        let begin = data.len();
+        data.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        let end = data.len();
+        entries.push(format!("\"{name}\":{{\"dtype\":\"F32\",\"shape\":{shape:?},\"data_offsets\":[{begin},{end}]}}"));
+    }
+    let path = write(&dir, "model.safetensors", &file(&format!("{{{}}}", entries.join(",")), &data));
+    for path in [dir.path(), path.as_path()] {
+        let model = Model::open(path).expect("opens");
+        assert_eq!(model.parts(), [Part::TextEncoder, Part::ImageEncoder]);
+        let text = ClipTextModel::from_config(&model.config(Part::TextEncoder).expect("config")).expect("text");
+        assert_eq!(text, ClipTextModel::from_config(&configs[0]).expect("published"));
+        let vision = ClipVisionModel::from_config(&model.config(Part::ImageEncoder).expect("config")).expect("vision");
+        assert_eq!(vision, ClipVisionModel::from_config(&configs[1]).expect("published"));
+        for (part, file) in [(Part::TextEncoder, &files[0]), (Part::ImageEncoder, &files[1])] {
+            let tower = model.checkpoint(part).expect("tower");
+            let names: BTreeSet<&str> = tower.tensors().iter().map(|t| t.name.as_str()).collect();
+            assert_eq!(names, file.tensors().iter().map(|t| t.name.as_str()).collect());
+            for name in names {
+                assert_eq!(tower.read_f32(name).expect("reads"), file.read_f32(name).expect("reads"), "{name}");
+            }
+        }
+    }
+    // a file of both towers that lies beside another network's config has none of its own
+    write(&dir, "config.json", br#"{"_class_name":"UNet2DConditionModel"}"#);
+    assert!(Model::open(&path).and_then(|m| m.config(Part::ImageEncoder)).is_err());
+}
+
 #[test]
 fn early_text_encoders_and_prefixed_autoencoders_are_found() {
     let dir = folder();
@@ -247,6 +313,14 @@ fn one_network_in_diffusers_naming_opens_as_a_folder_and_as_a_file() {
     let name = "decoder.mid_block.attentions.0.to_q.weight";
     let read = |m: &Model| m.checkpoint(Part::Vae).and_then(|c| c.read_f32(name)).expect("reads");
     assert_eq!(read(&of_folder), read(&of_file));
+    // a network's folder in one that lost its model_index.json
+    let dir = folder();
+    std::fs::create_dir(dir.path().join("vae")).expect("folder");
+    for name in ["config.json", "diffusion_pytorch_model.safetensors"] {
+        std::fs::copy(tiny_vae().join(name), dir.path().join("vae").join(name)).expect("copy");
+    }
+    let of_part = Model::open(dir.path()).expect("no index");
+    assert_eq!((of_part.parts(), read(&of_part)), (vec![Part::Vae], read(&of_folder)));
     // another network's config beside the file
     let dir = folder();
     let copy = dir.path().join("vae.safetensors");
@@ -312,12 +386,14 @@ fn pickles_are_refused_with_the_converter() {
 fn other_families_are_refused_by_name() {
     for (tensor, family) in [
         ("conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias", "SDXL"),
+        ("conditioner.embedders.0.transformer.text_model.final_layer_norm.bias", "SDXL"),
         ("model.diffusion_model.label_emb.0.0.weight", "SDXL"),
         ("add_embedding.linear_1.weight", "SDXL"),
         ("model.diffusion_model.joint_blocks.0.context_block.adaLN_modulation.1.bias", "Stable Diffusion 3"),
         ("double_blocks.0.img_attn.norm.key_norm.scale", "FLUX"),
         ("model.diffusion_model.double_blocks.0.img_attn.proj.weight", "FLUX"),
         ("single_transformer_blocks.0.norm.linear.weight", "FLUX"),
+        ("model.diffusion_model.single_blocks.0.linear1.weight", "FLUX"),
         ("model.diffusion_model.label_emb.weight", "upscaler"),
         ("lora_unet_mid_block_attentions_0_proj_in.lora_down.weight", "LoRA adapter"),
         ("text_encoder.x.hada_w1_a", "LoHa"),

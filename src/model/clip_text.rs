@@ -148,7 +148,7 @@ mod tests {
     fn the_config_of_a_whole_clip_is_read_by_its_section() {
         let whole = format!(
             r#"{{"architectures":["CLIPModel"],"model_type":"clip","projection_dim":768,"text_config":{SD15_TEXT},
-            "text_config_dict":null,"vision_config":{VIT_L14},"logit_scale_init_value":2.6592}}"#
+            "text_config_dict":null,"vision_config":{VIT_L14},"logit_scale_init_value":2.6592,"pruned_heads":{{}}}}"#
         );
         let plain = ClipTextModel::from_config(SD15_TEXT).expect("config");
         assert_eq!(ClipTextModel::from_config(&whole).expect("whole"), plain);

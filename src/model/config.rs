@@ -93,9 +93,16 @@ pub const IGNORED_TRANSFORMERS: [(&str, &str); 64] = [
     ("typical_p", "text generation"),
     ("use_bfloat16", "an option of another framework"),
 ];
-/// What the config of a whole CLIP (both towers) holds beside the towers' own configs.
-const OF_BOTH_TOWERS: [&str; 5] =
-    ["text_config", "text_config_dict", "vision_config", "vision_config_dict", "logit_scale_init_value"];
+/// What the config of a whole CLIP (both towers) holds beside the towers' own configs. Heads are pruned by
+/// the towers' own.
+const OF_BOTH_TOWERS: [&str; 6] = [
+    "text_config",
+    "text_config_dict",
+    "vision_config",
+    "vision_config_dict",
+    "logit_scale_init_value",
+    "pruned_heads",
+];
 
 /// An error about a config.
 pub(super) fn bad(what: &str, why: impl std::fmt::Display) -> Error {

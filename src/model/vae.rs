@@ -110,12 +110,13 @@ impl AutoencoderKL {
         Norm { groups: self.groups, eps: NORM_EPS }
     }
 
-    /// The encoder's graph: input `sample` (`batch` pictures of `height` x `width`, multiples of
-    /// [`AutoencoderKL::factor`]), output `latent_moments`, f32: means, then log variances.
+    /// The encoder's graph: input `sample` (`batch` pictures of `height` x `width`, each at least
+    /// [`AutoencoderKL::factor`]; what a side has beyond a multiple of it gives no latent, as in diffusers),
+    /// output `latent_moments`, f32: means, then log variances.
     pub fn build_encoder(&self, batch: u32, height: u32, width: u32, dtype: DType) -> Result<Graph> {
         let factor = self.factor();
-        if !height.is_multiple_of(factor) || !width.is_multiple_of(factor) {
-            let why = format!("{height}x{width} is not a multiple of {factor} on both sides");
+        if height.min(width) < factor {
+            let why = format!("{height}x{width} pixels, less than the {factor} of one latent on a side");
             return Err(Error::new(Kind::Usage, "model", format!("autoencoder: {why}")).advise("pad the picture"));
         }
         let mut b = Builder::new(format!("vae_encoder {height}x{width} b{batch} {}", dtype.name()), dtype);

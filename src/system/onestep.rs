@@ -196,6 +196,12 @@ impl OneStep {
     /// The whole network of one launch as one graph: `window` (f32, -1 to 1) to `result`, with the inputs
     /// `planes`, `unet.timestep` and, where the UNet looks at one, `unet.encoder_hidden_states`.
     pub fn graph(&self, batch: u32, height: u32, width: u32, tokens: u32, dtype: DType) -> Result<Graph> {
+        let factor = self.vae.factor();
+        if !height.is_multiple_of(factor) || !width.is_multiple_of(factor) {
+            // what is over would be missing in the result
+            let why = format!("onestep: a window of {height}x{width} is not a multiple of {factor} on both sides");
+            return Err(Error::new(Kind::Usage, "system", why).advise("choose another window"));
+        }
         let mut l = Linker::new(format!("onestep {height}x{width} b{batch} {}", dtype.name()));
         let window =
             |name: &str, shape| Value { name: name.into(), shape, dtype: DType::F32, lifetime: Lifetime::Window };

@@ -284,12 +284,15 @@ impl Checkpoint {
         if t.elements() != 1 {
             return Err(self.error(format!("{} is {:?}, not one number", t.shown(), t.shape)));
         }
-        if t.dtype.name() == "I64" {
-            let mut bytes = [0; 8];
-            self.fill(t, 0, &mut bytes)?;
-            return Ok(i64::from_le_bytes(bytes) as f32);
+        match t.dtype.name() {
+            "I64" | "I32" => Ok(self.read_i64(&t.name)?[0] as f32),
+            "F64" => {
+                let mut bytes = [0; 8];
+                self.fill(t, 0, &mut bytes)?;
+                Ok(f64::from_le_bytes(bytes) as f32)
+            }
+            _ => Ok(self.stored(t)?[0]),
         }
-        Ok(self.stored(t)?[0])
     }
 
     /// The values of `t` as the file has them.

@@ -69,7 +69,8 @@ const MARKS: [Mark; 11] = [
     Mark {
         part: Part::TextEncoder,
         naming: Naming::OpenClip,
-        prefixes: &["cond_stage_model.model."],
+        // the second one is how Turbo's trainer calls the same tower
+        prefixes: &["cond_stage_model.model.", "conditioner.embedders.0.model."],
         any_of: &["token_embedding.weight"],
         none_of: &[],
     },
@@ -119,17 +120,19 @@ const MARKS: [Mark; 11] = [
 ];
 
 /// Name parts that only other families have, in the order they are looked for; and what to say.
-const FAMILIES: [(&str, &str); 18] = [
+const FAMILIES: [(&str, &str); 20] = [
     ("hada_w1_a", "a LoHa adapter"),
     ("lokr_w1", "a LoKr adapter"),
     ("lora_down.weight", "a LoRA adapter"),
     ("lora.down.weight", "a LoRA adapter"),
     ("lora_A.", "a LoRA adapter"),
     ("double_blocks.", "FLUX"),
+    ("single_blocks.", "FLUX"),
     ("single_transformer_blocks.", "FLUX"),
     ("joint_blocks.", "Stable Diffusion 3"),
     ("transformer_blocks.0.attn.add_k_proj.", "Stable Diffusion 3"),
-    ("conditioner.embedders.", "SDXL"),
+    ("conditioner.embedders.0.transformer.", "SDXL"),
+    ("conditioner.embedders.1.", "SDXL"),
     ("add_embedding.linear_1.", "SDXL"),
     ("label_emb.0.", "SDXL or unCLIP"),
     ("double_layers.", "AuraFlow"),
@@ -139,6 +142,9 @@ const FAMILIES: [(&str, &str); 18] = [
     ("class_embedding.weight", "a UNet conditioned on a class or a noise level (x4 upscaler)"),
     ("label_emb.weight", "a UNet conditioned on a class or a noise level (x4 upscaler)"),
 ];
+
+/// What to do with an adapter where a model is wanted.
+pub(crate) const IS_ADAPTER: &str = "give it beside a model, as an adapter";
 
 /// Finds the networks among `tensors`. Another family is an error that names it; so is a file in which
 /// nothing is known.
@@ -153,7 +159,7 @@ pub(super) fn detect(path: &str, tensors: &[TensorInfo]) -> Result<Vec<Found>> {
     if let Some((name, family)) = family {
         let e = bad(format!("this is {family} (it has `{}`)", quoted(name)));
         return Err(if family.ends_with("adapter") {
-            e.advise("give it beside a model, as an adapter")
+            e.advise(IS_ADAPTER)
         } else {
             e.advise("networks of Stable Diffusion 1.x and 2.x are run; use one of those")
         });
@@ -177,6 +183,11 @@ pub(super) fn detect(path: &str, tensors: &[TensorInfo]) -> Result<Vec<Found>> {
     Ok(found)
 }
 
+/// One tower of a whole CLIP in transformers' naming.
+pub(super) fn tower(part: Part) -> Found {
+    Found { part, naming: Naming::Diffusers, prefix: "" }
+}
+
 impl Found {
     /// The network's own tensors, under diffusers' names.
     pub(super) fn select(&self, path: &str, tensors: &[TensorInfo]) -> Result<Vec<TensorInfo>> {
@@ -190,6 +201,9 @@ impl Found {
             (Naming::Diffusers, _) => (0, 0, 0),
         };
         let map = |name: &str| match (self.naming, self.part) {
+            (Naming::Diffusers, Part::TextEncoder | Part::ImageEncoder) if of_another_tower(self.part, name) => {
+                Mapped::Unused
+            }
             (Naming::Diffusers, _) => Mapped::One(name.to_owned()),
             (Naming::OpenClip, _) => ldm::open_clip(name, layers),
             (Naming::Ldm, Part::Unet) => ldm::unet(name, layers).into(),
@@ -220,6 +234,13 @@ impl Found {
             )),
         }
     }
+}
+
+/// Whether tensor `name` of a whole CLIP is none of the tower `part`: the other tower's, or what compares
+/// the two.
+fn of_another_tower(part: Part, name: &str) -> bool {
+    let other = if part == Part::TextEncoder { "vision_model." } else { "text_model." };
+    name == "logit_scale" || [other, "text_projection.", "visual_projection."].iter().any(|head| name.starts_with(head))
 }
 
 /// Equal blocks of the rows of `t` as tensors of their own: rows are contiguous.

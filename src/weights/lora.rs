@@ -23,6 +23,11 @@ use std::sync::Arc;
 const IN_FOLDER: [&str; 4] =
     ["adapter_model.safetensors", "pytorch_lora_weights.safetensors", "adapter_model.bin", "pytorch_lora_weights.bin"];
 
+/// Channels of the contexts of SDXL, which is not run.
+const SDXL_CONTEXT: u64 = 2048;
+/// Channels of contexts and whose they are.
+const CONTEXTS: [(u64, &str); 2] = [(768, "Stable Diffusion 1.x"), (1024, "Stable Diffusion 2.x")];
+
 /// The change of one module.
 #[derive(Debug, Clone)]
 struct Change {
@@ -92,7 +97,25 @@ impl Adapter {
         for (base, found) in modules {
             changes.push(found.change(base, &file, &own)?);
         }
-        Ok(Adapter { file: Arc::new(file), changes })
+        let adapter = Adapter { file: Arc::new(file), changes };
+        match adapter.context() {
+            Some((SDXL_CONTEXT, module)) => {
+                let why = format!("this is an adapter of SDXL (`{module}` reads contexts of {SDXL_CONTEXT} channels)");
+                Err(adapter.file.error(why + ", not a LoRA of Stable Diffusion 1.x or 2.x"))
+            }
+            _ => Ok(adapter),
+        }
+    }
+
+    /// Channels of the contexts that the UNet it was trained for reads, where a change tells it, and that module.
+    fn context(&self) -> Option<(u64, String)> {
+        let reads = |c: &&Change| {
+            let (Module::Path(name) | Module::Flat(name)) = &c.module;
+            let ends = ["attn2.to_k", "attn2.to_v", "attn2_to_k", "attn2_to_v"].iter().any(|end| name.ends_with(end));
+            ends && c.part.is_none_or(|p| p == Part::Unet || p == Part::ControlNet)
+        };
+        let change = self.changes.iter().find(reads)?;
+        Some((*self.file.find(&change.down)?.shape.get(1)?, quoted(&change.base)))
     }
 
     /// Where it was opened.
@@ -154,8 +177,12 @@ impl Adapter {
         problems.truncate(limits::MAX_LISTED);
         let more =
             if count > problems.len() { format!("; and {} more", count - problems.len()) } else { String::new() };
-        let why =
-            format!("{count} of its modules do not fit {}: {}{more}", checkpoint.path().display(), problems.join("; "));
+        let of = match self.context().and_then(|(width, _)| CONTEXTS.iter().find(|(c, _)| *c == width)) {
+            Some((_, family)) => format!("; it reads contexts as {family} has them"),
+            None => String::new(),
+        };
+        let shown = checkpoint.path().display();
+        let why = format!("{count} of its modules do not fit {shown}: {}{more}{of}", problems.join("; "));
         Err(self.file.error(why).advise("use an adapter that was trained for this model"))
     }
 

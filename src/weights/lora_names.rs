@@ -49,7 +49,7 @@ const ROLES: [(&str, Role); 9] = [
 const PROCESSOR: [(&str, Role); 2] = [("_lora.down.weight", Role::Down), ("_lora.up.weight", Role::Up)];
 
 /// Name parts of adapters of other kinds, and what to call them.
-const OTHERS: [(&str, &str); 15] = [
+const OTHERS: [(&str, &str); 19] = [
     (".hada_", "LoHa"),
     (".lokr_", "LoKr"),
     ("dora_scale", "DoRA"),
@@ -65,6 +65,10 @@ const OTHERS: [(&str, &str); 15] = [
     ("text_encoder_2.", "an adapter of SDXL"),
     ("lora_transformer_", "an adapter of SD3 or FLUX"),
     ("double_blocks", "an adapter of FLUX"),
+    ("single_blocks", "an adapter of FLUX"),
+    ("lora_te3_", "an adapter of SD3"),
+    ("text_encoder_3.", "an adapter of SD3"),
+    ("joint_blocks", "an adapter of SD3"),
 ];
 
 /// The kind of adapter that `name` gives away, if it is one that is not merged here.

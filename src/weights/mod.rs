@@ -20,6 +20,7 @@ pub mod recipe;
 pub mod write;
 
 pub use checkpoint::Checkpoint;
+pub(crate) use layout::IS_ADAPTER;
 pub use lora::Adapter;
 pub use model::{Model, Part};
 pub use write::TensorWriter;

@@ -1,8 +1,9 @@
 //! What a model's path holds: which networks, each one's config text and its tensors under diffusers' names.
 //!
 //! Three layouts are read: a diffusers folder (`model_index.json` and one folder per network), the folder
-//! of one network (its own `config.json`), and single files: of the ldm layout, or one network in diffusers'
-//! naming. Single files have no config (or one beside them): [`Model::config`] then infers it.
+//! of one network or of a whole CLIP (its own `config.json`), and single files: of the ldm layout, or one
+//! network in diffusers' naming. Single files have no config (or one beside them): [`Model::config`] then
+//! infers it.
 
 use super::Checkpoint;
 use super::infer::Shapes;
@@ -54,6 +55,14 @@ impl Part {
             _ => return None,
         })
     }
+
+    /// The parts that a config of `class` describes: both towers where it is a whole CLIP's.
+    fn all_of_class(class: &str) -> Vec<Part> {
+        match class {
+            "CLIPModel" => vec![Part::TextEncoder, Part::ImageEncoder],
+            _ => Part::of_class(class).into_iter().collect(),
+        }
+    }
 }
 
 /// How the networks lie on the disk.
@@ -61,10 +70,10 @@ impl Part {
 enum Layout {
     /// A folder per network.
     Folders,
-    /// The folder of this one network.
-    Single(Part),
-    /// One file (or one index of shards) with these networks; for a file of one network, the config that
-    /// lies beside it.
+    /// One folder with its own config.json: one network, or both towers of a whole CLIP.
+    Single(Vec<Part>),
+    /// One file (or one index of shards) with these networks, and the config that lies beside it where that
+    /// describes them.
     File(Vec<Found>, Option<String>),
 }
 
@@ -79,11 +88,14 @@ impl Model {
     /// Looks at what `path` holds: reads configs and the headers of single files, no weights. Pickles and
     /// single files of families that are not run are refused by name.
     pub fn open(path: &Path) -> Result<Model> {
-        let layout = if path.join("model_index.json").is_file() {
+        let holds = |part: &Part| path.join(part.folder()).join("config.json").is_file();
+        let config = path.join("config.json").is_file();
+        // a folder of networks is one also where its index was not copied with them
+        let layout = if path.join("model_index.json").is_file() || (!config && Part::ALL.iter().any(holds)) {
             Layout::Folders
         } else if path.is_dir() {
             let config = read_text(&path.join("config.json"))?;
-            Layout::Single(part_of(&path.join("config.json"), &config)?)
+            Layout::Single(parts_of(&path.join("config.json"), &config)?)
         } else {
             if !path.exists() {
                 let why = format!("{} does not exist", path.display());
@@ -91,10 +103,7 @@ impl Model {
             }
             let file = Checkpoint::open(path)?;
             let found = layout::detect(&path.display().to_string(), file.tensors())?;
-            let config = match found[..] {
-                [one] => config_beside(path, one.part)?,
-                _ => None,
-            };
+            let config = config_beside(path, &found)?;
             Layout::File(found, config)
         };
         Ok(Model { path: path.to_owned(), layout })
@@ -109,7 +118,7 @@ impl Model {
     pub fn parts(&self) -> Vec<Part> {
         let here = |part: &Part| match &self.layout {
             Layout::Folders => self.path.join(part.folder()).join("config.json").is_file(),
-            Layout::Single(p) => p == part,
+            Layout::Single(parts) => parts.contains(part),
             Layout::File(found, _) => found.iter().any(|f| f.part == *part),
         };
         Part::ALL.into_iter().filter(here).collect()
@@ -125,7 +134,8 @@ impl Model {
     fn place(&self, part: Part) -> Result<Place<'_>> {
         match &self.layout {
             Layout::Folders => Ok(Place::Folder(self.path.join(part.folder()))),
-            Layout::Single(p) if *p == part => Ok(Place::Folder(self.path.clone())),
+            Layout::Single(parts) if *parts == [part] => Ok(Place::Folder(self.path.clone())),
+            Layout::Single(parts) if parts.contains(&part) => Ok(Place::Tower(layout::tower(part))),
             Layout::Single(_) => Err(self.none(part)),
             Layout::File(found, config) => match found.iter().find(|f| f.part == part) {
                 Some(f) => Ok(Place::File(f, config.as_deref())),
@@ -140,6 +150,7 @@ impl Model {
     pub fn config(&self, part: Part) -> Result<String> {
         match self.place(part)? {
             Place::Folder(folder) => read_text(&folder.join("config.json")),
+            Place::Tower(_) => read_text(&self.path.join("config.json")),
             Place::File(_, Some(config)) => Ok(config.to_owned()),
             Place::File(found, None) => self.shapes(part, |shapes| shapes.config(part, found.naming)),
         }
@@ -166,15 +177,19 @@ impl Model {
         read(&Shapes::new(&path, checkpoint.tensors().iter().map(|t| (t.name.as_str(), &t.shape[..]))))
     }
 
+    /// Those of the tensors that `found` tells.
+    fn selected(&self, found: &Found) -> Result<Checkpoint> {
+        let file = Checkpoint::open(&self.path)?;
+        let views = found.select(&self.path.display().to_string(), file.tensors())?;
+        Ok(file.with_views(views))
+    }
+
     /// The part's tensors, under the names its graph asks for.
     pub fn checkpoint(&self, part: Part) -> Result<Checkpoint> {
         match self.place(part)? {
             Place::Folder(folder) => Checkpoint::open(&folder),
-            Place::File(found, _) => {
-                let file = Checkpoint::open(&self.path)?;
-                let views = found.select(&self.path.display().to_string(), file.tensors())?;
-                Ok(file.with_views(views))
-            }
+            Place::File(found, _) => self.selected(found),
+            Place::Tower(found) => self.selected(&found),
         }
     }
 }
@@ -182,28 +197,35 @@ impl Model {
 /// Where one network lies.
 enum Place<'a> {
     Folder(PathBuf),
+    /// Among the tensors of the model's own folder.
+    Tower(Found),
     File(&'a Found, Option<&'a str>),
 }
 
-/// The config.json in the folder of a file that holds one network; it must describe that network.
-fn config_beside(file: &Path, part: Part) -> Result<Option<String>> {
+/// The config.json in the folder of a file, where it describes the networks in it; beside a file of one
+/// network it must.
+fn config_beside(file: &Path, found: &[Found]) -> Result<Option<String>> {
     let path = fs::parent(file).join("config.json");
     if !path.is_file() {
         return Ok(None);
     }
-    let config = read_text(&path)?;
-    let described = part_of(&path, &config)?;
-    if described != part {
-        let why = format!(
-            "{} describes a {}, {} holds a {}",
-            path.display(),
-            described.folder(),
-            file.display(),
-            part.folder()
-        );
-        return Err(Error::new(Kind::Weights, "weights", why).advise("put the file beside its own config.json"));
+    let read = read_text(&path).and_then(|config| Ok((parts_of(&path, &config)?, config)));
+    let (described, config) = match (read, found) {
+        (Ok(read), _) => read,
+        (Err(e), [_]) => return Err(e),
+        // a file of several networks is whole without one
+        (Err(_), _) => return Ok(None),
+    };
+    match found.iter().find(|f| !described.contains(&f.part)) {
+        None => Ok(Some(config)),
+        Some(one) if found.len() == 1 => {
+            let names: Vec<&str> = described.into_iter().map(Part::folder).collect();
+            let (beside, names, part) = (path.display(), names.join(" and a "), one.part.folder());
+            let why = format!("{beside} describes a {names}, {} holds a {part}", file.display());
+            Err(Error::new(Kind::Weights, "weights", why).advise("put the file beside its own config.json"))
+        }
+        Some(_) => Ok(None),
     }
-    Ok(Some(config))
 }
 
 /// Reads a text file of a model folder.
@@ -216,14 +238,17 @@ fn read_text(path: &Path) -> Result<String> {
         .map_err(|_| Error::new(Kind::Weights, "weights", format!("{} is not UTF-8 text", path.display())))
 }
 
-/// The part that a config describes.
-fn part_of(path: &Path, config: &str) -> Result<Part> {
+/// The parts that a config describes; at least one.
+fn parts_of(path: &Path, config: &str) -> Result<Vec<Part>> {
     let map = json::object(&path.display().to_string(), config.as_bytes())?;
     let class = map.get("_class_name").or_else(|| map.get("architectures").and_then(|a| a.get(0)));
     let class = class.and_then(|v| v.as_str()).unwrap_or_default();
-    Part::of_class(class).ok_or_else(|| {
-        let why = format!("{}: class `{}` is not known", path.display(), quoted(class));
-        Error::new(Kind::Weights, "weights", why)
-            .advise("known are UNet2DConditionModel, AutoencoderKL, ControlNetModel, CLIPTextModel, CLIPVisionModel")
-    })
+    let parts = Part::all_of_class(class);
+    if !parts.is_empty() {
+        return Ok(parts);
+    }
+    let why = format!("{}: class `{}` is not known", path.display(), quoted(class));
+    Err(Error::new(Kind::Weights, "weights", why).advise(
+        "known are UNet2DConditionModel, AutoencoderKL, ControlNetModel, CLIPTextModel, CLIPVisionModel, CLIPModel",
+    ))
 }

@@ -72,6 +72,8 @@ def cases():
                                                   ("vae_plain", 5, (12, 20))]):
         yield f"{name}_encoder", "vae-encoder", f"tiny_{name}", {"sample": normal([10, seed], 1 + seed, 3, *sides)}
         yield f"{name}_decoder", "vae-decoder", f"tiny_{name}", {"sample": normal([11, seed], 4 - seed, latent, 5, 3)}
+    # sides that are no multiple of the factor: what is over gives no latent
+    yield "vae_odd_encoder", "vae-encoder", "tiny_vae_deep", {"sample": normal([12, 0], 1, 3, 43, 29)}
 
 
 def add(out, case, component, checkpoint, inputs):

@@ -14,6 +14,7 @@ activations neither die nor leave f16's range (`reference.py` prints the largest
 
 import argparse
 import json
+import os
 import re
 from pathlib import Path
 
@@ -67,7 +68,10 @@ def save(model, kind, config, out, dtype=torch.float32, old_names=False):
     tensors = {n: t.to(dtype).contiguous() for n, t in model.state_dict().items()}
     if old_names:
         tensors = {old_name(n): t for n, t in tensors.items()}
-    save_file(tensors, out / architectures.KINDS[kind][2], metadata={"format": "pt"})
+    final = out / architectures.KINDS[kind][2]
+    part = final.with_suffix(".part")  # so that one cut short is not taken for a checkpoint later
+    save_file(tensors, part, metadata={"format": "pt"})
+    os.replace(part, final)
 
 
 def write(arch, seed, out, dtype, old_names=False):

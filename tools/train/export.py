@@ -96,14 +96,15 @@ def card(model, state, log, figures, notes, remarks):
         pictures = max([l.get("pictures", 0) for l in start] + [0])
         lines += [
             f"- Pictures in the pool: {pictures}; crops seen: {state['seen']:,} of {args.get('crop')} x {args.get('crop')} target pixels.",
-            f"- Steps: {state['step']:,} with batch {args.get('batch')}; wall time {state['spent'] / 60:.0f} minutes on one or two CPU cores (bf16 autocast); seed {state['seed']}.",
+            f"- Steps: {state['step'] - (start[0]['step'] if start else 0):,} with batch {args.get('batch')}; wall time {state['spent'] / 60:.0f} minutes on one or two CPU cores (bf16 autocast); seed {state['seed']}.",
             f"- AdamW with warm-up and a cosine, Charbonnier loss (eps {args.get('eps')}), average of the weights. These are the averaged",
             "  weights, rounded to f16. Stretches of the run:",
         ]
         for l in start:
             g = l["args"]
             end = f"{g['steps']} steps" if float(g["steps"]) < 1e8 else f"{g['minutes']} minutes in all"
-            lines.append(f"    - from step {l['step']}: learning rate {g['lr']}, until {end}, average {g['ema']}")
+            init = f" with the weights of {g['init']}" if g.get("init", "None") != "None" else ""
+            lines.append(f"    - from step {l['step']}{init}: learning rate {g['lr']}, until {end}, average {g['ema']}")
         lines += [f"- {note}" for note in notes]
     else:
         lines += ["- **Not trained**: random weights in the final shape."]

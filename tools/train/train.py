@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from evaluate import load
 from model import UNET_CONFIG, VAE_CONFIG, OneStep, macs_per_pixel, resize, upscale
 
 
@@ -155,6 +156,8 @@ def main():
     p.add_argument("--measure", type=int, default=5, help="every how many reports the gain on held-out pictures is measured")
     p.add_argument("--threads", type=int, default=2, help="0: two when the machine is idle, one when it is loaded (barriers starve there)")
     p.add_argument("--bootstrap", type=int, nargs=2, default=[150, 250], help="steps on the blurred base, steps to fade to bicubic")
+    p.add_argument("--init", type=Path, help="begin with the weights of an exported folder, the optimiser anew")
+    p.add_argument("--first-step", type=int, default=0, help="what the first step is called: crops follow from seed and step")
     p.add_argument("--probe", nargs="*", default=[], help="shape overrides, e.g. unet.block_out_channels=[96]")
     a = p.parse_args()
     torch.set_num_threads(a.threads or 1)
@@ -172,7 +175,10 @@ def main():
     rest = [q for q in model.parameters() if q.dim() <= 1]
     groups = [{"params": decay, "weight_decay": 1e-3}, {"params": rest, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=a.lr, betas=(0.9, 0.99), fused=True)
-    step, spent, seen = 0, 0.0, 0
+    step, spent, seen = a.first_step, 0.0, 0
+    if a.init and not state:
+        model.load_state_dict(load(a.init).state_dict())
+        average.load_state_dict(model.state_dict())
     if state:
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])

@@ -118,7 +118,7 @@ impl Network {
             }
             Network::Encoder(net) => {
                 let f = u64::from(net.factor());
-                let sides = [Axis::Multiple("H", f), Axis::Multiple("W", f)];
+                let sides = [Axis::AtLeast("H", f), Axis::AtLeast("W", f)];
                 vec![Wanted::floats("sample", &[N, is(net.in_channels()), sides[0], sides[1]])]
             }
             Network::Decoder(net) => {

@@ -16,8 +16,8 @@ pub(super) enum Axis {
     Is(u64),
     /// Anything from 1; the first tensor that has it fixes it for the others. `N` is the batch.
     Free(&'static str),
-    /// A multiple of this, from 1 times it, fixed like a free one.
-    Multiple(&'static str, u64),
+    /// This or more, fixed like a free one.
+    AtLeast(&'static str, u64),
     /// So many times a free one.
     Times(u64, &'static str),
 }
@@ -64,9 +64,9 @@ fn shape_text(shape: &[Axis], bound: &Bound) -> String {
     let axis = |a: &Axis| match *a {
         Axis::Is(n) => n.to_string(),
         Axis::Free(name) => bound.get(name).map_or_else(|| name.to_owned(), u64::to_string),
-        Axis::Multiple(name, factor) => match bound.get(name) {
+        Axis::AtLeast(name, least) => match bound.get(name) {
             Some(n) => n.to_string(),
-            None => format!("{name} (a multiple of {factor})"),
+            None => format!("{name} ({least} or more)"),
         },
         Axis::Times(factor, name) => match bound.get(name) {
             Some(n) => n.saturating_mul(factor).to_string(),
@@ -83,7 +83,7 @@ fn fits(have: &[u64], wanted: &[Axis], bound: &mut Bound) -> bool {
         && have.iter().zip(wanted).all(|(&n, axis)| match *axis {
             Axis::Is(m) => n == m,
             Axis::Free(name) => n > 0 && *now.entry(name).or_insert(n) == n,
-            Axis::Multiple(name, f) => n > 0 && n.is_multiple_of(f) && *now.entry(name).or_insert(n) == n,
+            Axis::AtLeast(name, least) => n > 0 && n >= least && *now.entry(name).or_insert(n) == n,
             Axis::Times(f, name) => now.get(name).and_then(|m| m.checked_mul(f)) == Some(n),
         });
     if good {
@@ -288,8 +288,8 @@ mod tests {
         assert!(!fits(&[1, 64], &cond, &mut bound));
         assert_eq!(shape_text(&cond, &bound), "[2, 64]");
         assert_eq!(shape_text(&cond, &Bound::new()), "[N, 8*H]");
-        let sides = [Axis::Multiple("H", 8)];
-        assert!(!fits(&[60], &sides, &mut Bound::new()) && fits(&[64], &sides, &mut Bound::new()));
-        assert_eq!(shape_text(&sides, &Bound::new()), "[H (a multiple of 8)]");
+        let sides = [Axis::AtLeast("H", 8)];
+        assert!(!fits(&[7], &sides, &mut Bound::new()) && fits(&[9], &sides, &mut Bound::new()));
+        assert_eq!(shape_text(&sides, &Bound::new()), "[H (8 or more)]");
     }
 }

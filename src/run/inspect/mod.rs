@@ -11,7 +11,7 @@ use crate::graph::{DType, Graph};
 use crate::plan;
 use crate::system::onestep::{self, OneStep};
 use crate::system::registry;
-use crate::weights::{Adapter, Model, Part, json};
+use crate::weights::{Adapter, IS_ADAPTER, Model, Part, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -118,7 +118,7 @@ pub fn inspect(o: &InspectOptions) -> Result<Inspection> {
     let model = match Model::open(&o.path) {
         Ok(model) => model,
         // What is no model may be an adapter; if it is neither, the first reason counts.
-        Err(e) => return adapter(o).ok_or(e),
+        Err(e) => return adapter(o, e),
     };
     let parts = model.parts();
     let class = o.path.join("model_index.json").is_file().then(|| onestep::class_of(&o.path)).transpose()?;
@@ -148,12 +148,19 @@ pub fn inspect(o: &InspectOptions) -> Result<Inspection> {
     Ok(found)
 }
 
-/// The adapter at the path, if there is one and nothing else was asked for.
-fn adapter(o: &InspectOptions) -> Option<Inspection> {
-    let a = Adapter::open(&o.path).ok().filter(|_| !o.plan && o.svg.is_none())?;
+/// The adapter at the path, which is no model because of `e`.
+fn adapter(o: &InspectOptions, e: Error) -> Result<Inspection> {
+    if o.plan || o.svg.is_some() {
+        return Err(e);
+    }
+    let a = match Adapter::open(&o.path) {
+        Ok(a) => a,
+        // of what is an adapter, what is wrong with it as one
+        Err(why) => return Err(if e.advice() == Some(IS_ADAPTER) { why } else { e }),
+    };
     let parts = a.parts().into_iter().map(|p| p.folder().to_owned()).collect();
     let info = AdapterInfo { parts, modules: a.modules(), ranks: a.ranks(), bytes: a.bytes() };
-    Some(Inspection { path: o.path.clone(), adapter: Some(info), ..Inspection::default() })
+    Ok(Inspection { path: o.path.clone(), adapter: Some(info), ..Inspection::default() })
 }
 
 /// One network: what its config says and what its files hold.
