@@ -27,6 +27,7 @@ constexpr Mistake with_output[] = {
     {"no_barrier_before_overwriting", Fault::violation, "with no barrier between"},
     {"two_write_the_same", Fault::violation, "wrote with no barrier between"},
     {"warp_barrier_between_warps", Fault::violation, "of its block's shared memory"},
+    {"warp_barrier_after_writing", Fault::violation, "with no barrier between"},
     {"no_warp_barrier", Fault::violation, "of its block's shared memory"},
     {"barrier_in_a_branch", Fault::violation, "diverged at a barrier: thread"},
     {"two_barriers", Fault::violation, "diverged at a barrier: thread"},

@@ -31,6 +31,16 @@ TS_ENTRY(64, warp_barrier_between_warps, unsigned* out) {
     out[threadIdx.x] = t[63 - threadIdx.x];
 }
 
+// As above with nothing unwritten: whichever warp comes first, the other's access is not ordered with it.
+TS_ENTRY(64, warp_barrier_after_writing, unsigned* out) {
+    TS_SHARED(unsigned, t, 32);
+    if (threadIdx.x < 32) t[threadIdx.x] = 0;
+    sync_block();
+    if (threadIdx.x < 32) t[threadIdx.x] = threadIdx.x;
+    sync_warp();
+    if (threadIdx.x >= 32) out[threadIdx.x] = t[threadIdx.x - 32];
+}
+
 TS_ENTRY(32, no_warp_barrier, unsigned* out) {
     TS_SHARED(unsigned, t, 32);
     t[threadIdx.x] = threadIdx.x;
