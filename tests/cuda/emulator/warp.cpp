@@ -85,11 +85,16 @@ struct Product {
     bool bf16;
 };
 
-// Rounds towards zero: what is known of tensor cores is that they cut the sum off rather than round it.
-float cut(double v) {
-    auto f = static_cast<float>(v);
-    if (std::isfinite(f) && std::fabs(static_cast<double>(f)) > std::fabs(v)) return std::nextafterf(f, 0.0f);
-    return f;
+// Rounds towards zero: what is known of tensor cores is that they cut the sum off rather than round it. Clearing the bits
+// of f64 beyond f32's does that for every value in f32's normal range; the others are left to the conversion.
+double cut(double v) {
+    double magnitude = std::fabs(v);
+    if (!(magnitude >= 0x1p-126 && magnitude < 0x1p128)) return static_cast<double>(static_cast<float>(v));
+    unsigned long long bits;
+    memcpy(&bits, &v, 8);
+    bits &= ~0x1fffffffull;
+    memcpy(&v, &bits, 8);
+    return v;
 }
 
 // Each step adds 8 products to the accumulator, exactly but for f64's rounding, and cuts the sum to f32. Whether a
@@ -113,16 +118,18 @@ void multiply(void** lanes) {
             b[2 * t + 8 + h][g] = value(p.b[1], h);
         }
     }
-    for (unsigned l = 0; l < 32; l++) {
-        float* d = static_cast<Product*>(lanes[l])->d;
-        for (unsigned i = 0; i < 4; i++) {
-            unsigned row = l / 4 + 8 * (i / 2), column = 2 * (l % 4) + i % 2;
-            for (unsigned half = 0; half < 2; half++) {
-                double sum = d[i];
-                for (unsigned k = 8 * half; k < 8 * half + 8; k++) sum += a[row][k] * b[k][column];
-                d[i] = cut(sum);
-            }
+    // By rows, so that the compiler can take columns side by side.
+    for (unsigned row = 0; row < 16; row++) {
+        float* of_lane[4];
+        for (unsigned t = 0; t < 4; t++) of_lane[t] = static_cast<Product*>(lanes[4 * (row % 8) + t])->d + 2 * (row / 8);
+        double sum[8];
+        for (unsigned c = 0; c < 8; c++) sum[c] = of_lane[c / 2][c % 2];
+        for (unsigned half = 0; half < 2; half++) {
+            for (unsigned k = 8 * half; k < 8 * half + 8; k++)
+                for (unsigned c = 0; c < 8; c++) sum[c] += a[row][k] * b[k][c];
+            for (unsigned c = 0; c < 8; c++) sum[c] = cut(sum[c]);
         }
+        for (unsigned c = 0; c < 8; c++) of_lane[c / 2][c % 2] = static_cast<float>(sum[c]);
     }
 }
 

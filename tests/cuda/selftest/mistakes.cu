@@ -31,6 +31,16 @@ TS_ENTRY(64, warp_barrier_between_warps, unsigned* out) {
     out[threadIdx.x] = t[63 - threadIdx.x];
 }
 
+// As above with nothing unwritten: whichever warp comes first, the other's access is not ordered with it.
+TS_ENTRY(64, warp_barrier_after_writing, unsigned* out) {
+    TS_SHARED(unsigned, t, 32);
+    if (threadIdx.x < 32) t[threadIdx.x] = 0;
+    sync_block();
+    if (threadIdx.x < 32) t[threadIdx.x] = threadIdx.x;
+    sync_warp();
+    if (threadIdx.x >= 32) out[threadIdx.x] = t[threadIdx.x - 32];
+}
+
 TS_ENTRY(32, no_warp_barrier, unsigned* out) {
     TS_SHARED(unsigned, t, 32);
     t[threadIdx.x] = threadIdx.x;
@@ -63,6 +73,42 @@ TS_ENTRY(32, two_collectives, unsigned* out) {
     else
         v = vote_any(v == 3);
     out[threadIdx.x] = v;
+}
+
+TS_ENTRY(32, same_collective_elsewhere, unsigned* out) {
+    unsigned v = threadIdx.x;
+    if (threadIdx.x < 16)
+        v = shuffle_xor(v, 1u);
+    else
+        v = shuffle_xor(v, 1u);
+    out[threadIdx.x] = v;
+}
+
+TS_ENTRY(32, matrix_of_copies_in_flight, const uint4* in, uint4* out) {
+    TS_SHARED(uint4, t, 32);
+    unsigned r[4];
+    cp_async16(t + threadIdx.x, in + threadIdx.x, true);
+    cp_async_commit();
+    ldmatrix_x4(r, t + threadIdx.x);
+    cp_async_wait<0>();
+    out[threadIdx.x] = make_uint4(r[0], r[1], r[2], r[3]);
+}
+
+// Lane 16 names the first row past the array; lanes past 15 name none in the x2 form.
+TS_ENTRY(32, matrix_past_the_end, const uint4* in, uint4* out) {
+    TS_SHARED(uint4, t, 16);
+    unsigned r[4], two[2];
+    if (threadIdx.x < 16) t[threadIdx.x] = in[threadIdx.x];
+    sync_block();
+    ldmatrix_x2(two, t + threadIdx.x);
+    ldmatrix_x4(r, t + threadIdx.x);
+    out[threadIdx.x] = make_uint4(r[0], r[1], two[0], two[1]);
+}
+
+TS_ENTRY(32, matrix_of_global_memory, const uint4* in, uint4* out) {
+    unsigned r[4];
+    ldmatrix_x4(r, in + threadIdx.x);
+    out[threadIdx.x] = make_uint4(r[0], r[1], r[2], r[3]);
 }
 
 TS_ENTRY(32, copy_read_before_wait, const uint4* in, uint4* out) {
