@@ -12,7 +12,8 @@ void replays() {
     void *stream = nullptr, *graph = nullptr, *executable = nullptr;
     CHECK(api("cuStreamCreate", &stream, 1u) == CUDA_SUCCESS);
     CUdeviceptr in = allocate(96 * 4), out = allocate(4), control = allocate(4);
-    CHECK(api("cuMemsetD32_v2", in, 1u, size_t(96)) == CUDA_SUCCESS && api("cuMemsetD32_v2", out, 5u, size_t(1)) == CUDA_SUCCESS);
+    CHECK(api("cuMemsetD32_v2", in, 1u, size_t(96)) == CUDA_SUCCESS);
+    CHECK(api("cuMemsetD32_v2", out, 5u, size_t(1)) == CUDA_SUCCESS);
     auto result = [&] {
         unsigned v = 0;
         CHECK(api("cuStreamSynchronize", stream) == CUDA_SUCCESS);

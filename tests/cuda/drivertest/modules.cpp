@@ -10,7 +10,8 @@ CUresult load_image(std::string text, std::string* log = nullptr) {
     char buffer[400] = "";
     unsigned options[2] = {5, 6};
     void* values[2] = {buffer, reinterpret_cast<void*>(sizeof buffer)};
-    CUresult r = api("cuModuleLoadDataEx", &module, text.c_str(), 2u, static_cast<unsigned*>(options), static_cast<void**>(values));
+    CUresult r = api("cuModuleLoadDataEx", &module, text.c_str(), 2u, static_cast<unsigned*>(options),
+                     static_cast<void**>(values));
     if (log != nullptr) *log = buffer;
     if (r == CUDA_SUCCESS) CHECK(api("cuModuleUnload", module) == CUDA_SUCCESS);
     return r;
@@ -43,7 +44,8 @@ void modules() {
     // A stale image: not what the source says now.
     CHECK(load_image(replaced(".maxntid 96", ".maxntid 64"), &log) == CUDA_ERROR_INVALID_PTX);
     CHECK(log == "entry block_sums: blocks of 64 threads in the PTX, 96 in the source");
-    CHECK(load_image(replaced(".param .u32 ring_param_2", ".param .align 4 .b8 ring_param_2[16]"), &log) == CUDA_ERROR_INVALID_PTX);
+    std::string wide = replaced(".param .u32 ring_param_2", ".param .align 4 .b8 ring_param_2[16]");
+    CHECK(load_image(wide, &log) == CUDA_ERROR_INVALID_PTX);
     CHECK(log == "entry ring: parameter 2 has 16 bytes in the PTX, 4 in the source");
     CHECK(load_image(replaced(",\n\t.param .u32 ring_param_2", ""), &log) == CUDA_ERROR_INVALID_PTX);
     CHECK(log == "entry ring: 2 parameters in the PTX, 3 in the source");

@@ -25,7 +25,8 @@ void ranges() {
     CHECK(api("cuMemsetD8_v2", b + 500, static_cast<unsigned char>(9), size_t(500)) == CUDA_SUCCESS);
     CHECK(api("cuMemsetD32_v2", b + 4, 0x01020304u, size_t(1)) == CUDA_SUCCESS);
     CHECK(api("cuMemcpyDtoH_v2", static_cast<void*>(back.data()), b, size_t(1000)) == CUDA_SUCCESS);
-    CHECK(back[0] == 7 && back[4] == 4 && back[7] == 1 && back[8] == 7 && back[499] == 7 && back[500] == 9 && back[999] == 9);
+    CHECK(back[0] == 7 && back[4] == 4 && back[7] == 1 && back[8] == 7);
+    CHECK(back[499] == 7 && back[500] == 9 && back[999] == 9);
     {
         Setting memory("TESSERA_MOCK_MEMORY", "2500");
         CUdeviceptr c = 0;

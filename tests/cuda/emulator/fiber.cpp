@@ -80,7 +80,9 @@ constexpr size_t stride = page + Stacks::bytes;
 
 void Stacks::prepare(Fiber& fiber, unsigned index, void (*run)()) {
     if (base_ == nullptr) {
-        void* p = mmap(nullptr, stride * most, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        // The last stack is followed by as much again, so that what lies close above a frame is never another's memory.
+        constexpr int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        void* p = mmap(nullptr, stride * most + bytes, PROT_READ | PROT_WRITE, kind, -1, 0);
         if (p == MAP_FAILED) abort();
         base_ = static_cast<char*>(p);
         for (unsigned i = 0; i < most; i++) mprotect(base_ + stride * i, page, PROT_NONE);

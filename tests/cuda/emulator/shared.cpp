@@ -19,7 +19,8 @@ constexpr unsigned gap = 64;  // between arrays, so that running off one is seen
 constexpr unsigned granule = 2;
 constexpr unsigned short nobody = 0xffff, several = 0xfffe;
 
-// 16 bytes, for many are visited. Stamps are those of the accessing thread's warp; those below the block's last barrier are history.
+// 16 bytes, for many are visited. Stamps are those of the accessing thread's warp; those below the block's last barrier
+// are history.
 struct Cell {
     unsigned written = 0, read = 0;
     unsigned short writer = nobody, reader = nobody, reader_warp = nobody;

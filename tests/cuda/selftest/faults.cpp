@@ -76,7 +76,8 @@ void faults() {
         must_report("reads_past_the_end", launch("reads_past_the_end", {1, 1, 1}, 0, options, narrow.get(), out.get()),
                     Fault::address, "128 bytes from the start of an allocation of 128 bytes");
         unsigned* null = nullptr;
-        must_report("writes_to_null", launch("writes_to_null", {1, 1, 1}, 0, options, null), Fault::address, "null pointer");
+        must_report("writes_to_null", launch("writes_to_null", {1, 1, 1}, 0, options, null), Fault::address,
+                    "null pointer");
         auto* freed = static_cast<unsigned*>(emu::allocate(128));
         emu::release(freed);
         must_report("writes_to_null", launch("writes_to_null", {1, 1, 1}, 0, options, freed), Fault::address,

@@ -44,7 +44,8 @@ void conversions() {
     CHECK(std::isinf(f16_to_f32(0x7c00)) && f16_to_f32(0xfc00) < 0 && std::isnan(f16_to_f32(0x7e00)));
 
     std::vector<float> in = {0.0f, -0.0f, 65504.0f, 65519.99f, 65520.0f, -65536.0f, 1e30f, 0x1p-24f, 0x1p-25f, 0x1.8p-25f,
-                             0x1.000002p-25f, 0x1p-14f, 0x1.ffcp-15f, 0x1.ffep-15f, 0x1p-133f, INFINITY, 3.4e38f, 0x1p-140f};
+                             0x1.000002p-25f, 0x1p-14f, 0x1.ffcp-15f, 0x1.ffep-15f, 0x1p-133f, INFINITY, 3.4e38f,
+                             0x1p-140f};
     for (unsigned p = 0; p < 0x7c00; p++) {  // every tie of f16 and its neighbours
         auto tie = static_cast<float>((value_of(p, 5, 10) + value_of(p + 1, 5, 10)) / 2);
         for (float v : {std::nextafterf(tie, 0.0f), tie, std::nextafterf(tie, 1e9f)}) in.push_back(p % 2 != 0 ? v : -v);
