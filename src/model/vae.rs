@@ -209,9 +209,11 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_odd_sides_and_unknown_variants_are_refused() {
+    fn pictures_below_one_latent_and_unknown_variants_are_refused() {
         let vae = AutoencoderKL::from_config(SD_VAE).expect("config");
-        assert_eq!(vae.build_encoder(1, 60, 64, DType::F32).expect_err("60").kind(), Kind::Usage);
+        assert_eq!(vae.build_encoder(1, 7, 64, DType::F32).expect_err("7").kind(), Kind::Usage);
+        let encoder = vae.build_encoder(1, 60, 64, DType::F32).expect("what is left over is cut off, as PyTorch does");
+        assert_eq!(encoder.value(encoder.outputs[0].1).shape, Shape::new(1, 7, 8, 8));
         for (key, value) in [
             ("latents_mean", "[0.1]"),
             ("act_fn", "\"mish\""),
