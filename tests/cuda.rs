@@ -213,9 +213,10 @@ fn child_small() {
     println!("DEVICES {:?}", devices());
 }
 
-/// The line that starts with `key`.
+/// What follows `key` on its line; the test's own name may stand before it.
 fn line<'a>(text: &'a str, key: &str) -> &'a str {
-    text.lines().find_map(|l| l.strip_prefix(key)).unwrap_or_else(|| panic!("no {key} in:\n{text}"))
+    let found = text.lines().find_map(|l| l.split_once(key).map(|(_, rest)| rest));
+    found.unwrap_or_else(|| panic!("no {key} in:\n{text}"))
 }
 
 /// Holds the lines of a run of [`child_small`] under `settings` to what they must name.
