@@ -2,6 +2,7 @@
 //! there in f64 from the same checkpoint files, by the naive interpreter; `reference.rs` holds the backends to them.
 
 use crate::interpreter::{self, Rows};
+use crate::reference::relative_l2;
 use crate::tolerance;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -58,15 +59,6 @@ fn load(name: &str, dtype: DType) -> Case {
     let output = open(&format!("cases/{name}.out.safetensors"));
     let expected = output.read_f32("last_hidden_state").expect("output");
     Case { graph: graph.expect("graph"), checkpoint, inputs, expected, host, items }
-}
-
-fn relative_l2(got: impl IntoIterator<Item = f64>, expected: &[f32]) -> f64 {
-    let (mut difference, mut norm) = (0.0, 0.0);
-    for (g, &e) in got.into_iter().zip(expected) {
-        difference += (g - f64::from(e)).powi(2);
-        norm += f64::from(e).powi(2);
-    }
-    (difference / norm).sqrt()
 }
 
 #[test]

@@ -156,7 +156,8 @@ fn load(row: &Row, dtype: DType) -> Case {
     }
 }
 
-fn relative_l2(got: impl IntoIterator<Item = f64>, expected: &[f32]) -> f64 {
+/// Relative L2 error.
+pub(crate) fn relative_l2(got: impl IntoIterator<Item = f64>, expected: &[f32]) -> f64 {
     let (mut difference, mut norm) = (0.0, 0.0);
     for (g, &e) in got.into_iter().zip(expected) {
         difference += (g - f64::from(e)).powi(2);

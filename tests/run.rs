@@ -63,10 +63,7 @@ fn run(o: &ComponentOptions) -> Result<Tensors> {
 }
 
 fn relative_l2(got: &[f32], expected: &[f32]) -> f64 {
-    let sum = |f: &dyn Fn(f64, f64) -> f64| -> f64 {
-        got.iter().zip(expected).map(|(&g, &e)| f(f64::from(g), f64::from(e))).sum()
-    };
-    (sum(&|g, e| (g - e).powi(2)) / sum(&|_, e| e * e)).sqrt()
+    reference::relative_l2(got.iter().map(|&g| f64::from(g)), expected)
 }
 
 /// Writes one tensor of whole numbers.

@@ -6,6 +6,7 @@
 //! Huffman codes are followed bit by bit, and data that end before the last block are an error.
 
 use super::bad;
+use super::jpeg_end::entropy_end;
 use crate::error::{Error, Result};
 
 /// Bits looked at once for a code; longer codes go bit by bit.
@@ -197,7 +198,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<()> {
                 let mut bits = Bits { data: bytes, at, window: 0, real: 0 };
                 walk_scan(body, &mut bits, &mut frame, units, progressive, interval, &tables)?;
                 // What is left before the next marker is padding; the markers were walked before.
-                at = super::jpeg_read::entropy_end(bytes, at)?;
+                at = entropy_end(bytes, at)?;
             }
             _ => {}
         }

@@ -5,6 +5,7 @@
 //! and orientation within bounds, and the end mark, without which the file is truncated. The
 //! pixels are `zune-jpeg`'s; CMYK is converted here.
 
+use super::jpeg_end::{entropy_end, truncated};
 use super::orient::Orientation;
 use super::raster::{Raster, Samples, Whole};
 use super::{Colour, Depth, Format, Header, Stored, bad, check_decode, check_extent, exif, jpeg_entropy, zeroed};
@@ -34,10 +35,6 @@ struct Markers {
     notes: Vec<String>,
     /// Bytes up to and with the end mark.
     end: usize,
-}
-
-fn truncated(at: usize) -> Error {
-    bad(format!("the JPEG is truncated: it ends after {at} bytes, without its end mark"))
 }
 
 fn unsupported(what: &str) -> Error {
@@ -110,20 +107,6 @@ fn walk(bytes: &[u8]) -> Result<Markers> {
     }
     found.icc = assemble(profile, &mut found.notes);
     Ok(found)
-}
-
-/// Where the entropy-coded data that begins at `at` ends: at the next marker that is not a restart.
-pub(super) fn entropy_end(bytes: &[u8], mut at: usize) -> Result<usize> {
-    loop {
-        let rest = bytes.get(at..).ok_or_else(|| truncated(bytes.len()))?;
-        let Some(skip) = rest.iter().position(|&b| b == 0xff) else { return Err(truncated(bytes.len())) };
-        match rest.get(skip + 1) {
-            None => return Err(truncated(bytes.len())),
-            Some(0x00 | 0xd0..=0xd7) => at += skip + 2,
-            Some(0xff) => at += skip + 1,
-            Some(_) => return Ok(at + skip),
-        }
-    }
 }
 
 /// Reads a start-of-frame segment.

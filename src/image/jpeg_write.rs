@@ -1,6 +1,6 @@
 //! JPEG out: the encoder wants the whole picture, which JPEG's own limit of 65,535 bounds.
 
-use super::output::{Packer, RowCount, write_error};
+use super::rows::{Packer, RowCount, write_error};
 use super::{Depth, Header, RowSink, check_decode, raster, zeroed};
 use crate::error::{Error, Kind, Result};
 use crate::fs::AtomicFile;

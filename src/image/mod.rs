@@ -8,6 +8,7 @@ pub mod colour;
 mod exif;
 mod format;
 mod guard;
+mod jpeg_end;
 mod jpeg_entropy;
 mod jpeg_read;
 mod jpeg_write;
@@ -17,6 +18,7 @@ mod png_read;
 mod png_write;
 mod raster;
 pub mod resample;
+mod rows;
 mod tiff_read;
 mod tiff_write;
 

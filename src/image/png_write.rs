@@ -4,7 +4,7 @@
 //! the file must come back to be synced and moved to its place.
 
 use super::format::PNG_SIGNATURE;
-use super::output::{Packer, RowCount, write_error};
+use super::rows::{Packer, RowCount, write_error};
 use super::{Header, RowSink};
 use crate::error::Result;
 use crate::extent;

@@ -3,7 +3,7 @@
 //! Deflate with the horizontal predictor, which every reader of the last twenty years knows.
 //! BigTIFF when the file could pass 4 GiB.
 
-use super::output::{Packer, RowCount, write_error};
+use super::rows::{Packer, RowCount, write_error};
 use super::{Header, RowSink};
 use crate::error::Result;
 use crate::extent;

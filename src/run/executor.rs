@@ -3,7 +3,7 @@
 //!
 //! All host memory is taken when the executor is made; a run allocates nothing of ours.
 
-use super::port::{decode, encode, items_in};
+use super::port::{decode, encode, internal, items_in};
 use crate::abi::params::{CONTROL_HEADER_WORDS, STATUS_NARROW};
 use crate::abi::{Caps, Item};
 use crate::backend::{Backend, BufferId, ListId};
@@ -321,8 +321,4 @@ fn packed(recipe: &PackedWeight, room: u64, weights: &mut WeightSource<'_>) -> R
     }
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     Ok(bytes)
-}
-
-pub(super) fn internal(message: String) -> Error {
-    Error::new(Kind::Internal, "run", message)
 }

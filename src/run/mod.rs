@@ -3,6 +3,7 @@
 
 pub mod budget;
 pub mod canvas;
+mod clock;
 pub mod component;
 pub mod devices;
 pub mod engine;

@@ -1,11 +1,15 @@
 //! Between plain f32 values and the type and channel pitch of a plan's ports.
 
-use super::executor::internal;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::graph::DType;
 use crate::limits;
 use crate::plan::command::Port;
 use half::{bf16, f16};
+
+/// A broken promise between a plan and who runs it.
+pub(super) fn internal(message: String) -> Error {
+    Error::new(Kind::Internal, "run", message)
+}
 
 /// How many whole items `len` plain values are; at least one, at most what the port has.
 pub(super) fn items_in(port: &Port, len: usize) -> Result<usize> {

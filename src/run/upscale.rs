@@ -5,6 +5,7 @@
 
 use super::budget::{self, Choice};
 use super::canvas::Connections;
+use super::clock::Clock;
 use super::engine::Engine;
 use super::interpreter::{Control, Interpreter, RunStats};
 use super::options::{Allocations, Cancel, Observer, Progress, Report, Size, Target, UpscaleOptions};
@@ -47,10 +48,10 @@ pub fn upscale_with(
     observer: &mut dyn Observer,
     cancel: &Cancel,
 ) -> Result<Report> {
-    let began = Instant::now();
     check_options(options)?;
     cancel.check()?;
-    let mut clock = Clock { last: began, phases: Vec::new() };
+    let mut clock = Clock::start();
+    let began = clock.began;
 
     let header = image::probe(&options.input)?;
     let target = options.size.resolve(header.width, header.height)?;
@@ -156,20 +157,6 @@ pub fn upscale_with(
     ]);
     report.seconds = began.elapsed().as_secs_f64();
     Ok(report)
-}
-
-/// Seconds per phase, in order.
-struct Clock {
-    last: Instant,
-    phases: Vec<(String, f64)>,
-}
-
-impl Clock {
-    fn lap(&mut self, name: &str) {
-        let now = Instant::now();
-        self.phases.push((name.to_owned(), (now - self.last).as_secs_f64()));
-        self.last = now;
-    }
 }
 
 /// Seconds spent on rows: within the interpreter's gathering and scattering, and after it.

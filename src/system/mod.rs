@@ -9,5 +9,6 @@ pub mod phase;
 pub mod program;
 pub mod registry;
 pub mod schedule;
+pub mod state;
 
 pub use program::Program;

@@ -10,7 +10,8 @@
 //! ```
 
 use super::link::Linker;
-use super::onestep_index::Index;
+pub use super::onestep_index::Plane;
+use super::onestep_index::{Index, wrong};
 use super::phase::{Block, Contexts, Nesting, Phase, Sink, Source, WindowPhase};
 use super::program::{Canvas, CanvasId, Extent, GraphId, GridId, Program, Ratio, Residency, Table, TableId};
 use super::schedule::Schedule;
@@ -34,28 +35,6 @@ pub const CLASS: &str = "OneStepSuperResolution";
 pub const INPUT: &str = "enlarged";
 /// Name of the canvas that holds the result, values 0 to 1 (not clamped).
 pub const OUTPUT: &str = "result";
-
-/// A constant plane after the latent channels of the UNet's input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plane {
-    /// Noise in the input.
-    Noise,
-    /// Compression artefacts in the input.
-    Jpeg,
-    /// Input side over output side.
-    InverseScale,
-}
-
-impl Plane {
-    /// Its name in `model_index.json`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Plane::Noise => "noise_strength",
-            Plane::Jpeg => "jpeg_strength",
-            Plane::InverseScale => "inverse_scale",
-        }
-    }
-}
 
 /// A model folder of this system, configs only.
 #[derive(Debug, Clone)]
@@ -100,10 +79,6 @@ pub struct Shaping {
     pub batch: u32,
     /// Storage type.
     pub dtype: DType,
-}
-
-pub(super) fn wrong(message: impl Into<String>) -> Error {
-    Error::new(Kind::Weights, "system", message)
 }
 
 /// Reads a JSON file of a model folder.

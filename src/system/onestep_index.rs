@@ -1,9 +1,34 @@
 //! The fields of a one-step model's `model_index.json`.
 
-use super::onestep::{Plane, wrong};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::weights::json;
 use serde_json::{Map, Value as Json};
+
+/// A constant plane after the latent channels of the UNet's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plane {
+    /// Noise in the input.
+    Noise,
+    /// Compression artefacts in the input.
+    Jpeg,
+    /// Input side over output side.
+    InverseScale,
+}
+
+impl Plane {
+    /// Its name in `model_index.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Plane::Noise => "noise_strength",
+            Plane::Jpeg => "jpeg_strength",
+            Plane::InverseScale => "inverse_scale",
+        }
+    }
+}
+
+pub(super) fn wrong(message: impl Into<String>) -> Error {
+    Error::new(Kind::Weights, "system", message)
+}
 
 /// `model_index.json`, with errors that name it.
 pub(super) struct Index<'a> {

@@ -1,7 +1,7 @@
 //! Phases of a program: which graph runs over which windows, where its operands come from and where its
 //! results go; what is done to whole canvases; and how phases repeat.
 
-use super::program::{Affine, CanvasId, GraphId, GridId, Ratio, SavedId, StatisticId, TableId};
+use super::state::{Affine, CanvasId, GraphId, GridId, Ratio, SavedId, StatisticId, TableId};
 use crate::tile::Ramp;
 
 /// Where a graph input's values come from.

@@ -5,8 +5,8 @@
 //! operand of the second product, `o[channel][query] += v[key][channel] * s[key][query]`. Keys and values are
 //! read where they lie.
 
-use super::kernel::{Scratch, with_scratch};
 use super::product::{each, load, multiply_add, store};
+use super::scratch::{Scratch, with_scratch};
 use super::vector::exp;
 use crate::abi::Item;
 use crate::abi::params::AttentionParams;

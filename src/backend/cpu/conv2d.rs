@@ -1,10 +1,10 @@
 //! `conv2d`: implicit products on panels of output pixels. Variant `base` takes every launch; `up2x2`
 //! computes nearest-neighbour doubling and a 3x3 convolution as four 2x2 convolutions.
 
-use super::kernel::{Scratch, with_scratch};
 use super::product::{
     COLUMNS, Epilogue, MOST_PIXELS, NOWHERE, Operands, Order, PACKED, SLACK, block_columns, panel, panel_height,
 };
+use super::scratch::{Scratch, with_scratch};
 use crate::abi::Item;
 use crate::abi::params::Conv2dParams;
 use pulp::{Arch, Simd, WithSimd};

@@ -1,9 +1,9 @@
 //! `gemm`: the product of `product.rs` on panels of rows, with GEGLU in the epilogue.
 
-use super::kernel::{Scratch, with_scratch};
 use super::product::{
     COLUMNS, Epilogue, MOST_PIXELS, NOWHERE, Operands, Order, PACKED, SLACK, block_columns, panel, panel_height,
 };
+use super::scratch::{Scratch, with_scratch};
 use crate::abi::params::GemmParams;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;

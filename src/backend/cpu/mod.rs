@@ -12,6 +12,7 @@ mod norm_apply;
 mod norm_finalize;
 mod pointwise;
 mod product;
+mod scratch;
 mod time_embedding;
 mod vector;
 
@@ -22,9 +23,10 @@ use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::plan::command::{Dispatch, Slot};
 use bytemuck::Zeroable;
-use kernel::{Kernel, Scratch};
+use kernel::Kernel;
 use memory::{Block, Line, MAX_OPERANDS, Place};
 use pulp::Arch;
+use scratch::{Scratch, with_scratch};
 
 /// The backend.
 pub struct Cpu {
@@ -170,7 +172,7 @@ impl Backend for Cpu {
             kernels.push(kernel);
         }
         // Every worker grows its scratch now rather than in the middle of a run.
-        let grow = |_: rayon::BroadcastContext<'_>| kernel::with_scratch(need, |_, _, _| ());
+        let grow = |_: rayon::BroadcastContext<'_>| with_scratch(need, |_, _, _| ());
         match &self.pool {
             Some(pool) => pool.broadcast(grow),
             None => rayon::broadcast(grow),

@@ -7,6 +7,7 @@ mod network;
 mod tensors;
 mod trace;
 
+use super::clock::Clock;
 use super::engine::Engine;
 use super::executor::Executor;
 use super::options::{Cancel, Observer, Progress};
@@ -223,25 +224,9 @@ fn check_output(o: &ComponentOptions) -> Result<()> {
     Ok(())
 }
 
-/// Seconds per phase.
-struct Clock {
-    began: Instant,
-    last: Instant,
-    phases: Vec<(String, f64)>,
-}
-
-impl Clock {
-    fn lap(&mut self, name: &str) {
-        let now = Instant::now();
-        self.phases.push((name.to_owned(), (now - self.last).as_secs_f64()));
-        self.last = now;
-    }
-}
-
 /// Runs one network on the tensors of a file and writes what comes out to another.
 pub fn component(o: &ComponentOptions, observer: &mut dyn Observer, cancel: &Cancel) -> Result<ComponentReport> {
-    let now = Instant::now();
-    let mut clock = Clock { began: now, last: now, phases: Vec::new() };
+    let mut clock = Clock::start();
     check_output(o)?;
     let model = Model::open(&o.model)?;
     let part = o.component.part();

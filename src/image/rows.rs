@@ -1,0 +1,66 @@
+//! What every writer does with rows: packs them into bytes and counts them.
+
+use super::raster::{to_u8, to_u16};
+use super::{Depth, Header};
+use crate::error::{Error, Kind, Result};
+use crate::fs::{self, AtomicFile};
+
+/// The error of a failed write to `file`.
+pub(super) fn write_error(file: &AtomicFile, e: &std::io::Error) -> Error {
+    fs::io_error("cannot write", file.target(), e)
+}
+
+/// Turns rows of values into bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packer {
+    pub(super) depth: Depth,
+    pub(super) big_endian: bool,
+}
+
+impl Packer {
+    /// Clamps, rounds half up and packs `row` into `out`, which has the exact size.
+    pub(super) fn pack(self, row: &[f32], out: &mut [u8]) {
+        match (self.depth, self.big_endian) {
+            (Depth::Eight, _) => out.iter_mut().zip(row).for_each(|(o, v)| *o = to_u8(*v)),
+            (Depth::Sixteen, true) => {
+                out.chunks_exact_mut(2).zip(row).for_each(|(o, v)| o.copy_from_slice(&to_u16(*v).to_be_bytes()));
+            }
+            (Depth::Sixteen, false) => {
+                out.chunks_exact_mut(2).zip(row).for_each(|(o, v)| o.copy_from_slice(&to_u16(*v).to_le_bytes()));
+            }
+        }
+    }
+}
+
+/// Counts the rows written: neither too few nor too many, and each of the right length.
+pub(super) struct RowCount {
+    height: u64,
+    row_len: usize,
+    written: u64,
+}
+
+impl RowCount {
+    pub(super) fn new(header: &Header) -> RowCount {
+        RowCount { height: header.height, row_len: header.row_len(), written: 0 }
+    }
+
+    pub(super) fn next(&mut self, len: usize) -> Result<()> {
+        if len != self.row_len || self.written >= self.height {
+            let text = format!(
+                "row {} of {} with {len} values was written where a row has {}",
+                self.written, self.height, self.row_len
+            );
+            return Err(Error::new(Kind::Internal, "image", text));
+        }
+        self.written += 1;
+        Ok(())
+    }
+
+    pub(super) fn complete(&self) -> Result<()> {
+        if self.written != self.height {
+            let text = format!("{} of {} rows were written", self.written, self.height);
+            return Err(Error::new(Kind::Internal, "image", text));
+        }
+        Ok(())
+    }
+}
