@@ -174,16 +174,37 @@ fn child_others() {
     twin::hold_cuda(&others);
 }
 
+// One test for each type, so that they run beside each other.
 #[test]
-fn the_mock_driver_runs_the_networks() {
-    pass("cuda::child_networks", &[]).iter().for_each(|text| println!("{text}"));
+fn the_mock_driver_runs_the_networks_in_f16() {
+    pass("cuda::child_networks_f16", &[]).iter().for_each(|text| println!("{text}"));
+}
+
+#[test]
+fn the_mock_driver_runs_the_networks_in_bf16() {
+    pass("cuda::child_networks_bf16", &[]).iter().for_each(|text| println!("{text}"));
+}
+
+#[test]
+fn the_mock_driver_runs_the_networks_in_f32() {
+    pass("cuda::child_networks_f32", &[]).iter().for_each(|text| println!("{text}"));
 }
 
 #[test]
 #[ignore = "runs on the mock driver, see `child`"]
-fn child_networks() {
+fn child_networks_f16() {
     reference::hold("cuda:0", "f16", reference::half_limit);
+}
+
+#[test]
+#[ignore = "runs on the mock driver, see `child`"]
+fn child_networks_bf16() {
     reference::hold("cuda:0", "bf16", reference::bf16_limit);
+}
+
+#[test]
+#[ignore = "runs on the mock driver, see `child`"]
+fn child_networks_f32() {
     reference::hold("cuda:0", "f32", |_| tolerance::NETWORK_F32);
 }
 
