@@ -1,9 +1,10 @@
 //! Kernels on the shapes that matter, one dispatch at a time:
-//! `cargo bench --bench kernels -- [device=cpu|wgpu:N] [dtype=f32|f16] [threads=N] [FILTER ...]`.
+//! `cargo bench --bench kernels -- [device=cpu|cuda:N|wgpu:N] [dtype=f32|f16] [threads=N] [FILTER ...]`.
 //!
 //! Prints one row per layer: best and median wall time, best processor time of all threads, GFLOP/s of the layer's
 //! own arithmetic (a Winograd kernel does less) and GB/s of its operands. On a busy machine the processor time
-//! is the figure to compare. `benches/torch_layers.py` measures PyTorch on the same rows.
+//! is the figure to compare. A GPU runs each layer [`REPEATS`] times between two waits of the host, so that the wait is
+//! shared; operands that fit its cache stay there. `benches/torch_layers.py` measures PyTorch on the same rows.
 
 use std::time::Instant;
 use tessera::Result;
@@ -11,9 +12,10 @@ use tessera::abi::params::{
     ACT_SILU, AttentionParams, Conv2dParams, GemmParams, GroupNormStatsParams, LayerNormParams, NORM_BLOCK,
     NormApplyParams,
 };
-use tessera::abi::{Access, Item, Params, Types, operands, table};
+use tessera::abi::{Access, BackendKind, Item, Params, Types, operands, table};
 use tessera::backend::Backend;
 use tessera::backend::cpu::Cpu;
+use tessera::backend::cuda::CudaBackend;
 use tessera::backend::wgpu::WgpuBackend;
 use tessera::graph::DType;
 use tessera::graph::layout::Packing;
@@ -187,8 +189,12 @@ struct Figures {
     variant: &'static str,
 }
 
+/// Launches of a layer in one list on a GPU.
+const REPEATS: usize = 20;
+
 /// Times one layer by the variant that selection takes.
 fn measure(backend: &mut dyn Backend, layer: &Layer, dtype: DType) -> Result<Figures> {
+    let repeats = if backend.caps().kind == BackendKind::Cpu || backend.caps().software { 1 } else { REPEATS };
     let types = Types { x: dtype, w: dtype, y: dtype };
     let row = table::select(&layer.params, types, backend.caps())?;
     let stem = layer.params.stem();
@@ -236,15 +242,15 @@ fn measure(backend: &mut dyn Backend, layer: &Layer, dtype: DType) -> Result<Fig
         flops: layer.flops as u64,
         bytes: total,
     };
-    let list = backend.prepare(&[dispatch], &slots)?;
+    let list = backend.prepare(&vec![dispatch; repeats], &slots)?;
     let mut seconds = Vec::new();
     let mut processor = f64::INFINITY;
     let begin = Instant::now();
     while seconds.len() < 3 || (begin.elapsed().as_secs_f64() < 0.6 && seconds.len() < 200) {
         let (start, used) = (Instant::now(), processor_time());
         backend.run(list)?;
-        seconds.push(start.elapsed().as_secs_f64());
-        processor = processor.min(processor_time() - used);
+        seconds.push(start.elapsed().as_secs_f64() / repeats as f64);
+        processor = processor.min((processor_time() - used) / repeats as f64);
     }
     backend.discard(list);
     slots.into_iter().for_each(|b| backend.free(b));
@@ -257,9 +263,10 @@ fn main() -> Result<()> {
     let threads = arguments.iter().find_map(|a| a.strip_prefix("threads=")?.parse().ok()).unwrap_or(0);
     let given = |key: &str| arguments.iter().find_map(|a| a.strip_prefix(key));
     let dtype = if given("dtype=") == Some("f16") { DType::F16 } else { DType::F32 };
-    let mut backend: Box<dyn Backend> = match given("device=wgpu:") {
-        Some(index) => Box::new(WgpuBackend::open(index.parse().unwrap_or(0))?),
-        None => Box::new(Cpu::with_threads(threads)?),
+    let mut backend: Box<dyn Backend> = match (given("device=cuda:"), given("device=wgpu:")) {
+        (Some(index), _) => Box::new(CudaBackend::open(index.parse().unwrap_or(0))?),
+        (None, Some(index)) => Box::new(WgpuBackend::open(index.parse().unwrap_or(0))?),
+        (None, None) => Box::new(Cpu::with_threads(threads)?),
     };
     println!("{} {}", backend.caps().name, dtype.name());
     println!(

@@ -5,7 +5,7 @@ use tessera::abi::params::{CONTROL_HEADER_WORDS, Control, Item};
 
 /// Each generated file and its content.
 fn generated() -> [(std::path::PathBuf, String); 2] {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::source::root();
     [(root.join("shaders/shared/abi.wgsl"), abi_wgsl()), (root.join("kernels/shared/abi.cuh"), abi_cuh())]
 }
 

@@ -2,9 +2,10 @@
 //! refused.
 
 use crate::program;
+use crate::source;
 use crate::tolerance;
 use crate::weights::{file, folder, tensors, write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tessera::Kind;
 use tessera::graph::DType;
 use tessera::graph::layout::Packing;
@@ -12,7 +13,7 @@ use tessera::weights::{Adapter, Checkpoint, Part};
 
 /// Written by `tools/reference/make_adapters.py`.
 fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/adapters").join(name)
+    source::root().join("tests/data/adapters").join(name)
 }
 
 fn base(part: Part) -> Checkpoint {

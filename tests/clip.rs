@@ -3,6 +3,7 @@
 
 use crate::interpreter::{self, Rows};
 use crate::reference::relative_l2;
+use crate::source;
 use crate::tolerance;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use tessera::weights::Checkpoint;
 const CASES: [&str; 4] = ["clip_text_quick", "clip_text_gelu", "clip_vision_quick", "clip_vision_gelu"];
 
 fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference")
+    source::root().join("tests/data/reference")
 }
 
 fn config(data: &Path, name: &str) -> String {

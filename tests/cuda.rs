@@ -271,7 +271,7 @@ fn without_a_fault_everything_works_as_recorded_graphs() {
 fn devices_that_do_not_serve_are_refused_with_the_reason() {
     // No device at all; a driver that does not start; a card too old; PTX newer than the driver reads.
     let absent = [("TESSERA_MOCK_FAIL", "cuInit:1:100"), ("TESSERA_MOCK_SM", "80")];
-    faulty(&absent, &[("RESULT", &["Device: cuda: no CUDA device 0: there is none"])]);
+    faulty(&absent, &[("RESULT", &["Device: cuda: no device `cuda:0`: there is none"])]);
     let broken = [("TESSERA_MOCK_FAIL", "cuDeviceGetCount:1:803")];
     faulty(&broken, &[("RESULT", &["Device: cuda: counting devices", "MISMATCH", "nvidia-smi"])]);
     let old = ["the driver is for CUDA 11.4; kernels need 12.0", "update the driver"];
@@ -383,7 +383,7 @@ fn child_transfers() {
     assert_eq!(backend.read(buffer, 0, &mut [0; 4]).expect_err("freed").kind(), tessera::Kind::Internal);
     assert_eq!(backend.read(BufferId(77), 0, &mut [0; 4]).expect_err("never made").kind(), tessera::Kind::Internal);
     let e = CudaBackend::open(9).err().expect("there are not so many");
-    assert!(e.message().contains("no CUDA device 9: cuda:0 is"), "{e}");
+    assert!(e.message().contains("no device `cuda:9`: cuda:0 is"), "{e}");
 }
 
 /// A plan for any CUDA device has a kernel of the table for each step, on tensor cores where types allow.

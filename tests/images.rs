@@ -2,6 +2,7 @@
 //!
 //! The files are made by `tools/corpus/make.py`; lossless ones hold the picture of [`value`].
 
+use crate::source;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ fn picture(channels: usize, top: u64, w: usize, h: usize) -> Vec<u64> {
 }
 
 fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/images").join(name)
+    source::root().join("tests/data/images").join(name)
 }
 
 /// A temporary folder; in memory where the system has such a place, since syncs to a disk take long.

@@ -1,11 +1,12 @@
 //! Layouts: published names against diffusers' own conversion, configs inferred from shapes, folders with
 //! variants and shards, families that are refused.
 
+use crate::source;
 use crate::weights::{f32s, file, folder, tensors, write};
 use flate2::read::GzDecoder;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tempfile::TempDir;
 use tessera::Kind;
 use tessera::graph::{DType, Graph};
@@ -301,7 +302,7 @@ fn what_is_stored_twice_or_cannot_be_split_is_refused() {
 
 /// A tiny autoencoder in diffusers' naming with its config, from the reference checkpoints.
 fn tiny_vae() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference/checkpoints/tiny_vae")
+    source::root().join("tests/data/reference/checkpoints/tiny_vae")
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Malformed checkpoints and adapters: the committed corpus (`tools/corpus/make_weights.py`), and what is no
 //! small file: bombs, folders, pipes. Each is refused with its kind and reason; nothing panics.
 
+use crate::source;
 use crate::weights::{file, folder, tensors, write};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use tessera::{Kind, Result};
 const REFUSAL: Duration = Duration::from_millis(5);
 
 fn corpus(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/weights").join(name)
+    source::root().join("tests/data/weights").join(name)
 }
 
 fn merged(path: &Path) -> Result<Checkpoint> {

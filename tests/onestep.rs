@@ -1,6 +1,7 @@
 //! The shipped model against PyTorch: one picture through every stage, computed by diffusers from the same
 //! files (`tools/train/make_vector.py`), and by the engine on each backend.
 
+use crate::source;
 use crate::tolerance;
 use std::path::{Path, PathBuf};
 use tessera::abi::{Caps, Item};
@@ -18,7 +19,7 @@ use tessera::weights::Checkpoint;
 use tessera::weights::manifest::Manifest;
 
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    source::root().to_path_buf()
 }
 
 /// A tensor of the vector, `[1, c, h, w]`, as NHWC.

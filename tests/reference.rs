@@ -5,6 +5,7 @@
 //! planner, packing and kernels compute the graph?).
 
 use crate::interpreter::{self, Rows};
+use crate::source;
 use crate::tolerance;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -59,7 +60,7 @@ struct Case {
 }
 
 fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/reference")
+    source::root().join("tests/data/reference")
 }
 
 /// Every case.

@@ -472,7 +472,7 @@ fn outputs_are_kept_and_devices_are_held_to_their_types() {
     refuse(args("in", &["-g", "cpu", "--overwrite"]), 6, "is the input");
     refuse(args("no/such/folder.safetensors", &["-g", "cpu"]), 6, "folder.safetensors");
     refuse(args("new", &["-g", "cpu", "--dtype", "f64"]), 2, "f64");
-    refuse(args("new", &["-g", "cuda"]), 4, "no device `cuda`");
+    refuse(args("new", &["-g", "cuda:99"]), 4, "no device `cuda:99`");
     refuse(args("new", &["-g", "cpu", "--threads", "0"]), 2, "0 threads");
     let r = program::run(&["run", "text-decoder", "-m", &unet, "--in", &input, "--out", &output]);
     assert_eq!(r.code, Some(2), "{r:?}");

@@ -1,12 +1,13 @@
 //! Schedules against diffusers: `tests/data/schedules/expected.json`, which
 //! `tools/reference/make_schedules.py` writes by running diffusers' own schedulers in f64.
 
+use crate::source;
 use crate::tolerance;
 use serde_json::Value;
 use tessera::system::schedule::{Method, SchedulerConfig, guidance, trailing};
 
 fn expected() -> Value {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/schedules/expected.json");
+    let path = source::root().join("tests/data/schedules/expected.json");
     serde_json::from_str(&std::fs::read_to_string(path).expect("file")).expect("JSON")
 }
 

@@ -4,9 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The repository's root.
+/// The repository's root: where the tests run, if that is one (the binary may have been carried to another
+/// machine with a GPU, see `tools/gpu_check`), else where they were built.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    let here = Path::new(".");
+    if here.join("tests/source.rs").is_file() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")) }
 }
 
 /// Every file of the repository, relative to its root: what git tracks, or, where there is no git

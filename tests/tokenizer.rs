@@ -1,13 +1,14 @@
 //! The tokenizer against transformers: `tests/data/tokenizer`, which `tools/reference/make_tokenizer.py` writes
 //! with `transformers.CLIPTokenizer`.
 
+use crate::source;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tessera::model::tokenizer::{Files, Tokenizer};
 use tessera::{Kind, limits};
 
 fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/tokenizer")
+    source::root().join("tests/data/tokenizer")
 }
 
 fn read(name: &str) -> String {

@@ -84,14 +84,14 @@ fn shortfalls(driver: u32, capability: [u32; 2], shared: u32) -> Vec<String> {
 /// The device `index`, or why it can't be used.
 pub(super) fn choose(index: usize) -> Result<CudaDevice> {
     if !driver::present() {
-        return Err(Error::new(Kind::Device, "cuda", "there is no CUDA driver here (libcuda.so.1, nvcuda.dll)")
-            .advise("install NVIDIA's driver, or choose another --device"));
+        let why = format!("no device `cuda:{index}`: there is no CUDA driver here (libcuda.so.1, nvcuda.dll)");
+        return Err(Error::new(Kind::Device, "cuda", why).advise("install NVIDIA's driver, or choose another --device"));
     }
     let all = list()?;
     let Some(device) = all.get(index) else {
         let names: Vec<String> = all.iter().map(|d| format!("cuda:{} is {}", d.index, d.name)).collect();
         let have = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };
-        return Err(Error::new(Kind::Device, "cuda", format!("no CUDA device {index}: {have}"))
+        return Err(Error::new(Kind::Device, "cuda", format!("no device `cuda:{index}`: {have}"))
             .advise("`tessera devices` lists what this machine has"));
     };
     if !device.usable() {

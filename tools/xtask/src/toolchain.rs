@@ -44,8 +44,15 @@ impl Toolchain {
     }
 
     /// CUDA C++ to PTX for sm_80, without line information: that would hold absolute paths.
-    pub fn compile(&self, root: &Path, source: &Path, ptx: &Path) -> Result<(), String> {
-        let mut nvcc = Command::new(self.bin.join("nvcc"));
+    ///
+    /// What this compiler writes follows the addresses it happens to get. With `fixed` they are not shuffled,
+    /// where the system lets `setarch` see to that; even so another folder may give another text.
+    pub fn compile(&self, root: &Path, source: &Path, ptx: &Path, fixed: bool) -> Result<(), String> {
+        let program = self.bin.join("nvcc");
+        let mut nvcc = Command::new(if fixed { Path::new("setarch") } else { &program });
+        if fixed {
+            nvcc.arg("-R").arg(&program);
+        }
         nvcc.current_dir(root).args(["-ptx", "-arch=sm_80", "-std=c++17", "-O3", "-I", "kernels"]);
         run(nvcc.arg(source).arg("-o").arg(ptx)).map(|_| ())
     }
