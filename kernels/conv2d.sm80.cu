@@ -36,17 +36,7 @@ template <class Y, bool UP2X2> struct ConvOutput {
             add8(row_bias + size_t(row) * p.pitch_row_bias + c, v);
         }
         activate8(p.act, v);
-        const size_t at = size_t(pixel) * p.pitch_y + c;
-        if ((p.parts & 4u) != 0) {
-            float r[8];
-            load8(residual + at, r);
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                v[i] += r[i];
-            }
-        }
-        clear_pads(v, c, p.oc);
-        store8(y + at, v, control);
+        finish_store(p.parts, residual, y, size_t(pixel) * p.pitch_y + c, c, p.oc, v, control);
     }
 
     // A convolution has no gate.

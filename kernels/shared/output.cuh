@@ -33,6 +33,23 @@ struct Columns {
     }
 };
 
+// Channels c .. c + 8 of a result of `channels`, at element `at`: the residual where there is one (bit 2 of `parts`, in
+// gemm and conv2d alike), zeros for the pads, the store.
+template <class Y>
+TS_D void finish_store(unsigned parts, const Y* residual, Y* y, size_t at, unsigned c, unsigned channels, float (&v)[8],
+                       Control* control) {
+    if ((parts & 4u) != 0) {
+        float r[8];
+        load8(residual + at, r);
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            v[i] += r[i];
+        }
+    }
+    clear_pads(v, c, channels);
+    store8(y + at, v, control);
+}
+
 // gemm's result: rows of `pitch_y` channels.
 template <class Y> struct GemmOutput {
     const GemmParams& p;
@@ -42,17 +59,7 @@ template <class Y> struct GemmOutput {
     Control* control;
 
     TS_D void add_and_store(unsigned row, unsigned c, float (&v)[8]) const {
-        const size_t at = size_t(row) * p.pitch_y + c;
-        if ((p.parts & 4u) != 0) {
-            float r[8];
-            load8(residual + at, r);
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                v[i] += r[i];
-            }
-        }
-        clear_pads(v, c, p.n);
-        store8(y + at, v, control);
+        finish_store(p.parts, residual, y, size_t(row) * p.pitch_y + c, c, p.n, v, control);
     }
 
     TS_D void finish(unsigned row, unsigned c, float (&v)[8]) const {

@@ -8,7 +8,9 @@ pub mod wgpu;
 
 use crate::abi::Caps;
 use crate::error::Result;
+use crate::extent;
 use crate::plan::command::{Dispatch, Slot};
+use std::ops::Range;
 
 /// A device buffer of one backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,4 +50,33 @@ pub trait Backend: Send {
 
     /// Device bytes held by `alloc` now.
     fn allocated(&self) -> u64;
+}
+
+/// Puts `value` into the first free place of `list` and returns its index.
+fn insert<T>(list: &mut Vec<Option<T>>, value: T) -> Result<u32> {
+    let index = list.iter().position(Option::is_none).unwrap_or_else(|| {
+        list.push(None);
+        list.len() - 1
+    });
+    list[index] = Some(value);
+    extent::to_u32("buffers or lists", index as u64)
+}
+
+/// Cuts a list where the work since the last cut reaches `most_flops` or `most_bytes`: what a GPU may be given at
+/// once.
+fn segments(commands: &[Dispatch], most_flops: u64, most_bytes: u64) -> Vec<Range<usize>> {
+    let mut out = Vec::new();
+    let (mut start, mut flops, mut bytes) = (0, 0u64, 0u64);
+    for (i, c) in commands.iter().enumerate() {
+        flops = flops.saturating_add(c.flops);
+        bytes = bytes.saturating_add(c.bytes);
+        if flops >= most_flops || bytes >= most_bytes {
+            out.push(start..i + 1);
+            (start, flops, bytes) = (i + 1, 0, 0);
+        }
+    }
+    if start < commands.len() {
+        out.push(start..commands.len());
+    }
+    out
 }

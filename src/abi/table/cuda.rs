@@ -1,6 +1,6 @@
 //! The CUDA backend's variants: rows, and how the kernel behind each is launched and called.
 
-use super::{Row, WeightForm, doubles, fold, product};
+use super::{Row, WeightForm, any, doubles, fold, product, row};
 use crate::abi::params::Conv2dParams;
 use crate::abi::{Caps, Params, Stem, Types};
 use crate::graph::dtype::DType;
@@ -42,10 +42,6 @@ const FLAT_THREADS: u32 = 256;
 /// See [`FLAT_THREADS`].
 const TIME_THREADS: u32 = 128;
 
-fn any(_: &Params, _: Types, _: &Caps) -> bool {
-    true
-}
-
 /// Tensor cores multiply one half type and sum in f32; the result is that type or f32.
 fn half(_: &Params, t: Types, _: &Caps) -> bool {
     matches!(t.x, DType::F16 | DType::Bf16) && t.w == t.x && (t.y == t.x || t.y == DType::F32)
@@ -67,11 +63,11 @@ fn wide(p: &Params, types: Types, caps: &Caps) -> bool {
 }
 
 fn half_doubles(p: &Params, types: Types, caps: &Caps) -> bool {
-    half(p, types, caps) && doubles(p)
+    half(p, types, caps) && doubles(p, types, caps)
 }
 
 fn wide_doubles(p: &Params, types: Types, caps: &Caps) -> bool {
-    wide(p, types, caps) && doubles(p)
+    wide(p, types, caps) && doubles(p, types, caps)
 }
 
 fn heads(p: &Params, _: Types, _: &Caps) -> bool {
@@ -82,10 +78,6 @@ fn heads(p: &Params, _: Types, _: &Caps) -> bool {
 fn half_heads<const D: u32>(p: &Params, t: Types, _: &Caps) -> bool {
     let types = matches!(t.x, DType::F16 | DType::Bf16) && (t.y == t.x || t.y == DType::F32);
     types && matches!(p, Params::Attention(a) if a.head_dim == D)
-}
-
-fn none(_: &Params, _: Types) -> u64 {
-    0
 }
 
 /// Blocks of a convolution: tiles of pixels by tiles of channels; per phase, over the input's pixels, where
@@ -136,16 +128,6 @@ fn others(p: &Params, _: Types) -> [u32; 3] {
         Params::Pointwise(w) => flat(product(&[w.n, w.pixels, w.pitch_y / CHANNELS]), FLAT_THREADS),
         Params::Conv2d(_) | Params::Gemm(_) | Params::Attention(_) => fold(1),
     }
-}
-
-const fn row(
-    stem: Stem,
-    variant: &'static str,
-    accepts: fn(&Params, Types, &Caps) -> bool,
-    weight: WeightForm,
-    grid: fn(&Params, Types) -> [u32; 3],
-) -> Row {
-    Row { stem, variant, accepts, weight, grid, scratch: none }
 }
 
 /// See the module. `base` serves every type on the plain units; the tiles of one kernel family sum in the same

@@ -96,13 +96,32 @@ fn fold(groups: u64) -> [u32; 3] {
     [u32::try_from(columns).unwrap_or(u32::MAX), u32::try_from(rows).unwrap_or(u32::MAX), 1]
 }
 
+/// A row without scratch.
+const fn row(
+    stem: Stem,
+    variant: &'static str,
+    accepts: fn(&Params, Types, &Caps) -> bool,
+    weight: WeightForm,
+    grid: fn(&Params, Types) -> [u32; 3],
+) -> Row {
+    Row { stem, variant, accepts, weight, grid, scratch: none }
+}
+
+fn any(_: &Params, _: Types, _: &Caps) -> bool {
+    true
+}
+
+fn none(_: &Params, _: Types) -> u64 {
+    0
+}
+
 fn product(factors: &[u32]) -> u64 {
     factors.iter().fold(1u64, |acc, &f| acc.saturating_mul(u64::from(f)))
 }
 
 /// Whether the weight of this convolution may be folded into four 2x2 ones. That needs the doubled input
 /// whole: a cropped last row would count as zero in the 3x3, but its weight is already inside the 2x2.
-fn doubles(p: &Params) -> bool {
+fn doubles(p: &Params, _: Types, _: &Caps) -> bool {
     matches!(p, Params::Conv2d(c) if c.upsample == 1 && c.kernel == 3 && c.stride == 1
         && c.pad_top == 1 && c.pad_left == 1 && c.pitch_x2 == 0 && c.oh == 2 * c.h && c.ow == 2 * c.w)
 }
@@ -111,6 +130,7 @@ fn doubles(p: &Params) -> bool {
 mod tests {
     use super::*;
     use crate::abi::params::Conv2dParams;
+    use crate::graph::DType;
 
     #[test]
     fn grids_fold_and_cover() {
@@ -123,6 +143,8 @@ mod tests {
 
     #[test]
     fn a_cropped_upsample_is_not_folded() {
+        let caps = Caps::wgpu_default();
+        let types = Types { x: DType::F16, w: DType::F16, y: DType::F16 };
         let mut c = Conv2dParams {
             n: 1,
             h: 4,
@@ -139,8 +161,8 @@ mod tests {
             upsample: 1,
             ..Conv2dParams::default()
         };
-        assert!(doubles(&Params::Conv2d(c)));
+        assert!(doubles(&Params::Conv2d(c), types, &caps));
         c.ow = 7;
-        assert!(!doubles(&Params::Conv2d(c)));
+        assert!(!doubles(&Params::Conv2d(c), types, &caps));
     }
 }

@@ -1,6 +1,6 @@
 //! The wgpu backend's variants: rows, and the permutation of the stem's shader behind each.
 
-use super::{Row, WeightForm, fold, product};
+use super::{Row, WeightForm, any, doubles, fold, product, row};
 use crate::abi::params::Conv2dParams;
 use crate::abi::{Caps, Params, Stem, Types};
 
@@ -34,10 +34,6 @@ const TILED_CHANNELS: u32 = 32;
 const REGISTER_PIXELS: u32 = 8;
 const REGISTER_COLUMNS: u32 = 2;
 
-fn any(_: &Params, _: Types, _: &Caps) -> bool {
-    true
-}
-
 /// Hardware, and enough channels for a tile.
 fn tiled(p: &Params, _: Types, caps: &Caps) -> bool {
     let channels = match p {
@@ -64,10 +60,6 @@ fn tiled_gemm(p: &Params, types: Types, caps: &Caps) -> bool {
     tiled(p, types, caps) && !is_geglu(p)
 }
 
-fn doubles(p: &Params, _: Types, _: &Caps) -> bool {
-    super::doubles(p)
-}
-
 fn tiled_doubles(p: &Params, types: Types, caps: &Caps) -> bool {
     tiled(p, types, caps) && doubles(p, types, caps)
 }
@@ -83,10 +75,6 @@ fn heads_of<const D: u32>(p: &Params, _: Types, caps: &Caps) -> bool {
 
 fn software(_: &Params, _: Types, caps: &Caps) -> bool {
     caps.software
-}
-
-fn none(_: &Params, _: Types) -> u64 {
-    0
 }
 
 /// Workgroups for `invocations` invocations.
@@ -194,16 +182,6 @@ fn layer_norm_rows(p: &Params, _: Types) -> [u32; 3] {
         Params::LayerNorm(l) => flat(u64::from(l.rows)),
         _ => fold(1),
     }
-}
-
-const fn row(
-    stem: Stem,
-    variant: &'static str,
-    accepts: fn(&Params, Types, &Caps) -> bool,
-    weight: WeightForm,
-    grid: fn(&Params, Types) -> [u32; 3],
-) -> Row {
-    Row { stem, variant, accepts, weight, grid, scratch: none }
 }
 
 /// See the module. `base` is each product's first version: slow, and the one the others are checked by.

@@ -16,7 +16,7 @@ mod scratch;
 mod time_embedding;
 mod vector;
 
-use super::{Backend, BufferId, ListId};
+use super::{Backend, BufferId, ListId, insert};
 use crate::abi::params::STATUS_NARROW;
 use crate::abi::{Access, Caps};
 use crate::error::{Error, Kind, Result};
@@ -90,16 +90,6 @@ fn no_buffer(buffer: BufferId) -> Error {
     Error::new(Kind::Internal, "cpu", format!("there is no buffer {}", buffer.0))
 }
 
-/// Puts `value` into the first free place of `list` and returns its index.
-fn insert<T>(list: &mut Vec<Option<T>>, value: T) -> u32 {
-    let index = list.iter().position(Option::is_none).unwrap_or_else(|| {
-        list.push(None);
-        list.len() - 1
-    });
-    list[index] = Some(value);
-    index as u32
-}
-
 /// Bytes `offset .. offset + len` of a block of `size` bytes, or an error.
 fn span(size: u64, offset: u64, len: usize) -> Result<std::ops::Range<usize>> {
     let end = offset.checked_add(len as u64);
@@ -120,7 +110,7 @@ impl Backend for Cpu {
 
     fn alloc(&mut self, slot: &Slot) -> Result<BufferId> {
         let block = Block::new(slot.bytes)?;
-        Ok(BufferId(insert(&mut self.buffers, block)))
+        Ok(BufferId(insert(&mut self.buffers, block)?))
     }
 
     fn free(&mut self, buffer: BufferId) {
@@ -177,7 +167,7 @@ impl Backend for Cpu {
             Some(pool) => pool.broadcast(grow),
             None => rayon::broadcast(grow),
         };
-        Ok(ListId(insert(&mut self.lists, kernels)))
+        Ok(ListId(insert(&mut self.lists, kernels)?))
     }
 
     fn discard(&mut self, list: ListId) {

@@ -2,7 +2,7 @@
 
 use super::driver::{DeviceMemory, Staging, Stream};
 use super::faults::Faults;
-use crate::backend::BufferId;
+use crate::backend::{BufferId, insert};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 
@@ -32,18 +32,8 @@ impl Memory {
         if !memory.address().is_multiple_of(extent::ARENA_ALIGN) {
             return Err(bad(format!("an allocation at {:#x} is not aligned", memory.address())));
         }
-        let index = match self.entries.iter().position(Option::is_none) {
-            Some(free) => {
-                self.entries[free] = Some(memory);
-                free
-            }
-            None => {
-                self.entries.push(Some(memory));
-                self.entries.len() - 1
-            }
-        };
         self.allocated += size;
-        Ok(BufferId(extent::to_u32("buffers", index as u64)?))
+        Ok(BufferId(insert(&mut self.entries, memory)?))
     }
 
     /// Gives a buffer back.

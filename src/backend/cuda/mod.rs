@@ -12,7 +12,7 @@ mod memory;
 mod modules;
 mod run;
 
-use super::{Backend, BufferId, ListId};
+use super::{Backend, BufferId, ListId, insert};
 use crate::abi::{Caps, Stem};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
@@ -133,17 +133,7 @@ impl Backend for CudaBackend {
 
     fn prepare(&mut self, commands: &[Dispatch], slots: &[BufferId]) -> Result<ListId> {
         let list = List::new(&mut self.gpu, &self.memory, &mut self.modules, commands, slots)?;
-        let index = match self.lists.iter().position(Option::is_none) {
-            Some(free) => {
-                self.lists[free] = Some(list);
-                free
-            }
-            None => {
-                self.lists.push(Some(list));
-                self.lists.len() - 1
-            }
-        };
-        Ok(ListId(extent::to_u32("lists", index as u64)?))
+        Ok(ListId(insert(&mut self.lists, list)?))
     }
 
     fn discard(&mut self, list: ListId) {

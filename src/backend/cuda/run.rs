@@ -8,7 +8,7 @@ use super::memory::Memory;
 use super::modules::Modules;
 use crate::abi::table::{self, cuda};
 use crate::abi::{BackendKind, Params, operands};
-use crate::backend::BufferId;
+use crate::backend::{BufferId, segments};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::limits::{CUDA_SEGMENT_BYTES, CUDA_SEGMENT_FLOPS, MAX_BINDINGS};
@@ -51,24 +51,6 @@ pub(super) enum Starting {
     Plain(String),
     /// Kernel by kernel, each waited for.
     Synchronous,
-}
-
-/// Cuts a list where the work since the last cut reaches what one segment may take.
-fn segments(commands: &[Dispatch]) -> Vec<Range<usize>> {
-    let mut out = Vec::new();
-    let (mut start, mut flops, mut bytes) = (0, 0u64, 0u64);
-    for (i, c) in commands.iter().enumerate() {
-        flops = flops.saturating_add(c.flops);
-        bytes = bytes.saturating_add(c.bytes);
-        if flops >= CUDA_SEGMENT_FLOPS || bytes >= CUDA_SEGMENT_BYTES {
-            out.push(start..i + 1);
-            (start, flops, bytes) = (i + 1, 0, 0);
-        }
-    }
-    if start < commands.len() {
-        out.push(start..commands.len());
-    }
-    out
 }
 
 /// A command's step without its kernel: whatever the kernel will read and write lies inside its buffers.
@@ -160,7 +142,7 @@ impl List {
             });
         }
         let mut list = List { steps, segments: Vec::new() };
-        for range in segments(commands) {
+        for range in segments(commands, CUDA_SEGMENT_FLOPS, CUDA_SEGMENT_BYTES) {
             let graph = list.record(gpu, range.clone())?;
             list.segments.push(Segment { steps: range, graph });
         }

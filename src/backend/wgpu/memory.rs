@@ -1,7 +1,7 @@
 //! Buffers of a wgpu device: allocation, upload, read-back.
 
 use super::shared::{Faults, scoped, wait};
-use crate::backend::BufferId;
+use crate::backend::{BufferId, insert};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::limits::WGPU_STAGING_BYTES;
@@ -67,19 +67,8 @@ impl Memory {
                 mapped_at_creation: false,
             })
         })?;
-        let entry = Some(Entry { buffer, bytes: size });
-        let index = match self.entries.iter().position(Option::is_none) {
-            Some(free) => {
-                self.entries[free] = entry;
-                free
-            }
-            None => {
-                self.entries.push(entry);
-                self.entries.len() - 1
-            }
-        };
         self.allocated += size;
-        Ok(BufferId(extent::to_u32("buffers", index as u64)?))
+        Ok(BufferId(insert(&mut self.entries, Entry { buffer, bytes: size })?))
     }
 
     /// Gives a buffer back; the driver's memory goes when the last list that names it does.

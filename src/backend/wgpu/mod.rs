@@ -10,10 +10,9 @@ mod preprocess;
 mod run;
 mod shared;
 
-use super::{Backend, BufferId, ListId};
+use super::{Backend, BufferId, ListId, insert};
 use crate::abi::Caps;
 use crate::error::{Error, Kind, Result};
-use crate::extent;
 use crate::plan::command::{Dispatch, Slot, SlotKind};
 pub use adapter::{AdapterInfo, adapters};
 use memory::Memory;
@@ -99,17 +98,7 @@ impl Backend for WgpuBackend {
     fn prepare(&mut self, commands: &[Dispatch], slots: &[BufferId]) -> Result<ListId> {
         let list =
             List::new(&self.device, &self.faults, &self.caps, &self.memory, &mut self.pipelines, commands, slots)?;
-        let index = match self.lists.iter().position(Option::is_none) {
-            Some(free) => {
-                self.lists[free] = Some(list);
-                free
-            }
-            None => {
-                self.lists.push(Some(list));
-                self.lists.len() - 1
-            }
-        };
-        Ok(ListId(extent::to_u32("lists", index as u64)?))
+        Ok(ListId(insert(&mut self.lists, list)?))
     }
 
     fn discard(&mut self, list: ListId) {

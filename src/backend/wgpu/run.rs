@@ -4,7 +4,7 @@ use super::memory::Memory;
 use super::pipeline::Pipelines;
 use super::shared::{Faults, scoped, wait};
 use crate::abi::Caps;
-use crate::backend::BufferId;
+use crate::backend::{BufferId, segments};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::limits::{WGPU_SEGMENT_BYTES, WGPU_SEGMENT_FLOPS};
@@ -27,24 +27,6 @@ pub(super) struct List {
     params: wgpu::BindGroup,
     /// Steps of each submission.
     segments: Vec<Range<usize>>,
-}
-
-/// Cuts a list where the work since the last cut reaches what one submission may take.
-fn segments(commands: &[Dispatch]) -> Vec<Range<usize>> {
-    let mut out = Vec::new();
-    let (mut start, mut flops, mut bytes) = (0, 0u64, 0u64);
-    for (i, c) in commands.iter().enumerate() {
-        flops = flops.saturating_add(c.flops);
-        bytes = bytes.saturating_add(c.bytes);
-        if flops >= WGPU_SEGMENT_FLOPS || bytes >= WGPU_SEGMENT_BYTES {
-            out.push(start..i + 1);
-            (start, flops, bytes) = (i + 1, 0, 0);
-        }
-    }
-    if start < commands.len() {
-        out.push(start..commands.len());
-    }
-    out
 }
 
 /// What the device would refuse, said in terms of the command.
@@ -166,7 +148,7 @@ impl List {
                 let params = extent::to_u32("parameters", at * stride)?;
                 steps.push(Step { pipeline, bindings, params, grid: command.grid });
             }
-            Ok(List { steps, params, segments: segments(commands) })
+            Ok(List { steps, params, segments: segments(commands, WGPU_SEGMENT_FLOPS, WGPU_SEGMENT_BYTES) })
         };
         scoped(device, faults, "preparing a command list", make)?
     }
