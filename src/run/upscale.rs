@@ -305,7 +305,7 @@ fn row_bytes(header: &Header, target: &Target) -> Result<u64> {
     let wide = extent::product("row", &[target.width, channels, 4])?;
     let whole = match header.format {
         image::Format::Jpeg => extent::product("picture", &[header.width, header.height, channels])?,
-        image::Format::Png | image::Format::Tiff => 0,
+        image::Format::Png | image::Format::Tiff | image::Format::Ppm | image::Format::Pam => 0,
     };
     let alpha = if header.colour.has_alpha() { extent::product("alpha", &[target.width, 4, 2048])? } else { 0 };
     Ok(whole.saturating_add(8 * wide).saturating_add(alpha))
@@ -316,7 +316,7 @@ pub fn default_output(input: &Path, size: Size, target: &Target) -> PathBuf {
     let stem = input.file_stem().map_or_else(|| "picture".into(), |s| s.to_string_lossy().into_owned());
     let extension = input.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     let extension = match extension.as_str() {
-        e @ ("png" | "jpg" | "jpeg" | "tif" | "tiff") => e,
+        e @ ("png" | "jpg" | "jpeg" | "tif" | "tiff" | "ppm" | "pgm" | "pam") => e,
         _ => "png",
     };
     // The factor asked for: that of the rounded sides differs in the last digits.
