@@ -10,6 +10,7 @@ mod bad_input;
 mod cli;
 mod clip;
 mod cuda;
+mod formats;
 mod house;
 mod images;
 mod interpreter;

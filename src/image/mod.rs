@@ -135,7 +135,21 @@ impl Format {
 
     /// The format that people name so, in any case: an extension, without its dot.
     pub fn from_name(name: &str) -> Option<Format> {
+        if name.contains(['.', '/', '\\']) {
+            return None;
+        }
         format::of_extension(Path::new(&format!("x.{name}")))
+    }
+
+    /// Its usual extension.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Format::Png => "png",
+            Format::Jpeg => "jpg",
+            Format::Tiff => "tif",
+            Format::Ppm => "ppm",
+            Format::Pam => "pam",
+        }
     }
 
     /// Its usual name.

@@ -44,12 +44,12 @@ pub fn create(path: &Path, header: &Header, overwrite: bool) -> Result<Box<dyn R
 /// Starts a picture at `path` with the extents, colour, depth and profile of `header`. A file takes its
 /// place in [`RowSink::finish`]; the path `-` is standard output, which gets the rows as they come.
 pub fn create_with(path: &Path, header: &Header, options: &WriteOptions) -> Result<Box<dyn RowSink>> {
+    check_folder(path)?;
     let format = format::of_output(path, options.format)?;
     let file = if is_pipe(path) {
         check_fits(format, path, header)?;
         Target::stdout()?
     } else {
-        check_folder(path)?;
         check_path(path, options.overwrite)?;
         check_fits(format, path, header)?;
         Target::File(AtomicFile::create(path, options.overwrite)?)
@@ -71,12 +71,12 @@ pub fn check_output(path: &Path, input: Option<&Path>, header: &Header, overwrit
 /// missing or unwritable parent, an existing file without `overwrite`, the input itself (through
 /// links too), an extension or picture the format can't hold, a full disk.
 pub fn check_output_with(path: &Path, input: Option<&Path>, header: &Header, options: &WriteOptions) -> Result<()> {
+    check_folder(path)?;
     let format = format::of_output(path, options.format)?;
     if is_pipe(path) {
         check_fits(format, path, header)?;
         return Target::stdout().map(drop);
     }
-    check_folder(path)?;
     // Before "exists": to advise --overwrite would be wrong here.
     if input.is_some_and(|input| fs::same_file(path, input)) {
         return Err(refused(format!("{} is the input itself", path.display())).advise("name another output"));
@@ -135,6 +135,9 @@ fn refused(what: String) -> Error {
 }
 
 fn check_folder(path: &Path) -> Result<()> {
+    if is_pipe(path) {
+        return Ok(());
+    }
     let ends_as_folder =
         path.as_os_str().as_encoded_bytes().last().is_some_and(|&b| std::path::is_separator(char::from(b)));
     if path.is_dir() || ends_as_folder {
