@@ -119,7 +119,11 @@ impl<'p> Prepared<'p> {
             let w = self.grid.window(window);
             let ctx_row = match &self.phase.contexts {
                 Contexts::Branch => branch,
-                Contexts::Window(rows) => rows[window] * self.phase.branches + branch,
+                Contexts::Window { rows, .. } => rows[window] * self.phase.branches + branch,
+            };
+            let keys = match &self.phase.contexts {
+                Contexts::Branch => 0,
+                Contexts::Window { tokens, .. } => tokens.get(ctx_row as usize).copied().unwrap_or(0),
             };
             self.items.push(Item {
                 origin: [w.y as i32, w.x as i32],
@@ -128,6 +132,7 @@ impl<'p> Prepared<'p> {
                 ctx_row,
                 branch,
                 out_slot: window as u32,
+                keys,
                 ..Item::default()
             });
         }
