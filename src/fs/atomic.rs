@@ -34,10 +34,10 @@ pub fn temp_path(target: &Path) -> PathBuf {
     target.with_file_name(temp)
 }
 
-/// The temporary files this process has not finished.
+/// The temporary files of this process that go when it ends.
 static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
+pub(super) fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
     // A list of paths is whole after any panic.
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -181,7 +181,7 @@ fn open_locked(temp: &Path) -> Result<Option<std::fs::File>> {
 }
 
 /// Whether `file` is what `path` names, not something a link leads to or that was replaced.
-fn still_named(file: &std::fs::File, path: &Path) -> bool {
+pub(super) fn still_named(file: &std::fs::File, path: &Path) -> bool {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;

@@ -2,12 +2,15 @@
 //!
 //! [`File`] and the free functions count their calls per thread; [`fault`] arms one of them to
 //! fail. [`AtomicFile`] is the only way a result reaches its place: after any failure, a kill
-//! included, the path holds the old file, the complete new one, or nothing.
+//! included, the path holds the old file, the complete new one, or nothing. [`RowFile`] is what a job keeps
+//! on disk while it works.
 
 mod atomic;
 pub mod fault;
+mod row_file;
 
 pub use atomic::{AtomicFile, exists, remove_unfinished, temp_path};
+pub use row_file::RowFile;
 
 use crate::error::{Error, Kind, Result};
 use std::io::{self, Read, Seek, SeekFrom, Write};
