@@ -62,7 +62,7 @@ fn run(o: &ComponentOptions) -> Result<Tensors> {
     Ok(read(&o.output))
 }
 
-fn relative_l2(got: &[f32], expected: &[f32]) -> f64 {
+pub(crate) fn relative_l2(got: &[f32], expected: &[f32]) -> f64 {
     reference::relative_l2(got.iter().map(|&g| f64::from(g)), expected)
 }
 

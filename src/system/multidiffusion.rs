@@ -123,10 +123,6 @@ impl MultiDiffusion<'_> {
     }
 }
 
-fn combine(
-    to: CanvasId,
-    terms: Vec<(CanvasId, Coefficient)>,
-    noise: Option<(u16, u16, Coefficient)>,
-) -> CanvasOp {
+fn combine(to: CanvasId, terms: Vec<(CanvasId, Coefficient)>, noise: Option<(u16, u16, Coefficient)>) -> CanvasOp {
     CanvasOp::Combine { to, terms, noise, constant: 0.0, clamp: None }
 }
