@@ -3,6 +3,7 @@
 
 use super::canvas::{Connections, World};
 use super::executor::Executor;
+use super::options::Cancel;
 use super::sinks::{Arrival, Working};
 use super::statistics::Factors;
 use crate::abi::Item;
@@ -151,11 +152,11 @@ impl<'p> Prepared<'p> {
         Ok(())
     }
 
-    pub(super) fn compute(&mut self, executor: &mut Executor, count: usize) -> Result<()> {
+    pub(super) fn compute(&mut self, executor: &mut Executor, count: usize, cancel: &Cancel) -> Result<()> {
         for input in self.inputs.iter().filter(|i| i.lifetime == Lifetime::Window) {
             executor.write_input(input.name, &input.staging[..count * input.item])?;
         }
-        executor.run(&self.items)?;
+        executor.run_until(&self.items, &|| cancel.check())?;
         for output in &mut self.outputs {
             executor.read_output(output.name, &mut output.values[..count * output.item])?;
         }
