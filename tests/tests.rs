@@ -16,6 +16,7 @@ mod images;
 mod interpreter;
 mod layouts;
 mod malformed;
+mod multidiffusion;
 mod onestep;
 mod plan;
 mod problem;
