@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod interpreter;
 pub mod options;
 mod port;
+mod recover;
 mod shipped;
 mod sinks;
 pub mod statistics;
