@@ -332,6 +332,11 @@ impl<'p> World<'p> {
         }
     }
 
+    /// Whether any canvas lies on the device now.
+    pub(super) fn uses_device(&self) -> bool {
+        self.canvases.iter().any(|c| matches!(c, State::Device(_)))
+    }
+
     /// Extends a band down to row `end`.
     pub(super) fn make_room(&mut self, id: CanvasId, end: u32) -> Result<()> {
         let [h, _] = self.program.extent(id);

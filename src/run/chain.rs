@@ -6,12 +6,12 @@ use super::executor::Executor;
 use super::interpreter::{Control, Interpreter, sequence};
 use super::kept::Place;
 use super::sinks::{Arrival, Cell, Working};
-use super::window_phase::{fill, settle};
+use super::window_phase::{fill, item, settle};
 use crate::abi::Item;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Lifetime, Op, Shape};
 use crate::system::chain;
-use crate::system::phase::{Contexts, Phase, Source, WindowPhase};
+use crate::system::phase::{Phase, Source, WindowPhase};
 use crate::system::program::Program;
 use crate::tile::{Grid, Window};
 use std::time::Instant;
@@ -72,20 +72,8 @@ impl<'p> Link<'p> {
 
     fn items(&self, batch: &[(usize, u32)]) -> Vec<Item> {
         let item = |&(index, branch): &(usize, u32)| {
-            let w = self.grid.window(index);
-            let ctx_row = match &self.phase.contexts {
-                Contexts::Branch => branch,
-                Contexts::Window(rows) => rows[index] * self.phase.branches + branch,
-            };
-            Item {
-                origin: [w.y as i32, w.x as i32],
-                valid_rect: self.grid.valid_rect(),
-                stats_rect: stats_rect(self.grid, w),
-                ctx_row,
-                branch,
-                out_slot: index as u32,
-                ..Item::default()
-            }
+            let stats_rect = stats_rect(self.grid, self.grid.window(index));
+            Item { stats_rect, ..item(self.phase, self.grid, index, branch, 0) }
         };
         batch.iter().map(item).collect()
     }
@@ -156,7 +144,38 @@ impl<'p> Interpreter<'p> {
         io: &mut Connections<'_>,
         control: &mut Control<'_>,
     ) -> Result<()> {
-        control.cancel.check()?;
+        let mut rest = batch;
+        while !rest.is_empty() {
+            control.cancel.check()?;
+            match self.attempt(link, token, rest, staging, io, control) {
+                Ok(done) => rest = &rest[done..],
+                Err(e) => {
+                    let more = if rest.len() > 1 { format!(" and {} more", rest.len() - 1) } else { String::new() };
+                    let e = e.at(format!("{}: {}{more}", link.phase.name, link.grid.describe(rest[0].0)));
+                    // What lies on a lost device is lost with it.
+                    let lost = e.kind() == Kind::DeviceLost && !self.world.uses_device();
+                    if e.kind() != Kind::Memory && !lost {
+                        return Err(e);
+                    }
+                    let what = self.executors.recover(link.phase.graph.0, e)?;
+                    self.holds.fill(None);
+                    control.observer.note(&what);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One launch over as many of `batch` as the executor takes; returns how many.
+    fn attempt(
+        &mut self,
+        link: &mut Link<'p>,
+        token: usize,
+        batch: &[(usize, u32)],
+        staging: &mut [f32],
+        io: &mut Connections<'_>,
+        control: &mut Control<'_>,
+    ) -> Result<usize> {
         let began = Instant::now();
         let graph = link.phase.graph.0;
         let executor = self.executors.executor(graph)?;
@@ -165,19 +184,17 @@ impl<'p> Interpreter<'p> {
             settle(self.program, link.phase, executor, &self.world)?;
             self.holds[graph] = held;
         }
-        let place = |e: Error, link: &Link<'_>| {
-            let more = if batch.len() > 1 { format!(" and {} more", batch.len() - 1) } else { String::new() };
-            e.at(format!("{}: {}{more}", link.phase.name, link.grid.describe(batch[0].0)))
-        };
+        // After memory ran out an executor may take fewer items than the program's launches have.
+        let batch = &batch[..executor.batch().min(batch.len())];
         let moved = gather(self.program, link, batch, executor, staging, &mut self.world, io)?;
         let gathered = Instant::now();
-        executor.run(&link.items(batch)).map_err(|e| place(e, link))?;
+        executor.run_until(&link.items(batch), &|| control.cancel.check())?;
         let computed = Instant::now();
-        let more = scatter(link, batch, executor, staging, &mut self.world, io).map_err(|e| place(e, link))?;
+        let more = scatter(link, batch, executor, staging, &mut self.world, io)?;
         self.stats.moved += moved + more;
         let name = link.phase.name.as_str();
         self.count(name, batch.len(), [began, gathered, computed, Instant::now()], control);
-        Ok(())
+        Ok(batch.len())
     }
 }
 

@@ -3,6 +3,7 @@
 use super::canvas::{Connections, World};
 use super::executors::Executors;
 use super::options::{Cancel, Observer, Progress, TileOrder};
+use super::recover::{self, Outcome};
 use super::sinks::Working;
 use super::window_phase::Prepared;
 use crate::error::{Error, Kind, Result};
@@ -43,6 +44,8 @@ pub struct RunStats {
     pub growths: u64,
     /// Bytes moved between canvases and ports, on whichever side.
     pub moved: u64,
+    /// Items computed again in a wider storage type.
+    pub redone: u64,
 }
 
 /// A program with its executors and states.
@@ -235,28 +238,32 @@ impl<'p> Interpreter<'p> {
         io: &mut Connections<'_>,
         control: &mut Control<'_>,
     ) -> Result<()> {
-        control.cancel.check()?;
-        let began = Instant::now();
-        let prepared = &mut self.phases[p];
-        let graph = prepared.phase.graph.0;
-        let executor = self.executors.executor(graph)?;
-        let held = Some((p, executor.serial()));
-        if self.holds[graph] != held {
-            prepared.settle(executor, &self.world)?;
-            self.holds[graph] = held;
+        let mut rest = batch;
+        while !rest.is_empty() {
+            let began = Instant::now();
+            let prepared = &mut self.phases[p];
+            // After memory ran out an executor may take fewer items than the program's launches have.
+            let most = match recover::settled(prepared, p, self.executors, &mut self.holds, &self.world) {
+                Ok(executor) => executor.batch(),
+                Err(e) => {
+                    recover::again(prepared, rest, self.executors, &mut self.holds, e, control)?;
+                    continue;
+                }
+            };
+            let (now, later) = rest.split_at(most.min(rest.len()));
+            prepared.gather(self.program, now, step, &mut self.world, io)?;
+            let gathered = Instant::now();
+            let (executors, holds) = (&mut *self.executors, &mut self.holds);
+            match recover::compute(prepared, now, executors, holds, &self.world, control)? {
+                Outcome::Again => continue,
+                Outcome::Done { redone } => self.stats.redone += redone,
+            }
+            let computed = Instant::now();
+            prepared.scatter(now, last_step, &mut self.world, io)?;
+            let name = self.phases[p].phase.name.as_str();
+            self.count(name, now.len(), [began, gathered, computed, Instant::now()], control);
+            rest = later;
         }
-        prepared.gather(self.program, batch, step, &mut self.world, io)?;
-        let gathered = Instant::now();
-        let place = |e: Error, phase: &Prepared<'_>| {
-            let more = if batch.len() > 1 { format!(" and {} more", batch.len() - 1) } else { String::new() };
-            e.at(format!("{}: {}{more}", phase.phase.name, phase.grid.describe(batch[0].0)))
-        };
-        prepared.compute(executor, batch.len()).map_err(|e| place(e, prepared))?;
-        let computed = Instant::now();
-        prepared.scatter(batch, last_step, &mut self.world, io)?;
-        let times = [began, gathered, computed, Instant::now()];
-        let name = prepared.phase.name.as_str();
-        self.count(name, batch.len(), times, control);
         Ok(())
     }
 

@@ -15,12 +15,14 @@ pub mod interpreter;
 mod kept;
 pub mod options;
 mod port;
+mod recover;
 mod shipped;
 mod sinks;
 pub mod statistics;
 pub mod upscale;
 mod window_phase;
 
+pub use crate::image::{Format, is_pipe};
 pub use component::{Component, ComponentOptions, ComponentReport, component};
 pub use devices::{DeviceInfo, devices};
 pub use engine::Engine;

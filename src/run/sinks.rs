@@ -138,6 +138,8 @@ impl Working {
             }
             Working::Store { canvas, ratio } => world.store(*canvas, &Cell::new(a, *ratio)?, a.values),
             Working::Partials { partials, .. } => {
+                // From nothing: a launch may be tried again.
+                partials[a.window.index].fill(Moments::default());
                 Moments::add_blocks(&mut partials[a.window.index], a.values);
                 Ok(())
             }

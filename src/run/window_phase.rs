@@ -3,6 +3,7 @@
 
 use super::canvas::{Connections, World};
 use super::executor::Executor;
+use super::options::Cancel;
 use super::sinks::{Arrival, Working};
 use super::statistics::Factors;
 use crate::abi::Item;
@@ -12,6 +13,7 @@ use crate::noise;
 use crate::system::phase::{Contexts, Source, WindowPhase};
 use crate::system::program::Program;
 use crate::tile::{Grid, Window};
+use std::ops::Range;
 
 /// An input of a phase with its staging.
 pub(super) struct Input<'p> {
@@ -104,20 +106,7 @@ impl<'p> Prepared<'p> {
     ) -> Result<()> {
         self.items.clear();
         for &(window, branch) in batch {
-            let w = self.grid.window(window);
-            let ctx_row = match &self.phase.contexts {
-                Contexts::Branch => branch,
-                Contexts::Window(rows) => rows[window] * self.phase.branches + branch,
-            };
-            self.items.push(Item {
-                origin: [w.y as i32, w.x as i32],
-                valid_rect: self.grid.valid_rect(),
-                step_row: step,
-                ctx_row,
-                branch,
-                out_slot: window as u32,
-                ..Item::default()
-            });
+            self.items.push(item(self.phase, self.grid, window, branch, step));
         }
         let grid = self.grid;
         for input in self.inputs.iter_mut().filter(|i| i.lifetime == Lifetime::Window) {
@@ -134,13 +123,15 @@ impl<'p> Prepared<'p> {
         Ok(())
     }
 
-    pub(super) fn compute(&mut self, executor: &mut Executor, count: usize) -> Result<()> {
+    /// Runs the items `which` of those gathered, and takes their results.
+    pub(super) fn compute(&mut self, executor: &mut Executor, which: Range<usize>, cancel: &Cancel) -> Result<()> {
+        let of = |item: usize| which.start * item..which.end * item;
         for input in self.inputs.iter().filter(|i| i.lifetime == Lifetime::Window) {
-            executor.write_input(input.name, &input.staging[..count * input.item])?;
+            executor.write_input(input.name, &input.staging[of(input.item)])?;
         }
-        executor.run(&self.items)?;
+        executor.run_until(&self.items[which.clone()], &|| cancel.check())?;
         for output in &mut self.outputs {
-            executor.read_output(output.name, &mut output.values[..count * output.item])?;
+            executor.read_output(output.name, &mut output.values[of(output.item)])?;
         }
         Ok(())
     }
@@ -163,6 +154,29 @@ impl<'p> Prepared<'p> {
             }
         }
         Ok(())
+    }
+}
+
+/// What tells the device which window and branch a batch element is.
+pub(super) fn item(phase: &WindowPhase, grid: &Grid, window: usize, branch: u32, step: u32) -> Item {
+    let w = grid.window(window);
+    let ctx_row = match &phase.contexts {
+        Contexts::Branch => branch,
+        Contexts::Window { rows, .. } => rows[window] * phase.branches + branch,
+    };
+    let keys = match &phase.contexts {
+        Contexts::Branch => 0,
+        Contexts::Window { tokens, .. } => tokens.get(ctx_row as usize).copied().unwrap_or(0),
+    };
+    Item {
+        origin: [w.y as i32, w.x as i32],
+        valid_rect: grid.valid_rect(),
+        step_row: step,
+        ctx_row,
+        branch,
+        out_slot: window as u32,
+        keys,
+        ..Item::default()
     }
 }
 

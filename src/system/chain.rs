@@ -190,9 +190,9 @@ fn bands(p: &Planner<'_>, start: &[usize], is_band: impl Fn(CanvasId) -> bool) -
     let mut bands: BTreeMap<CanvasId, Band> = BTreeMap::new();
     let mut next = start.to_vec();
     let mut end: BTreeMap<CanvasId, u32> = BTreeMap::new();
-    for i in 0..p.phases.len() {
+    for (i, &begin) in start.iter().enumerate() {
         for u in p.writes[i].iter().filter(|u| is_band(u.canvas)) {
-            let first = if start[i] == 0 { 0 } else { p.finished(i, start[i] - 1, *u)? };
+            let first = if begin == 0 { 0 } else { p.finished(i, begin - 1, *u)? };
             bands.insert(u.canvas, Band { first, rows: 0, made: true });
             end.insert(u.canvas, first);
         }
@@ -220,10 +220,10 @@ fn bands(p: &Planner<'_>, start: &[usize], is_band: impl Fn(CanvasId) -> bool) -
         }
         for c in touched {
             let mut low: Option<u32> = None;
-            for j in 0..p.phases.len() {
+            for (j, &row) in next.iter().enumerate() {
                 for u in p.reads[j].iter().filter(|u| u.canvas == c) {
-                    if next[j] < p.rows(j) {
-                        let [first, _] = p.span(j, next[j], *u)?;
+                    if row < p.rows(j) {
+                        let [first, _] = p.span(j, row, *u)?;
                         low = Some(low.map_or(first, |l| l.min(first)));
                     }
                 }

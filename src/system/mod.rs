@@ -4,6 +4,7 @@
 pub mod chain;
 mod check;
 pub mod link;
+pub mod multidiffusion;
 pub mod onestep;
 mod onestep_index;
 pub mod phase;
