@@ -16,6 +16,7 @@ mod port;
 mod shipped;
 mod sinks;
 pub mod statistics;
+mod streamed;
 pub mod upscale;
 mod window_phase;
 

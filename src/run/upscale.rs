@@ -105,7 +105,7 @@ pub fn upscale_with(
     observer.progress(&stage("load"));
     let scope = folder.display().to_string();
     let checkpoints = model.checkpoints()?;
-    let extra = checkpoints.check(&choice.program.graphs[0])?;
+    let extra = checkpoints.check(&choice.program.graphs)?;
     if !extra.is_empty() {
         let why = format!("{} tensor(s) that no network asks for, the first is `{}`", extra.len(), extra[0]);
         return Err(Error::new(Kind::Weights, "weights", why)

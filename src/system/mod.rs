@@ -5,6 +5,7 @@ mod check;
 pub mod link;
 pub mod onestep;
 mod onestep_index;
+mod onestep_program;
 pub mod phase;
 pub mod program;
 pub mod registry;
