@@ -22,6 +22,9 @@ pub struct BufferId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ListId(pub u32);
 
+/// Says between two segments of a run whether it is to end, by the error to end with.
+pub type Stop<'a> = dyn Fn() -> Result<()> + Sync + 'a;
+
 /// A device that executes dispatches. One arena, in-order execution; every method is synchronous in its
 /// effects (a `read` after a `run` sees the results).
 pub trait Backend: Send {
@@ -47,13 +50,20 @@ pub trait Backend: Send {
     /// Forgets a command list.
     fn discard(&mut self, list: ListId);
 
+    /// Runs a prepared list to its end, or until `stop` gives an error, which is returned. It is asked before every
+    /// segment of at most about 50 ms (on the host, before every command); what has begun ends by itself, and
+    /// nothing that the list writes may be relied on then.
+    fn run_until(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()>;
+
     /// Runs a prepared list to its end.
-    fn run(&mut self, list: ListId) -> Result<()>;
+    fn run(&mut self, list: ListId) -> Result<()> {
+        self.run_until(list, &|| Ok(()))
+    }
 
     /// Puts a prepared list behind everything before it; it may still be running when this returns, and what it
-    /// met may be told by a later call.
-    fn start(&mut self, list: ListId) -> Result<()> {
-        self.run(list)
+    /// met may be told by a later call. `stop` is as for [`Backend::run_until`].
+    fn start(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
+        self.run_until(list, stop)
     }
 
     /// Copies `bytes` into a buffer that the list started last does not name, while that list may still be running;

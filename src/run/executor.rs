@@ -7,7 +7,7 @@ use super::port::{decode, encode, internal, items_in};
 use super::streamed::Pieces;
 use crate::abi::params::{CONTROL_HEADER_WORDS, STATUS_NARROW};
 use crate::abi::{Caps, Item};
-use crate::backend::{Backend, BufferId, ListId};
+use crate::backend::{Backend, BufferId, ListId, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::limits;
@@ -301,6 +301,11 @@ impl Executor {
 
     /// Runs one launch over `items` (at most the batch; dummies complete it).
     pub fn run(&mut self, items: &[Item]) -> Result<()> {
+        self.run_until(items, &|| Ok(()))
+    }
+
+    /// Like [`Executor::run`], or until `stop` gives an error, see [`Backend::run_until`].
+    pub fn run_until(&mut self, items: &[Item], stop: &Stop<'_>) -> Result<()> {
         if items.is_empty() || items.len() > self.batch() {
             return Err(internal(format!("{} items for a batch of {}", items.len(), self.batch())));
         }
@@ -308,8 +313,8 @@ impl Executor {
         self.write_items(items)?;
         let mut device = self.device.lock();
         match (&mut self.pieces, self.body) {
-            (Some(pieces), _) => pieces.run_body(device.backend.as_mut())?,
-            (None, Some(list)) => device.backend.run(list)?,
+            (Some(pieces), _) => pieces.run_body(device.backend.as_mut(), stop)?,
+            (None, Some(list)) => device.backend.run_until(list, stop)?,
             (None, None) => {}
         }
         drop(device);

@@ -232,7 +232,7 @@ impl<'p> Interpreter<'p> {
             let more = if batch.len() > 1 { format!(" and {} more", batch.len() - 1) } else { String::new() };
             e.at(format!("{}: {}{more}", phase.phase.name, phase.grid.describe(batch[0].0)))
         };
-        prepared.compute(executor, batch.len()).map_err(|e| place(e, prepared))?;
+        prepared.compute(executor, batch.len(), control.cancel).map_err(|e| place(e, prepared))?;
         let computed = Instant::now();
         prepared.scatter(batch, last_step, &mut self.world, io)?;
         let stats = &mut self.stats;

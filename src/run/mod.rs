@@ -20,6 +20,7 @@ mod streamed;
 pub mod upscale;
 mod window_phase;
 
+pub use crate::image::{Format, is_pipe};
 pub use component::{Component, ComponentOptions, ComponentReport, component};
 pub use devices::{DeviceInfo, devices};
 pub use engine::Engine;

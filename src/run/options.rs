@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::extent;
+use crate::image::{Format, WriteOptions};
 use crate::limits;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -102,10 +103,12 @@ pub enum TileOrder {
 /// One upscaling job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpscaleOptions {
-    /// The picture.
+    /// The picture; `-` is standard input.
     pub input: PathBuf,
-    /// Where it goes; `None`: `{stem}_{scale}x.{ext}` beside the input.
+    /// Where it goes; `None`: `{stem}_{scale}x.{ext}` beside the input. `-` is standard output.
     pub output: Option<PathBuf>,
+    /// The output's format; `None`: what its name's ending says.
+    pub format: Option<Format>,
     /// How large it becomes.
     pub size: Size,
     /// The model's folder; `None`: the shipped one.
@@ -146,6 +149,7 @@ impl UpscaleOptions {
         UpscaleOptions {
             input: input.into(),
             output: None,
+            format: None,
             size,
             model: None,
             system: None,
@@ -163,6 +167,11 @@ impl UpscaleOptions {
             threads: None,
             tile_order: TileOrder::Natural,
         }
+    }
+
+    /// How the output is written.
+    pub fn writing(&self) -> WriteOptions {
+        WriteOptions { format: self.format, ..WriteOptions::new(self.overwrite) }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::executor::{SharedWeights, packed};
 use super::port::internal;
-use crate::backend::{Backend, BufferId, ListId};
+use crate::backend::{Backend, BufferId, ListId, Stop};
 use crate::error::Result;
 use crate::extent;
 use crate::plan::stream::{Piece, RING, Streamed};
@@ -82,22 +82,22 @@ impl Pieces {
 
     /// Runs the setup list.
     pub(super) fn run_setup(&mut self, backend: &mut dyn Backend) -> Result<()> {
-        self.run(backend, 0..self.setup)
+        self.run(backend, 0..self.setup, &|| Ok(()))
     }
 
     /// Runs the body.
-    pub(super) fn run_body(&mut self, backend: &mut dyn Backend) -> Result<()> {
-        self.run(backend, self.setup..self.stages.len())
+    pub(super) fn run_body(&mut self, backend: &mut dyn Backend, stop: &Stop<'_>) -> Result<()> {
+        self.run(backend, self.setup..self.stages.len(), stop)
     }
 
-    fn run(&mut self, backend: &mut dyn Backend, range: std::ops::Range<usize>) -> Result<()> {
+    fn run(&mut self, backend: &mut dyn Backend, range: std::ops::Range<usize>, stop: &Stop<'_>) -> Result<()> {
         let (first, end) = (range.start, range.end);
         let run = || -> Result<()> {
             if !range.is_empty() {
                 self.fill(backend, first)?;
             }
             for i in range {
-                backend.start(self.stages[i].list)?;
+                backend.start(self.stages[i].list, stop)?;
                 // The body begins again after its end, and follows the setup list.
                 let next = if i + 1 < self.stages.len() { i + 1 } else { self.setup };
                 let free = self.stages[next].piece.ring != self.stages[i].piece.ring;

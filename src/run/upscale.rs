@@ -55,9 +55,17 @@ pub fn upscale_with(
 
     let header = image::probe(&options.input)?;
     let target = options.size.resolve(header.width, header.height)?;
-    let path = options.output.clone().unwrap_or_else(|| default_output(&options.input, options.size, &target));
+    let path = match &options.output {
+        Some(path) => path.clone(),
+        None if image::is_pipe(&options.input) => {
+            let why = "standard input has no name to make the output's from";
+            return Err(Error::new(Kind::Usage, "run", why).advise("name the output, or - for standard output"));
+        }
+        None => default_output(&options.input, options.format, options.size, &target),
+    };
     let out_header = Header { width: target.width, height: target.height, notes: Vec::new(), ..header.clone() };
-    image::check_output(&path, Some(&options.input), &out_header, options.overwrite)?;
+    let writing = options.writing();
+    image::check_output_with(&path, Some(&options.input), &out_header, &writing)?;
     clock.lap("probe");
 
     let folder = model_folder(options)?;
@@ -79,7 +87,7 @@ pub fn upscale_with(
 
     let mut report = report(engine, &header, &target, &path, &folder, &choice);
     report.notes.extend(header.notes.iter().cloned());
-    report.notes.extend(image::output_notes(&path, &out_header));
+    report.notes.extend(image::output_notes_with(&path, &out_header, &writing));
     report.notes.extend(choice.notes.iter().cloned());
     let copied = unchanged(options, &header, &target);
     if copied {
@@ -199,7 +207,7 @@ fn unchanged(options: &UpscaleOptions, header: &Header, target: &Target) -> bool
 /// Writes the picture's own rows.
 fn copy(options: &UpscaleOptions, path: &Path, header: &Header, target: &Target, cancel: &Cancel) -> Result<()> {
     let mut source = Enlarged::open(&options.input, target)?;
-    let mut sink = image::create(path, header, options.overwrite)?;
+    let mut sink = image::create_with(path, header, &options.writing())?;
     for _ in 0..target.height {
         cancel.check()?;
         source.next_wide()?;
@@ -228,7 +236,7 @@ fn run(
     let held = RefCell::new(RowRing::new(if alpha { target.width as u32 } else { 1 }, 1, waiting));
 
     let mut source = Enlarged::open(&options.input, target)?;
-    let mut sink = image::create(path, header, options.overwrite)?;
+    let mut sink = image::create_with(path, header, &options.writing())?;
     let mut rows_in = |row: &mut [f32]| -> Result<()> {
         let at = Instant::now();
         let mut held = held.borrow_mut();
@@ -305,18 +313,21 @@ fn row_bytes(header: &Header, target: &Target) -> Result<u64> {
     let wide = extent::product("row", &[target.width, channels, 4])?;
     let whole = match header.format {
         image::Format::Jpeg => extent::product("picture", &[header.width, header.height, channels])?,
-        image::Format::Png | image::Format::Tiff => 0,
+        image::Format::Png | image::Format::Tiff | image::Format::Ppm | image::Format::Pam => 0,
     };
     let alpha = if header.colour.has_alpha() { extent::product("alpha", &[target.width, 4, 2048])? } else { 0 };
     Ok(whole.saturating_add(8 * wide).saturating_add(alpha))
 }
 
-/// `{stem}_{scale}x.{ext}` beside the input; extensions that are not written become `png`.
-pub fn default_output(input: &Path, size: Size, target: &Target) -> PathBuf {
+/// `{stem}_{scale}x.{ext}` beside the input. Without a format asked for, the input's extension stays where
+/// it is that of a format that is written, else it becomes `png`.
+pub fn default_output(input: &Path, format: Option<image::Format>, size: Size, target: &Target) -> PathBuf {
     let stem = input.file_stem().map_or_else(|| "picture".into(), |s| s.to_string_lossy().into_owned());
     let extension = input.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let extension = match extension.as_str() {
-        e @ ("png" | "jpg" | "jpeg" | "tif" | "tiff") => e,
+    let named = image::Format::from_name(&extension);
+    let extension = match format {
+        Some(format) if named != Some(format) => format.extension(),
+        _ if named.is_some() => &extension,
         _ => "png",
     };
     // The factor asked for: that of the rounded sides differs in the last digits.
@@ -333,9 +344,12 @@ mod tests {
     fn outputs_are_named_after_their_scale() {
         let t = |scale| Target { width: 1, height: 1, scale };
         let (asked, width) = (Size::Scale(2.5), Size::Width(9));
-        assert_eq!(default_output(Path::new("a/b.c.JPG"), width, &t(4.0)), Path::new("a/b.c_4x.jpg"));
-        assert_eq!(default_output(Path::new("x.webp"), asked, &t(2.52)), Path::new("x_2.5x.png"));
-        assert_eq!(default_output(Path::new("x"), width, &t(1.0 + 1.0 / 3.0)), Path::new("x_1.33x.png"));
+        assert_eq!(default_output(Path::new("a/b.c.JPG"), None, width, &t(4.0)), Path::new("a/b.c_4x.jpg"));
+        assert_eq!(default_output(Path::new("x.gif"), None, asked, &t(2.52)), Path::new("x_2.5x.png"));
+        assert_eq!(
+            default_output(Path::new("x"), Some(image::Format::Pam), width, &t(1.0 + 1.0 / 3.0)),
+            Path::new("x_1.33x.pam")
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::canvas::{Connections, World};
 use super::executor::Executor;
+use super::options::Cancel;
 use super::sinks::{Arrival, Working};
 use super::statistics::Factors;
 use crate::abi::Item;
@@ -119,7 +120,11 @@ impl<'p> Prepared<'p> {
             let w = self.grid.window(window);
             let ctx_row = match &self.phase.contexts {
                 Contexts::Branch => branch,
-                Contexts::Window(rows) => rows[window] * self.phase.branches + branch,
+                Contexts::Window { rows, .. } => rows[window] * self.phase.branches + branch,
+            };
+            let keys = match &self.phase.contexts {
+                Contexts::Branch => 0,
+                Contexts::Window { tokens, .. } => tokens.get(ctx_row as usize).copied().unwrap_or(0),
             };
             self.items.push(Item {
                 origin: [w.y as i32, w.x as i32],
@@ -128,6 +133,7 @@ impl<'p> Prepared<'p> {
                 ctx_row,
                 branch,
                 out_slot: window as u32,
+                keys,
                 ..Item::default()
             });
         }
@@ -146,11 +152,11 @@ impl<'p> Prepared<'p> {
         Ok(())
     }
 
-    pub(super) fn compute(&mut self, executor: &mut Executor, count: usize) -> Result<()> {
+    pub(super) fn compute(&mut self, executor: &mut Executor, count: usize, cancel: &Cancel) -> Result<()> {
         for input in self.inputs.iter().filter(|i| i.lifetime == Lifetime::Window) {
             executor.write_input(input.name, &input.staging[..count * input.item])?;
         }
-        executor.run(&self.items)?;
+        executor.run_until(&self.items, &|| cancel.check())?;
         for output in &mut self.outputs {
             executor.read_output(output.name, &mut output.values[..count * output.item])?;
         }

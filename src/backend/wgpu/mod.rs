@@ -10,7 +10,7 @@ mod preprocess;
 mod run;
 mod shared;
 
-use super::{Account, Backend, BufferId, ListId, insert};
+use super::{Account, Backend, BufferId, ListId, Stop, insert};
 use crate::abi::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::plan::command::{Dispatch, Slot, SlotKind};
@@ -55,11 +55,11 @@ impl WgpuBackend {
         self.pipelines.count()
     }
 
-    fn submit(&mut self, list: ListId, steady: bool) -> Result<()> {
+    fn submit(&mut self, list: ListId, steady: bool, stop: &Stop<'_>) -> Result<()> {
         let Some(prepared) = self.lists.get(list.0 as usize).and_then(Option::as_ref) else {
             return Err(Error::new(Kind::Internal, "wgpu", format!("list {} was not prepared", list.0)));
         };
-        prepared.start(&self.device, &self.queue, &self.faults, &mut self.before, steady)
+        prepared.start(&self.device, &self.queue, &self.faults, &mut self.before, steady, stop)
     }
 
     /// Gives the device up, as a driver reset would: every later call is [`Kind::DeviceLost`].
@@ -117,13 +117,15 @@ impl Backend for WgpuBackend {
         }
     }
 
-    fn run(&mut self, list: ListId) -> Result<()> {
-        self.submit(list, true)?;
-        self.finish()
+    fn run_until(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
+        let run = self.submit(list, true, stop);
+        // What has begun ends, whatever was met.
+        let finished = self.finish();
+        run.and(finished)
     }
 
-    fn start(&mut self, list: ListId) -> Result<()> {
-        self.submit(list, false)
+    fn start(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
+        self.submit(list, false, stop)
     }
 
     fn finish(&mut self) -> Result<()> {

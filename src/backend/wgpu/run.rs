@@ -4,7 +4,7 @@ use super::memory::Memory;
 use super::pipeline::Pipelines;
 use super::shared::{Faults, scoped, wait};
 use crate::abi::Caps;
-use crate::backend::{BufferId, segments};
+use crate::backend::{BufferId, Stop, segments};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::limits::{WGPU_SEGMENT_BYTES, WGPU_SEGMENT_FLOPS};
@@ -169,10 +169,12 @@ impl List {
         faults: &Faults,
         before: &mut Option<wgpu::SubmissionIndex>,
         steady: bool,
+        stop: &Stop<'_>,
     ) -> Result<()> {
         faults.check("a run")?;
-        let mut earlier = before.take();
+        let mut earlier = before.clone();
         for segment in &self.segments {
+            stop()?;
             let submission = scoped(device, faults, "a run", || {
                 let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("run") });
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
@@ -187,12 +189,9 @@ impl List {
                 queue.submit([encoder.finish()])
             })?;
             let previous = before.replace(submission);
-            if let Some(previous) = earlier.take().or_else(|| previous.filter(|_| steady)) {
+            if let Some(previous) = earlier.take().or(previous.filter(|_| steady)) {
                 wait(device, faults, "a run", Some(previous))?;
             }
-        }
-        if before.is_none() {
-            *before = earlier;
         }
         Ok(())
     }
