@@ -243,6 +243,11 @@ impl Executor {
         self.serial
     }
 
+    /// Device bytes of its buffers, those of weights it shares included.
+    pub fn device_bytes(&self) -> u64 {
+        self.plan.slots.iter().map(|s| extent::round_up(s.bytes.max(1), extent::ARENA_ALIGN)).sum()
+    }
+
     /// Items per launch.
     pub fn batch(&self) -> usize {
         self.plan.items as usize

@@ -11,6 +11,7 @@ pub mod executor;
 pub mod executors;
 pub mod inspect;
 pub mod interpreter;
+pub mod loader;
 pub mod options;
 mod port;
 mod shipped;

@@ -44,25 +44,29 @@ impl OneStep {
 
     /// One graph for each network: `window` to `latent` (f32); `latent` to `clean`, with the inputs of
     /// [`OneStep::graph`] beside; `clean` to `result`, with `window` where the picture is added.
-    pub fn graphs(&self, launch: &Launch) -> Result<[Graph; 3]> {
+    pub fn graphs(&self, launch: &Launch, batches: [u32; 3]) -> Result<[Graph; 3]> {
+        let [encode, denoise, decode] = batches.map(|batch| Launch { batch, ..*launch });
+        let launch = &encode;
         let mut l = self.linker("encode", launch)?;
         let x = window_input(&mut l, launch);
         let z = self.encoded(&mut l, launch, x)?;
         l.output("latent", z);
-        let encode = l.finish();
+        let encoder = l.finish();
+        let launch = &denoise;
 
         let mut l = self.linker("denoise", launch)?;
         let z = l.input(self.latent("latent", launch, DType::F32));
         let clean = self.denoised(&mut l, launch, z)?;
         l.output("clean", clean);
-        let denoise = l.finish();
+        let denoiser = l.finish();
+        let launch = &decode;
 
         let mut l = self.linker("decode", launch)?;
         let clean = l.input(self.latent("clean", launch, launch.dtype));
         let x = self.residual.then(|| window_input(&mut l, launch));
         let result = self.decoded(&mut l, launch, clean, x)?;
         l.output("result", result);
-        Ok([encode, denoise, l.finish()])
+        Ok([encoder, denoiser, l.finish()])
     }
 
     fn linker(&self, name: &str, launch: &Launch) -> Result<Linker> {
@@ -153,10 +157,17 @@ impl OneStep {
 
     /// The same with one graph for each network, each over all windows before the next: no two networks are needed
     /// at a time. The latents of all windows are kept in between, and a model that adds the picture reads it a
-    /// second time ([`INPUT_AGAIN`]).
-    pub fn split_program(&self, target: [u32; 2], conditioning: &Conditioning, shaping: &Shaping) -> Result<Program> {
-        let (mut program, launch, sources) = self.frame("onestep by network", target, conditioning, shaping)?;
-        program.graphs.extend(self.graphs(&launch)?);
+    /// second time ([`INPUT_AGAIN`]). `batches` are the windows per launch of encoder, denoiser and decoder.
+    pub fn split_program(
+        &self,
+        target: [u32; 2],
+        conditioning: &Conditioning,
+        shaping: &Shaping,
+        batches: [u32; 3],
+    ) -> Result<Program> {
+        let shaping = Shaping { batch: batches[1], ..*shaping };
+        let (mut program, launch, sources) = self.frame("onestep by network", target, conditioning, &shaping)?;
+        program.graphs.extend(self.graphs(&launch, batches)?);
         let shape = Shape { n: 1, ..self.latent("latent", &launch, DType::F32).shape };
         program.saved.push(Saved { name: "latent".into(), grid: GridId(0), shape });
         let saved = || Source::Saved { saved: SavedId(0), affine: None, initial: None };
@@ -170,7 +181,7 @@ impl OneStep {
         let phases = vec![
             windows("encode", 0, vec![crop(CanvasId(0))], ("latent", save())),
             windows("denoise", 1, denoise, ("clean", save())),
-            windows("decode", 2, decode, ("result", blend(CanvasId(1), shaping))),
+            windows("decode", 2, decode, ("result", blend(CanvasId(1), &shaping))),
         ];
         program.blocks.push(Block { steps: 1, nesting: Nesting::StepOutside, phases });
         program.check()?;
