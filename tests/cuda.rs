@@ -183,7 +183,7 @@ fn weights_are_streamed_beside_the_kernels_on_the_mock_driver() {
 #[test]
 #[ignore = "runs on the mock driver, see `child`"]
 fn child_streamed() {
-    crate::budget::hold_streamed(&|| Box::new(CudaBackend::open(0).expect("opens")));
+    crate::budget::hold_streamed(&|| Box::new(CudaBackend::open(0).expect("opens")), 1);
 }
 
 #[test]

@@ -3,9 +3,9 @@
 
 use super::budget::{Decision, DeviceNeeds, Part};
 use super::executor::{Executor, SharedDevice, SharedWeights};
-use crate::abi::Caps;
+use crate::abi::{BackendKind, Caps};
 use crate::backend::Backend;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::graph::Graph;
 use crate::plan;
 use crate::plan::command::Plan;
@@ -18,8 +18,13 @@ const EXECUTORS: usize = 3;
 /// Choices remembered.
 const DECISIONS: usize = 64;
 
+/// Opens an engine's device once more.
+type Opener = Box<dyn FnMut() -> Result<Box<dyn Backend>> + Send>;
+
 /// A device that runs jobs.
 pub struct Engine {
+    /// Where the device came from, when it can be opened again.
+    opener: Option<Opener>,
     device: SharedDevice,
     caps: Caps,
     name: String,
@@ -32,6 +37,8 @@ pub struct Engine {
     real: bool,
     /// Executors made since the engine was.
     made: u64,
+    /// Device bytes that may be allocated.
+    cap: Option<u64>,
 }
 
 impl Engine {
@@ -39,9 +46,20 @@ impl Engine {
     /// else a hardware wgpu adapter, else the host's cores). `threads` bounds the host's cores, all by default.
     pub fn open(spec: &str, threads: Option<usize>) -> Result<Engine> {
         let chosen = super::devices::open(spec, threads)?;
-        let mut engine = Engine::with_backend(chosen.backend, chosen.name, chosen.why);
-        engine.real = true;
-        Ok(engine)
+        let spec = spec.to_owned();
+        let opener = move || Ok(super::devices::open(&spec, threads)?.backend);
+        let engine = Engine::with_backend(chosen.backend, chosen.name, chosen.why);
+        Ok(Engine { opener: Some(Box::new(opener)), real: true, ..engine })
+    }
+
+    /// An engine on the backend that `opener` gives, which is called again when the device is lost.
+    pub fn with_opener(
+        mut opener: impl FnMut() -> Result<Box<dyn Backend>> + Send + 'static,
+        name: impl Into<String>,
+        why: impl Into<String>,
+    ) -> Result<Engine> {
+        let engine = Engine::with_backend(opener()?, name, why);
+        Ok(Engine { opener: Some(Box::new(opener)), ..engine })
     }
 
     /// An engine on a given backend.
@@ -50,7 +68,7 @@ impl Engine {
         let device = SharedDevice::new(backend);
         let (name, why) = (name.into(), why.into());
         let (plans, executors, decisions) = (Vec::new(), Vec::new(), Vec::new());
-        Engine { device, caps, name, why, plans, executors, decisions, real: false, made: 0 }
+        Engine { opener: None, device, caps, name, why, plans, executors, decisions, real: false, made: 0, cap: None }
     }
 
     /// What the planner may assume of the device.
@@ -61,6 +79,27 @@ impl Engine {
     /// The device's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Opens the device again after it was lost: nothing is resident afterwards, plans stay. An error when it cannot
+    /// be opened, when another device answers, or for CUDA, whose errors outlive a context: there only a new
+    /// process helps.
+    pub fn reopen(&mut self) -> Result<()> {
+        let lost = |why: String| Error::new(Kind::DeviceLost, "device", why).advise("start the program again");
+        let opener = match &mut self.opener {
+            Some(opener) if self.caps.kind != BackendKind::Cuda => opener,
+            _ => return Err(lost(format!("{} was lost and cannot be opened again here", self.name))),
+        };
+        self.executors.clear();
+        let backend = opener()?;
+        // What is free changes; what the device is must not, or plans and bytes would be others.
+        let identity = |caps: &Caps| Caps { memory: None, ..caps.clone() };
+        if identity(backend.caps()) != identity(&self.caps) {
+            return Err(lost(format!("{} was lost; {} answered instead", self.name, backend.caps().name)));
+        }
+        self.device = SharedDevice::new(backend);
+        self.device.limit(self.cap);
+        Ok(())
     }
 
     /// Why this device.
@@ -122,6 +161,7 @@ impl Engine {
         while !self.executors.is_empty() && cap.is_some_and(|cap| self.device.held() > cap) {
             self.executors.remove(0);
         }
+        self.cap = cap;
         self.device.limit(cap);
     }
 

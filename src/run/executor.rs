@@ -14,15 +14,17 @@ use crate::limits;
 use crate::plan::command::{PackedWeight, Plan, SlotKind};
 use crate::plan::stream::Streamed;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Executors made by this process.
+static MADE: AtomicU64 = AtomicU64::new(0);
 
 /// A backend and the weights that several plans on it share.
 pub struct Device {
     backend: Box<dyn Backend>,
     /// Packed weights by model and recipe, with the number of executors that use each.
     weights: HashMap<String, (BufferId, usize)>,
-    /// Executors made on it.
-    made: u64,
 }
 
 /// A device used by several executors; calls are serialised, as the device's own queue is.
@@ -32,7 +34,7 @@ pub struct SharedDevice(Arc<Mutex<Device>>);
 impl SharedDevice {
     /// Wraps a backend.
     pub fn new(backend: Box<dyn Backend>) -> SharedDevice {
-        SharedDevice(Arc::new(Mutex::new(Device { backend, weights: HashMap::new(), made: 0 })))
+        SharedDevice(Arc::new(Mutex::new(Device { backend, weights: HashMap::new() })))
     }
 
     /// What the planner may assume of it.
@@ -68,12 +70,6 @@ impl SharedDevice {
     /// Device memory free now, where the device tells.
     pub fn free_memory(&self) -> Option<u64> {
         self.lock().backend.free_memory()
-    }
-
-    fn next_serial(&self) -> u64 {
-        let mut device = self.lock();
-        device.made += 1;
-        device.made
     }
 
     /// A panic while the lock was held leaves a device whose state is unknown only to that panic's
@@ -155,7 +151,7 @@ impl Executor {
         }
         let mut executor = Executor {
             device: device.clone(),
-            serial: device.next_serial(),
+            serial: MADE.fetch_add(1, Ordering::Relaxed),
             buffers: Vec::with_capacity(plan.slots.len()),
             shared: Vec::with_capacity(plan.slots.len()),
             setup: None,
@@ -237,7 +233,7 @@ impl Executor {
         &self.plan
     }
 
-    /// Its number among all executors made on the device: nothing that was written to one of another number
+    /// Its number among all executors this process made: nothing that was written to one of another number
     /// is here.
     pub fn serial(&self) -> u64 {
         self.serial

@@ -14,6 +14,7 @@ pub mod interpreter;
 pub mod loader;
 pub mod options;
 mod port;
+mod recover;
 mod shipped;
 mod sinks;
 pub mod statistics;

@@ -13,6 +13,7 @@ use crate::noise;
 use crate::system::phase::{Contexts, Source, WindowPhase};
 use crate::system::program::Program;
 use crate::tile::{Grid, Window};
+use std::ops::Range;
 
 /// An input of a phase with its staging.
 pub(super) struct Input<'p> {
@@ -152,13 +153,15 @@ impl<'p> Prepared<'p> {
         Ok(())
     }
 
-    pub(super) fn compute(&mut self, executor: &mut Executor, count: usize, cancel: &Cancel) -> Result<()> {
+    /// Runs the items `which` of those gathered, and takes their results.
+    pub(super) fn compute(&mut self, executor: &mut Executor, which: Range<usize>, cancel: &Cancel) -> Result<()> {
+        let of = |item: usize| which.start * item..which.end * item;
         for input in self.inputs.iter().filter(|i| i.lifetime == Lifetime::Window) {
-            executor.write_input(input.name, &input.staging[..count * input.item])?;
+            executor.write_input(input.name, &input.staging[of(input.item)])?;
         }
-        executor.run_until(&self.items, &|| cancel.check())?;
+        executor.run_until(&self.items[which.clone()], &|| cancel.check())?;
         for output in &mut self.outputs {
-            executor.read_output(output.name, &mut output.values[..count * output.item])?;
+            executor.read_output(output.name, &mut output.values[of(output.item)])?;
         }
         Ok(())
     }
