@@ -13,12 +13,14 @@ pub mod executors;
 pub mod inspect;
 pub mod interpreter;
 mod kept;
+pub mod loader;
 pub mod options;
 mod port;
 mod recover;
 mod shipped;
 mod sinks;
 pub mod statistics;
+mod streamed;
 pub mod upscale;
 mod window_phase;
 

@@ -3,20 +3,24 @@
 //! Rows are decoded, enlarged by bicubic, cut into windows, run through the network, blended, joined with the
 //! alpha channel (enlarged apart) and encoded; no more than a band of any of them exists at a time.
 
-use super::budget::{self, Choice};
+use super::budget::{self, Choice, Residency};
 use super::canvas::Connections;
 use super::clock::Clock;
 use super::engine::Engine;
+use super::executor::SharedWeights;
 use super::interpreter::{Control, Interpreter, RunStats};
+use super::loader::Loader;
 use super::options::{Allocations, Cancel, Observer, Progress, Report, Size, Target, UpscaleOptions};
 use super::shipped::{SYSTEM, model_folder};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::image::{self, Colour, Header, RowSource, colour, resample::Resampler};
 use crate::system::onestep::{self, Conditioning, OneStep};
+use crate::system::phase::{Sink, Source};
 use crate::tile::RowRing;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Upscales one picture on a device opened for it.
@@ -98,6 +102,9 @@ pub fn upscale_with(
     report.notes.iter().for_each(|note| observer.note(note));
     if options.dry_run {
         report.dry_run = true;
+        if !copied {
+            report.estimate = Some(budget::estimate(engine, &choice));
+        }
         (report.phases, report.seconds) = (clock.phases, began.elapsed().as_secs_f64());
         return Ok(report);
     }
@@ -113,16 +120,20 @@ pub fn upscale_with(
     observer.progress(&stage("load"));
     let scope = folder.display().to_string();
     let checkpoints = model.checkpoints()?;
-    let extra = checkpoints.check(&choice.program.graphs[0])?;
+    let extra = checkpoints.check(&choice.program.graphs)?;
     if !extra.is_empty() {
         let why = format!("{} tensor(s) that no network asks for, the first is `{}`", extra.len(), extra[0]);
         return Err(Error::new(Kind::Weights, "weights", why)
             .at(folder.display())
             .advise("use the config.json and the weights of one and the same checkpoint"));
     }
-    let mut pack = |w: &crate::plan::command::PackedWeight| checkpoints.packed(&w.tensors, &w.packing, w.dtype);
-    let executor = loop {
-        match engine.executor(&choice.key, &scope, &choice.plan, &mut pack) {
+    let weights: SharedWeights = Arc::new(move |w| checkpoints.packed(&w.tensors, &w.packing, w.dtype));
+    let device = engine.device().clone();
+    loop {
+        engine.limit(choice.cap);
+        // What is loaded stays warm in the engine.
+        let tried = Loader::new(engine, &choice.parts, choice.residency, &scope, weights.clone()).map(drop);
+        match tried {
             // Others may hold a part of the device's memory: smaller windows, before anything is written.
             Err(e) if e.kind() == Kind::Memory && options.tile.is_none() => {
                 let tile = choice.shaping.tile;
@@ -136,21 +147,29 @@ pub fn upscale_with(
                 observer.note(&why);
                 report.notes.push(why);
             }
-            other => break other?,
+            other => {
+                other?;
+                break;
+            }
         }
-    };
+    }
+    let mut loader = Loader::new(engine, &choice.parts, choice.residency, &scope, weights)?;
     clock.lap("load");
 
-    let device = engine.device().clone();
-    let mut executors = vec![executor];
+    // What is loaded in turn differs from moment to moment: held beside it.
+    let beside = |loader: &Loader<'_>| match choice.residency {
+        Residency::All => device.allocated(),
+        Residency::Networks => device.allocated().saturating_sub(loader.device_bytes()),
+    };
+    report.allocations.device_before = beside(&loader);
     let result = {
-        let mut interpreter = Interpreter::new(&choice.program, &mut executors)?;
-        report.allocations.device_before = device.allocated();
+        let mut interpreter = Interpreter::new(&choice.program, &mut loader)?;
         let mut control = Control { observer, cancel, order: options.tile_order, began };
         run(&mut interpreter, &mut control, options, &path, &out_header, &target)
     };
-    report.allocations.device_after = device.allocated();
-    executors.into_iter().for_each(|executor| engine.keep(&choice.key, &scope, executor));
+    report.allocations.device_after = beside(&loader);
+    report.device_peak = device.peak();
+    drop(loader);
     let (stats, times) = result?;
 
     report.allocations.host_growths = stats.growths;
@@ -190,9 +209,13 @@ fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder
         overlap: choice.shaping.overlap,
         batch: choice.shaping.batch,
         windows: grid.count() as u64,
-        flops: choice.plan.cost.flops,
-        device_bytes: choice.needs.device,
-        host_bytes: choice.needs.host,
+        flops: choice.parts.iter().map(|p| p.plan.cost.flops).sum(),
+        device_bytes: choice.needs.device.total(),
+        host_bytes: choice.needs.host.total(),
+        residency: choice.residency_words(),
+        batches: choice.batches_used(),
+        device_parts: choice.needs.device.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
+        host_parts: choice.needs.host.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
         allocations: Allocations::default(),
         ..Report::default()
     }
@@ -228,33 +251,65 @@ fn run(
 ) -> Result<(RunStats, Times)> {
     let program = interpreter.program();
     let (input, output) = (program.canvas(onestep::INPUT)?, program.canvas(onestep::OUTPUT)?);
+    let again = program.canvas(onestep::INPUT_AGAIN).ok();
     let width = extent::to_usize("width", target.width)?;
     let alpha = header.colour.has_alpha();
+    // Where the result is made in a later pass than the first, the picture is read a second time: for what is added
+    // to the result, and for alpha.
+    let later = !program.window_phases().any(|(phase, _)| {
+        phase.sinks.iter().any(|(_, s)| matches!(s, Sink::Blend { canvas, .. } if *canvas == output))
+            && phase.sources.iter().any(|(_, s)| matches!(s, Source::Crop { canvas, .. } if *canvas == input))
+    });
     // Alpha waits for its row to come out of the network: a band of input and a row of windows at most.
-    let waiting = interpreter.rows_in_flight(input);
+    let waiting = interpreter.rows_in_flight(again.unwrap_or(input));
     let times = RefCell::new(Times::default());
-    let held = RefCell::new(RowRing::new(if alpha { target.width as u32 } else { 1 }, 1, waiting));
+    let columns = if alpha { width } else { 1 };
+    let held = RefCell::new(RowRing::new(extent::to_u32("columns", columns as u64)?, 1, waiting));
 
     let mut source = Enlarged::open(&options.input, target)?;
+    let second = match later && (again.is_some() || alpha) {
+        true => Some(Enlarged::open(&options.input, target)?),
+        false => None,
+    };
+    let second = RefCell::new(second);
     let mut sink = image::create_with(path, header, &options.writing())?;
+    let mut unused = vec![0.0f32; columns];
     let mut rows_in = |row: &mut [f32]| -> Result<()> {
         let at = Instant::now();
         let mut held = held.borrow_mut();
-        let alpha_row = held.push();
+        let alpha_row = if later { unused.as_mut_slice() } else { held.push() };
         source.next_row(row, alpha_row)?;
         times.borrow_mut().read += at.elapsed().as_secs_f64();
         Ok(())
     };
+    let read_again = |row: &mut [f32]| -> Result<()> {
+        let at = Instant::now();
+        if let Some(source) = second.borrow_mut().as_mut() {
+            source.next_row(row, held.borrow_mut().push())?;
+        }
+        times.borrow_mut().read += at.elapsed().as_secs_f64();
+        Ok(())
+    };
+    let mut rows_again = read_again;
     let mut joined = vec![0.0f32; width * header.colour.channels()];
+    let mut colours = vec![0.0f32; if later && again.is_none() && alpha { 3 * width } else { 0 }];
     let mut rows_out = |y: u32, row: &[f32]| -> Result<()> {
+        if !colours.is_empty() {
+            // Nothing but alpha is wanted of the second reading.
+            read_again(&mut colours)?;
+        }
         let at = Instant::now();
         let held = held.borrow();
-        colour::join_row(header.colour, row, held.row(y)?, &mut joined);
+        let alpha_row: &[f32] = if alpha || !later { held.row(y)? } else { &[] };
+        colour::join_row(header.colour, row, alpha_row, &mut joined);
         sink.write_row(&joined)?;
         times.borrow_mut().write += at.elapsed().as_secs_f64();
         Ok(())
     };
     let mut io = Connections { inputs: vec![(input, &mut rows_in)], outputs: vec![(output, &mut rows_out)] };
+    if let Some(again) = again {
+        io.inputs.push((again, &mut rows_again));
+    }
     let stats = interpreter.run(&mut io, control)?;
     drop(io);
     // Damage after the last row that was needed is damage all the same.
