@@ -29,6 +29,6 @@ pub use component::{Component, ComponentOptions, ComponentReport, component};
 pub use devices::{DeviceInfo, devices};
 pub use engine::Engine;
 pub use inspect::{AdapterInfo, InspectOptions, Inspection, NetworkInfo, SystemInfo, inspect};
-pub use options::{Cancel, Observer, Progress, Report, Silent, Size, TileOrder, UpscaleOptions};
+pub use options::{Cancel, Observer, Progress, Report, Silent, Size, TileOrder, UpscaleOptions, VaeMode};
 pub use shipped::shipped_model;
 pub use upscale::{upscale, upscale_with};

@@ -158,7 +158,7 @@ pub fn upscale_with(
 
     // What is loaded in turn differs from moment to moment: held beside it.
     let beside = |loader: &Loader<'_>| match choice.residency {
-        Residency::All => device.allocated(),
+        Residency::All | Residency::OneArena => device.allocated(),
         Residency::Networks => device.allocated().saturating_sub(loader.device_bytes()),
     };
     report.allocations.device_before = beside(&loader);

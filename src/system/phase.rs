@@ -199,7 +199,7 @@ pub enum CanvasOp {
     Sample {
         /// Read; in host memory or a file.
         from: CanvasId,
-        /// Written; its sides are multiples of the numbers of blocks, none larger than those of `from`.
+        /// Written; its sides are multiples of the numbers of blocks. Where it is larger, `from` is mirrored.
         to: CanvasId,
         /// Blocks down and across.
         blocks: [u32; 2],
