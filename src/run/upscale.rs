@@ -214,6 +214,7 @@ fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder
         host_bytes: choice.needs.host.total(),
         residency: choice.residency_words(),
         batches: choice.batches_used(),
+        bounds: choice.bounds.clone(),
         device_parts: choice.needs.device.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
         host_parts: choice.needs.host.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
         allocations: Allocations::default(),
