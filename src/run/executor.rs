@@ -11,7 +11,7 @@ use crate::backend::{Backend, BufferId, ListId, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::limits;
-use crate::plan::command::{PackedWeight, Plan, SlotKind};
+use crate::plan::command::{PackedWeight, Plan, SlotId, SlotKind};
 use crate::plan::stream::Streamed;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +25,13 @@ pub struct Device {
     backend: Box<dyn Backend>,
     /// Packed weights by model and recipe, with the number of executors that use each.
     weights: HashMap<String, (BufferId, usize)>,
+}
+
+impl Device {
+    /// The backend itself.
+    pub(super) fn backend(&mut self) -> &mut dyn Backend {
+        self.backend.as_mut()
+    }
 }
 
 /// A device used by several executors; calls are serialised, as the device's own queue is.
@@ -74,7 +81,7 @@ impl SharedDevice {
 
     /// A panic while the lock was held leaves a device whose state is unknown only to that panic's
     /// job, whose executors are gone; the next job makes its own.
-    fn lock(&self) -> MutexGuard<'_, Device> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Device> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
@@ -226,6 +233,17 @@ impl Executor {
         drop(guard);
         self.mixed = false;
         if self.set_up { self.setup() } else { Ok(()) }
+    }
+
+    /// The device it runs on.
+    pub(super) fn device(&self) -> &SharedDevice {
+        &self.device
+    }
+
+    /// The buffer of a slot.
+    pub(super) fn buffer(&self, slot: SlotId) -> Result<BufferId> {
+        let found = self.buffers.get(slot.0 as usize).copied();
+        found.ok_or_else(|| internal(format!("{}: there is no slot {}", self.plan.name, slot.0)))
     }
 
     /// The plan it runs.

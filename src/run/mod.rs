@@ -3,6 +3,7 @@
 
 pub mod budget;
 pub mod canvas;
+mod chain;
 mod clock;
 pub mod component;
 pub mod devices;
@@ -11,6 +12,7 @@ pub mod executor;
 pub mod executors;
 pub mod inspect;
 pub mod interpreter;
+mod kept;
 pub mod loader;
 pub mod options;
 mod port;
