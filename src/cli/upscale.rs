@@ -176,8 +176,8 @@ fn dry_run_text(r: &Report) -> String {
         ("autoencoder".into(), r.vae.clone()),
         ("work".into(), format!("{:.1} GFLOP a launch", r.flops as f64 / 1e9)),
         ("residency".into(), r.residency.clone()),
-        ("device memory".into(), memory(r.device_bytes, &r.device_parts)),
-        ("host memory".into(), memory(r.host_bytes, &r.host_parts)),
+        ("device memory".into(), memory(r.device_bytes, &r.bounds[0], &r.device_parts)),
+        ("host memory".into(), memory(r.host_bytes, &r.bounds[1], &r.host_parts)),
     ];
     if let Some(e) = &r.estimate {
         rows.push(("estimate".into(), format!("{} ({})", duration(e.seconds), e.origin)));
@@ -186,10 +186,11 @@ fn dry_run_text(r: &Report) -> String {
     rows.iter().map(|(name, value)| format!("{name:14} {value}")).collect::<Vec<_>>().join("\n")
 }
 
-/// A peak and what it consists of.
-fn memory(total: u64, parts: &[(String, u64)]) -> String {
+/// A peak, what it is held to, and what it consists of.
+fn memory(total: u64, bound: &Option<String>, parts: &[(String, u64)]) -> String {
     let named = parts.iter().filter(|p| p.1 > 0).map(|(name, bytes)| format!("{name} {}", mebibytes(*bytes)));
-    format!("{}: {}", mebibytes(total), named.collect::<Vec<_>>().join(", "))
+    let of = bound.as_ref().map(|b| format!(" of {b}")).unwrap_or_default();
+    format!("{}{of}: {}", mebibytes(total), named.collect::<Vec<_>>().join(", "))
 }
 
 /// Windows per launch, of each network where they differ.
@@ -239,6 +240,7 @@ fn report_json(r: &Report) -> Value {
         "device_bytes": r.device_bytes,
         "device_parts": parts(&r.device_parts),
         "device_peak": r.device_peak,
+        "bounds": {"device": r.bounds[0], "host": r.bounds[1]},
         "host_bytes": r.host_bytes,
         "host_parts": parts(&r.host_parts),
         "estimate": r.estimate.as_ref().map(|e| json!({"seconds": e.seconds, "origin": e.origin})),

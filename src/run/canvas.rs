@@ -286,7 +286,7 @@ impl<'p> World<'p> {
                     let Some(folder) = &self.spool else {
                         return Err(wrong(format!("canvas `{}` needs a spool folder", canvas.name)));
                     };
-                    State::Spool(SpoolCanvas::create(folder, i, extent, canvas.channels)?)
+                    State::Spool(SpoolCanvas::create(folder, extent, canvas.channels)?)
                 }
                 Residency::Device => {
                     // The port that writes it decides how it is stored.

@@ -339,6 +339,8 @@ pub struct Report {
     pub vae: String,
     /// Windows per launch of each network, where they take turns; else of all.
     pub batches: Vec<u32>,
+    /// What device and host memory are bounded by, in words, where they are.
+    pub bounds: [Option<String>; 2],
     /// Device bytes planned by what they are for.
     pub device_parts: Vec<(String, u64)>,
     /// Host bytes planned by what they are for.

@@ -16,7 +16,8 @@ use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::image::{self, Colour, Header, RowSource, colour, resample::Resampler};
 use crate::system::onestep::{self, Conditioning, OneStep};
-use crate::system::phase::{Sink, Source};
+use crate::system::onestep_latent;
+use crate::system::program::Residency as Placed;
 use crate::tile::RowRing;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -120,7 +121,8 @@ pub fn upscale_with(
     observer.progress(&stage("load"));
     let scope = folder.display().to_string();
     let checkpoints = model.checkpoints()?;
-    let extra = checkpoints.check(&choice.program.graphs)?;
+    // Cut networks do not hold their norms' vectors, which factors are made of beforehand.
+    let extra = checkpoints.check(&model.uncut()?)?;
     if !extra.is_empty() {
         let why = format!("{} tensor(s) that no network asks for, the first is `{}`", extra.len(), extra[0]);
         return Err(Error::new(Kind::Weights, "weights", why)
@@ -164,6 +166,7 @@ pub fn upscale_with(
     report.allocations.device_before = beside(&loader);
     let result = {
         let mut interpreter = Interpreter::new(&choice.program, &mut loader)?;
+        interpreter.set_spool(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned());
         let mut control = Control { observer, cancel, order: options.tile_order, began };
         run(&mut interpreter, &mut control, options, &path, &out_header, &target)
     };
@@ -195,6 +198,9 @@ struct Times {
 
 fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder: &Path, choice: &Choice) -> Report {
     let grid = &choice.program.grids[0];
+    // Windows over latent canvases are counted in latents.
+    let scale = choice.program.target[0].div_ceil(grid.rows.extent.max(1)).max(1);
+    let latent = choice.program.name.starts_with(onestep_latent::NAME);
     Report {
         input: (header.width, header.height),
         output: (target.width, target.height),
@@ -205,7 +211,8 @@ fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder
         device: engine.name().into(),
         why: engine.why().into(),
         dtype: choice.shaping.dtype.name().into(),
-        tile: (grid.rows.size, grid.cols.size),
+        tile: (grid.rows.size * scale, grid.cols.size * scale),
+        vae: choice.program.name.rsplit(' ').next().filter(|_| latent).unwrap_or("tile").to_owned(),
         overlap: choice.shaping.overlap,
         batch: choice.shaping.batch,
         windows: grid.count() as u64,
@@ -214,6 +221,7 @@ fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder
         host_bytes: choice.needs.host.total(),
         residency: choice.residency_words(),
         batches: choice.batches_used(),
+        bounds: choice.bounds.clone(),
         device_parts: choice.needs.device.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
         host_parts: choice.needs.host.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
         allocations: Allocations::default(),
@@ -256,12 +264,14 @@ fn run(
     let alpha = header.colour.has_alpha();
     // Where the result is made in a later pass than the first, the picture is read a second time: for what is added
     // to the result, and for alpha.
-    let later = !program.window_phases().any(|(phase, _)| {
-        phase.sinks.iter().any(|(_, s)| matches!(s, Sink::Blend { canvas, .. } if *canvas == output))
-            && phase.sources.iter().any(|(_, s)| matches!(s, Source::Crop { canvas, .. } if *canvas == input))
-    });
+    let passing = program.canvases[input.0].residency == Placed::Band;
+    let later = !passing
+        || !program.window_phases().any(|(phase, _)| {
+            phase.sinks.iter().any(|(_, s)| s.canvas() == Some(output))
+                && phase.sources.iter().any(|(_, s)| s.canvas() == Some(input))
+        });
     // Alpha waits for its row to come out of the network: a band of input and a row of windows at most.
-    let waiting = interpreter.rows_in_flight(again.unwrap_or(input));
+    let waiting = if passing { interpreter.rows_in_flight(again.unwrap_or(input)) } else { 2 };
     let times = RefCell::new(Times::default());
     let columns = if alpha { width } else { 1 };
     let held = RefCell::new(RowRing::new(extent::to_u32("columns", columns as u64)?, 1, waiting));

@@ -4,16 +4,16 @@
 use super::onestep::{Conditioning, INPUT, OUTPUT, OneStep, Shaping};
 use super::onestep_program::Launch;
 use super::phase::{Block, Contexts, Nesting, Phase, Sink, Source, WindowPhase};
-use super::program::{
-    Canvas, CanvasId, Extent, GraphId, GridId, Program, Ratio, Residency, Table, TableId, wrong,
-};
+use super::program::{Canvas, CanvasId, Extent, GraphId, GridId, Program, Ratio, Residency, Table, TableId, wrong};
 use super::vae_modes::{self, Attention, Feed, Keep, Laid, Part, Proxy};
 use crate::error::Result;
-use crate::graph::Graph;
+use crate::graph::{DType, Graph};
 use crate::tile::geometry::{Placement, Tiling};
 use crate::tile::{Grid, Ramp};
 use crate::weights::Checkpoint;
 
+/// How the programs of this form are called, before the mode.
+pub const NAME: &str = "onestep, vae";
 /// Side, latents, of the windows that a graph is first built for; it is resized to those of the picture.
 const BUILT: u32 = 16;
 /// Blocks of the mosaic that statistics are taken from, and its side in windows. Of the proxies that were
@@ -61,6 +61,13 @@ impl OneStep {
         target.map(|side| side.div_ceil(self.vae.factor()))
     }
 
+    /// The three networks as they are, over one small window: what the checkpoints must hold.
+    pub fn uncut(&self) -> Result<[Graph; 3]> {
+        let side = BUILT * self.stride();
+        let tokens = self.prompt()?.map_or(1, |p| p.0);
+        self.graphs(&Launch { batch: 1, height: side, width: side, tokens, dtype: DType::F32 }, [1; 3])
+    }
+
     /// Segments and states of encoder and decoder.
     pub fn stages(&self, target: [u32; 2], shaping: &Shaping, attention: Attention) -> Result<[Stages; 2]> {
         let mut program = Program::new("stages", target, 0);
@@ -93,11 +100,12 @@ impl OneStep {
         shaping: &Shaping,
         plan: &LatentPlan,
     ) -> Result<Program> {
-        let name = match plan.norms {
-            Norms::Whole => "onestep, vae whole",
-            Norms::Exact => "onestep, vae exact",
-            Norms::Shared => "onestep, vae shared",
+        let norms = match plan.norms {
+            Norms::Whole => "whole",
+            Norms::Exact => "exact",
+            Norms::Shared => "shared",
         };
+        let name = format!("{NAME} {norms}");
         let mut program = Program::new(name, target, 0);
         let canvases = self.canvases(&mut program, plan.picture);
         let graphs = self.vae_graphs(shaping)?;

@@ -28,6 +28,9 @@ pub struct Launch {
     pub dtype: DType,
 }
 
+/// Sources of a graph's inputs, by name.
+type Sources = Vec<(String, Source)>;
+
 impl OneStep {
     /// The whole network of one launch as one graph: `window` (f32, -1 to 1) to `result`, with the inputs
     /// `planes`, `unet.timestep` and, where the UNet looks at one, `unet.encoder_hidden_states`.
@@ -196,7 +199,7 @@ impl OneStep {
         target: [u32; 2],
         conditioning: &Conditioning,
         shaping: &Shaping,
-    ) -> Result<(Program, Launch, Vec<(String, Source)>)> {
+    ) -> Result<(Program, Launch, Sources)> {
         let mut program = Program::new(name, target, 0);
         let grid = Grid::new(target[0], target[1], &self.tiling(shaping))?;
         let [height, width] = [grid.rows.size, grid.cols.size];

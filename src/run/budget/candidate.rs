@@ -95,7 +95,9 @@ impl Part {
     }
 }
 
-/// Plans `program` and prices it. Where it does not fit, `needs` is the least it can do with.
+/// Plans `program` and prices it. With `least`, networks in turn are streamed in the smallest pieces, whatever room
+/// there is.
+#[expect(clippy::too_many_arguments, reason = "a candidate is the sum of all choices")]
 pub(super) fn candidate(
     engine: &mut Engine,
     folder: &str,
@@ -104,6 +106,7 @@ pub(super) fn candidate(
     batches: [u32; 3],
     residency: Residency,
     room: Room,
+    least: bool,
 ) -> Result<Candidate> {
     let caps = engine.caps().clone();
     let mut parts = Vec::with_capacity(program.graphs.len());
@@ -117,10 +120,17 @@ pub(super) fn candidate(
     host.canvases = program.host_bytes();
     host.staging += parts.iter().map(|p| HostNeeds::staging(&p.plan)).sum::<u64>();
     if residency == Residency::Networks {
-        let left = room.device.saturating_sub(fixed.total());
+        let left = if least { 0 } else { room.device.saturating_sub(fixed.total()) };
         for part in &mut parts {
-            if part.needs().total() > left {
-                part.stream(piece(&part.plan, left, caps.max_chunk))?;
+            let resident = part.needs().total();
+            if resident <= left {
+                continue;
+            }
+            let whole = part.clone();
+            part.stream(piece(&part.plan, left, caps.max_chunk))?;
+            // A ring for large commands may take more than all weights of a small network.
+            if part.needs().total() >= resident {
+                *part = whole;
             }
         }
     }

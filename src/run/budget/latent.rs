@@ -2,7 +2,7 @@
 //! is kept on the device, in host memory or in the spool, or computed again, whichever costs least within the memory
 //! allowed.
 
-use super::candidate::{self, Residency, Room};
+use super::candidate::{self, Residency};
 use super::cost::Rates;
 use super::needs::DeviceNeeds;
 use super::{Bounds, Choice, Search, refusal};
@@ -109,10 +109,8 @@ fn describe(stages: &[Stages; 2], keep: &[Vec<Keep>; 2]) -> String {
             let kept = keep[i].iter().zip(&stages[i].states).filter(|(k, _)| **k == place);
             kept.map(|(_, bytes)| *bytes).sum()
         };
-        let (count, bytes) = (
-            keep.iter().flatten().filter(|k| **k == place).count(),
-            super::mib(of(0).saturating_add(of(1))),
-        );
+        let (count, bytes) =
+            (keep.iter().flatten().filter(|k| **k == place).count(), super::mib(of(0).saturating_add(of(1))));
         if count > 0 {
             parts.push(format!("{count} {name} ({bytes})"));
         }
@@ -185,11 +183,11 @@ impl Search<'_> {
             };
             let plan = LatentPlan { norms, keep: keep.clone(), attention, picture };
             let program = self.model.latent_program(self.target, self.conditioning, &shaping, &plan)?;
-            let room = Room { ..self.room };
-            let c = candidate::candidate(self.engine, &folder, program, shaping, [batch; 3], Residency::OneArena, room)?;
+            let (room, batches) = (self.room, [batch; 3]);
+            let one = Residency::OneArena;
+            let c = candidate::candidate(self.engine, &folder, program, shaping, batches, one, room, false)?;
             let over = |need: u64, have: u64| need.saturating_sub(have);
-            let (device, host) =
-                (over(c.needs.device.total(), room.device), over(c.needs.host.total(), room.host));
+            let (device, host) = (over(c.needs.device.total(), room.device), over(c.needs.host.total(), room.host));
             let mut notes = Vec::new();
             if norms == Norms::Exact {
                 notes.push(describe(&stages, &keep));
@@ -211,6 +209,7 @@ impl Search<'_> {
                     needs: c.needs,
                     seconds: c.seconds,
                     cap: None,
+                    bounds: [None, None],
                     notes,
                 },
                 fits,
@@ -222,7 +221,8 @@ impl Search<'_> {
                 picture = Placed::Spool;
             }
             // Less room for states by what was missing, and in the end by half of it each time.
-            let shrink = |v: u64, missing: u64| if round + 2 < ROUNDS { v.min(1 << 50).saturating_sub(missing) } else { 0 };
+            let shrink =
+                |v: u64, missing: u64| if round + 2 < ROUNDS { v.min(1 << 50).saturating_sub(missing) } else { 0 };
             space.device = shrink(space.device, device.max(if caps.kind == BackendKind::Cpu { host } else { 0 }));
             space.host = shrink(space.host, host);
         }

@@ -21,6 +21,7 @@ use crate::system::Program;
 use crate::system::onestep::{Conditioning, OneStep, Shaping};
 use crate::system::onestep_latent::Norms;
 pub use bounds::{Bound, Bounds, available_memory};
+use candidate::candidate;
 pub use candidate::{Candidate, Part, Residency, Room, seconds};
 pub use needs::{DeviceNeeds, HostNeeds, Needs};
 
@@ -59,8 +60,11 @@ pub struct Choice {
     pub needs: Needs,
     /// Seconds, by the rates assumed of the device.
     pub seconds: f64,
-    /// Device bytes that may be allocated: the bound less what the driver takes for itself.
+    /// Device bytes that may be allocated: the bound less what the driver takes for itself, and for networks in turn
+    /// no more than is planned.
     pub cap: Option<u64>,
+    /// What bounds device and host memory, in words.
+    pub bounds: [Option<String>; 2],
     /// Sentences about the choice.
     pub notes: Vec<String>,
 }
@@ -156,10 +160,12 @@ pub fn choose(
     if let Some(norms) = norms(options.vae) {
         let mut choice = search.latent(norms, &tiles, &bounds)?;
         choice.cap = cap(engine, &bounds, room, &choice.needs);
+        let words = |b: &Option<Bound>| b.as_ref().map(|b| format!("{} ({})", mib(b.bytes), b.origin));
+        choice.bounds = [words(&bounds.device), words(&bounds.host)];
         return Ok(choice);
     }
     let taken = match remembered {
-        Some(d) => Some(search.one(d.tile, d.batches, d.residency)?).filter(|c| c.fits),
+        Some(d) => Some(search.one(d.tile, d.batches, d.residency, &mut Vec::new())?).filter(|c| c.fits),
         None => None,
     };
     let (taken, refused) = match taken {
@@ -172,14 +178,16 @@ pub fn choose(
     if refused && taken.shaping.tile != largest {
         notes.push(format!("windows of {} instead of {largest} keep within the memory allowed", taken.shaping.tile));
     }
-    for (name, bound) in [("device", &bounds.device), ("host", &bounds.host)] {
-        if let Some(b) = bound.as_ref().filter(|b| !b.asked) {
-            notes.push(format!("{name} memory: {} ({})", mib(b.bytes), b.origin));
-        }
+    let words = |b: &Option<Bound>| b.as_ref().map(|b| format!("{} ({})", mib(b.bytes), b.origin));
+    let bounded = [words(&bounds.device), words(&bounds.host)];
+    let mut cap = cap(engine, &bounds, room, &taken.needs);
+    if taken.residency == Residency::Networks {
+        // What had its turn goes: what is planned for the largest is all that is held.
+        cap = cap.map(|c| c.min(taken.needs.device.allocated()));
     }
-    let cap = cap(engine, &bounds, room, &taken.needs);
     let Candidate { shaping, batches, program, residency, parts, needs, seconds, .. } = taken;
-    let mut choice = Choice { shaping, batches, program, residency, parts, needs, seconds, cap, notes };
+    let bounds = bounded;
+    let mut choice = Choice { shaping, batches, program, residency, parts, needs, seconds, cap, bounds, notes };
     if residency == Residency::Networks {
         let words = choice.residency_words();
         choice.notes.insert(0, format!("{words}: not all weights fit the memory allowed together"));
@@ -213,9 +221,13 @@ fn tiles(model: &OneStep, options: &UpscaleOptions, below: Option<u32>) -> Resul
     let stride = model.stride();
     let mut tiles: Vec<u32> = match options.tile {
         Some(tile) => vec![checked_tile(tile, stride)?],
-        None => TILES.iter().map(|t| t.next_multiple_of(stride)).collect(),
+        // Windows begin at multiples of the stride: those of one stride would not overlap at all.
+        None => TILES.iter().map(|t| t.next_multiple_of(stride)).filter(|&t| t >= 2 * stride).collect(),
     };
     tiles.dedup();
+    if tiles.is_empty() {
+        tiles.push(2 * stride);
+    }
     tiles.retain(|&t| below.is_none_or(|b| t < b));
     if tiles.is_empty() {
         return Err(Error::new(Kind::Memory, "budget", "the device has no room for the smallest window"));
@@ -228,71 +240,94 @@ fn tiles(model: &OneStep, options: &UpscaleOptions, below: Option<u32>) -> Resul
 }
 
 impl Search<'_> {
-    /// One candidate.
-    fn one(&mut self, tile: u32, batches: [u32; 3], residency: Residency) -> Result<Candidate> {
+    /// One candidate. Networks in turn that do not fit are tried once more in the smallest pieces; `failed` takes
+    /// the needs of both.
+    fn one(
+        &mut self,
+        tile: u32,
+        batches: [u32; 3],
+        residency: Residency,
+        failed: &mut Vec<(u32, Needs)>,
+    ) -> Result<Candidate> {
         self.planned += 1;
         let overlap = overlap_for(self.options, tile, self.model.stride())?;
         let dtype = self.engine.caps().storage;
         let shaping = Shaping { tile, fitted: self.options.tile.is_none(), overlap, batch: batches[0], dtype };
         let program = match residency {
-            Residency::All | Residency::OneArena => {
-                self.model.program(self.target, self.conditioning, &shaping)?
-            }
+            Residency::All | Residency::OneArena => self.model.program(self.target, self.conditioning, &shaping)?,
             Residency::Networks => self.model.split_program(self.target, self.conditioning, &shaping, batches)?,
         };
         let folder = self.model.folder.display().to_string();
-        candidate::candidate(self.engine, &folder, program, shaping, batches, residency, self.room)
+        let again = (residency == Residency::Networks).then(|| program.clone());
+        let found = candidate(self.engine, &folder, program, shaping, batches, residency, self.room, false)?;
+        if found.fits {
+            return Ok(found);
+        }
+        failed.push((tile, found.needs));
+        let Some(program) = again else { return Ok(found) };
+        let found = candidate(self.engine, &folder, program, shaping, batches, residency, self.room, true)?;
+        if !found.fits {
+            failed.push((tile, found.needs));
+        }
+        Ok(found)
     }
 
     /// The fastest candidate that fits, and whether larger windows were refused for want of memory.
     fn best(&mut self, tiles: &[u32], bounds: &Bounds) -> Result<(Candidate, bool)> {
         let batches = [self.options.batch.unwrap_or(1); 3];
+        // Networks in turn read the picture twice, which a pipe does not allow.
+        let turns = !image::is_pipe(&self.options.input);
         let mut best: Option<Candidate> = None;
         let mut failed: Vec<(u32, Needs)> = Vec::new();
         let mut last = None;
         let mut grids = Vec::new();
-        let mut refused = false;
+        // Windows for which networks in turn have not been tried.
+        let mut left = Vec::new();
+        let mut weights = 0;
         for &tile in tiles {
             // All weights alone may be too much, whatever the window.
-            let mut heavy = failed.first().is_some_and(|(_, n)| n.device.weights > self.room.device);
-            for residency in [Residency::All, Residency::Networks] {
-                if self.planned >= CANDIDATES || (residency == Residency::All && heavy) {
-                    continue;
-                }
-                // Networks in turn read the picture twice, which a pipe does not allow.
-                if residency == Residency::Networks && (!heavy || image::is_pipe(&self.options.input)) {
-                    continue;
-                }
-                let found = match self.one(tile, batches, residency) {
-                    Ok(found) => found,
+            let mut heavy = weights > self.room.device;
+            if !heavy {
+                match self.one(tile, batches, Residency::All, &mut failed) {
+                    Ok(found) => {
+                        weights = found.needs.device.weights;
+                        // A small picture needs windows no larger than itself, whatever the side asked for.
+                        let grid = found.program.grids[0].clone();
+                        if grids.contains(&grid) {
+                            continue;
+                        }
+                        grids.push(grid);
+                        heavy = !found.fits && weights >= self.room.device / WEIGHTS_MATTER;
+                        better(&mut best, found);
+                    }
                     // A value that exceeds the device's largest binding: a smaller window may not.
-                    Err(e) if matches!(e.kind(), Kind::Limit | Kind::Memory) => {
-                        last = Some(e);
-                        continue;
-                    }
+                    Err(e) if matches!(e.kind(), Kind::Limit | Kind::Memory) => last = Some(e),
                     Err(e) => return Err(e),
-                };
-                // A small picture needs windows no larger than itself, whatever the side asked for.
-                let grid = found.program.grids[0].clone();
-                if residency == Residency::All {
-                    if grids.contains(&grid) {
-                        continue;
-                    }
-                    grids.push(grid);
                 }
-                if !found.fits {
-                    refused = true;
-                    heavy |= found.needs.device.weights >= self.room.device / WEIGHTS_MATTER;
-                    failed.push((tile, found.needs));
-                    continue;
+            }
+            if heavy && turns && self.planned < CANDIDATES {
+                match self.one(tile, batches, Residency::Networks, &mut failed) {
+                    Ok(found) => better(&mut best, found),
+                    Err(e) if matches!(e.kind(), Kind::Limit | Kind::Memory) => last = Some(e),
+                    Err(e) => return Err(e),
                 }
-                if best.as_ref().is_none_or(|b| found.seconds * LARGER < b.seconds) {
-                    best = Some(found);
-                }
+            } else {
+                left.push(tile);
+            }
+        }
+        // Before a refusal, and so that its advice is the least there is: whatever has not been tried.
+        if best.is_some() || !turns {
+            left.clear();
+        }
+        for tile in left {
+            match self.one(tile, batches, Residency::Networks, &mut failed) {
+                Ok(found) => better(&mut best, found),
+                Err(e) if matches!(e.kind(), Kind::Limit | Kind::Memory) => last = Some(e),
+                Err(e) => return Err(e),
             }
         }
         match best {
-            Some(best) => Ok((self.batched(best)?, refused)),
+            Some(best) => Ok((self.batched(best)?, !failed.is_empty())),
             None if failed.is_empty() => {
                 Err(last.unwrap_or_else(|| Error::new(Kind::Memory, "budget", "no window size can be planned")))
             }
@@ -322,7 +357,7 @@ impl Search<'_> {
                     Residency::All | Residency::OneArena => batches = [batch; 3],
                     Residency::Networks => batches[network] = batch,
                 }
-                let found = match self.one(best.shaping.tile, batches, best.residency) {
+                let found = match self.one(best.shaping.tile, batches, best.residency, &mut Vec::new()) {
                     Ok(found) => found,
                     Err(e) if matches!(e.kind(), Kind::Limit | Kind::Memory) => break,
                     Err(e) => return Err(e),
@@ -334,6 +369,13 @@ impl Search<'_> {
             }
         }
         Ok(best)
+    }
+}
+
+/// Takes `found` where it fits and is faster by enough, or the first that fits: windows come largest first.
+fn better(best: &mut Option<Candidate>, found: Candidate) {
+    if found.fits && best.as_ref().is_none_or(|b| found.seconds * LARGER < b.seconds) {
+        *best = Some(found);
     }
 }
 
