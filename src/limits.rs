@@ -15,6 +15,10 @@ pub const MAX_ICC_BYTES: usize = 4 << 20;
 pub const MAX_EXIF_BYTES: usize = 1 << 20;
 /// Largest memory a decoder may take for one picture that can't be read by rows, bytes.
 pub const MAX_DECODE_BYTES: u64 = 16 << 30;
+/// Largest decoded picture that stays in memory where there is a spool for larger ones, bytes.
+pub const DECODED_IN_MEMORY: u64 = 64 << 20;
+/// Bytes of the buffer in which a part of a picture is turned by 90 degrees.
+pub const TURNING_BUFFER: u64 = 16 << 20;
 /// Most scans of a progressive JPEG: each walks the whole picture, so many of them are a bomb.
 /// Encoders write about ten.
 pub const MAX_JPEG_SCANS: usize = 100;

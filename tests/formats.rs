@@ -2,10 +2,13 @@
 
 use crate::program::command;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use tessera::image::{Colour, Depth, Format, Header, WriteOptions, create, create_with, open, output_notes, probe};
+use tessera::image::{
+    Colour, Depth, Format, Header, ReadOptions, WriteOptions, create, create_with, open_with, output_notes,
+    output_resident_bytes, probe, probe_with,
+};
 use tessera::{Kind, Result};
 
 /// A temporary folder; in memory where the system has such a place.
@@ -28,7 +31,11 @@ fn bytes(samples: &[u32], wide: bool) -> Vec<u8> {
 }
 
 fn read(path: &Path) -> Result<(Header, Vec<f32>)> {
-    let mut source = open(path)?;
+    read_held(path, &ReadOptions::default())
+}
+
+fn read_held(path: &Path, options: &ReadOptions) -> Result<(Header, Vec<f32>)> {
+    let mut source = open_with(path, options)?;
     let header = source.header().clone();
     let mut all = vec![0.0; header.row_len() * header.height as usize];
     for row in all.chunks_exact_mut(header.row_len()) {
@@ -314,4 +321,115 @@ fn a_reader_that_goes_away_is_a_clean_error() {
     assert_eq!((first, out.status.code()), (*b"P7", Some(6)), "{err}");
     assert!(err.contains("cannot write standard output") && err.contains("other end"), "{err}");
     assert!(!err.contains("panic"), "{err}");
+}
+
+/// The encoder gets rows one by one and must give what it gives for the whole picture.
+#[test]
+fn jpegs_written_by_rows_are_those_encoded_whole() {
+    use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+    let dir = scratch();
+    let path = dir.path().join("a.jpg");
+    for (w, h) in [(1, 1), (7, 3), (8, 8), (9, 17), (200, 121), (65_535, 9), (3, 65_535)] {
+        for (colour, kind) in [(Colour::Gray, ColorType::Luma), (Colour::Rgb, ColorType::Rgb)] {
+            let head = header(w, h, colour, Depth::Eight);
+            let wanted: Vec<u8> = samples((w * h) as usize * colour.channels(), 255).iter().map(|&v| v as u8).collect();
+            let mut whole = Vec::new();
+            let mut encoder = Encoder::new(&mut whole, 95);
+            encoder.set_sampling_factor(SamplingFactor::F_1_1);
+            encoder.encode(&wanted, w as u16, h as u16, kind).unwrap();
+            let values: Vec<f32> = wanted.iter().map(|&v| f32::from(v) / 255.0).collect();
+            write(&path, &head, &values, &WriteOptions::new(true)).unwrap();
+            assert!(std::fs::read(&path).unwrap() == whole, "{w} x {h} {colour:?}");
+        }
+    }
+    assert_eq!(output_resident_bytes(&path, &header(9, 9, Colour::Rgb, Depth::Eight)).unwrap(), 0);
+    // Dropped in the middle: nothing is left, and the next one is written all the same.
+    for rows in [0, 1, 9, 40] {
+        let head = header(3000, 50, Colour::Rgb, Depth::Eight);
+        let mut sink = create_with(&path, &head, &WriteOptions::new(true)).unwrap();
+        (0..rows).for_each(|_| sink.write_row(&[0.3; 9000]).unwrap());
+        drop(sink);
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// Pictures that can't be read by rows give the same rows from the spool as from memory, and leave nothing there.
+#[test]
+fn the_spool_gives_what_memory_gives() {
+    let (dir, spool) = (scratch(), scratch());
+    let data = crate::source::root().join("tests/data/images");
+    let mut cases: Vec<PathBuf> = Vec::new();
+    for name in [
+        "rgb16_interlaced.png",
+        "rgb8_interlaced.png",
+        "gray1_interlaced.png",
+        "progressive_420.jpg",
+        "gray.jpg",
+        "cmyk.jpg",
+    ] {
+        cases.push(data.join(name));
+    }
+    for o in 1..=8 {
+        cases.extend(["png", "jpg", "tif"].map(|e| data.join(format!("orientation{o}.{e}"))));
+    }
+    // A picture of several strips, none of them whole, and of several groups of columns, turned all ways.
+    let (w, h) = (3001u64, 2503u64);
+    let tall = dir.path().join("plain.tif");
+    let values: Vec<f32> = samples((w * h * 3) as usize, 65_535).iter().map(|&v| v as f32 / 65_535.0).collect();
+    write(&tall, &header(w, h, Colour::Rgb, Depth::Sixteen), &values, &WriteOptions::new(true)).unwrap();
+    let plain = std::fs::read(&tall).unwrap();
+    let entry = plain.windows(8).rposition(|b| b == [0x12, 1, 3, 0, 1, 0, 0, 0]).expect("the orientation's entry");
+    for o in 3..=8u8 {
+        let mut turned = plain.clone();
+        turned[entry + 8] = o;
+        let path = dir.path().join(format!("turned{o}.tif"));
+        std::fs::write(&path, turned).unwrap();
+        cases.push(path);
+    }
+    let options = ReadOptions { spool: Some(spool.path().to_path_buf()), memory: 0 };
+    for path in &cases {
+        let (head, wanted) = read(path).unwrap();
+        let (held, got) = read_held(path, &options).unwrap();
+        assert_eq!((head.width, head.height, head.colour), (held.width, held.height, held.colour));
+        assert!(wanted == got, "{}", path.display());
+        assert_eq!(std::fs::read_dir(spool.path()).unwrap().count(), 0, "{}", path.display());
+        let (memory, spooled) = (probe(path).unwrap(), probe_with(path, &options).unwrap());
+        assert_eq!(memory.width, spooled.header.width);
+    }
+    let resident = |path: &Path, options: &ReadOptions| probe_with(path, options).unwrap().resident_bytes;
+    assert_eq!(resident(&data.join("rgb8_interlaced.png"), &options), 0);
+    let turned = dir.path().join("turned6.tif");
+    assert!(resident(&turned, &options) < 40 << 20 && resident(&turned, &ReadOptions::default()) == w * h * 6);
+    // A folder that has gone is an error before any row.
+    let gone = ReadOptions { spool: Some(spool.path().join("none")), memory: 0 };
+    for path in [data.join("orientation6.png"), data.join("rgb8_interlaced.png"), data.join("gray.jpg")] {
+        assert_eq!(read_held(&path, &gone).expect_err("no folder").kind(), Kind::Io);
+    }
+}
+
+#[test]
+fn a_fault_of_the_spool_is_an_error() {
+    use tessera::fs::fault::{Fault, arm};
+    let spool = scratch();
+    let data = crate::source::root().join("tests/data/images");
+    let options = ReadOptions { spool: Some(spool.path().to_path_buf()), memory: 0 };
+    for name in ["rgb8_interlaced.png", "orientation3.png", "orientation6.png", "gray.jpg"] {
+        let wanted = read(&data.join(name)).unwrap().1;
+        for fault in [Fault::NoSpace, Fault::Device, Fault::Short] {
+            for n in 0.. {
+                let armed = arm(n, fault, fault != Fault::Short);
+                let got = read_held(&data.join(name), &options);
+                let hits = armed.hits();
+                drop(armed);
+                match got {
+                    Ok((_, got)) => assert!(got == wanted && (hits == 0 || fault == Fault::Short), "{name} {n}"),
+                    Err(e) => assert!(e.kind() == Kind::Io && fault != Fault::Short, "{name} {fault:?} {n}: {e:?}"),
+                }
+                assert_eq!(std::fs::read_dir(spool.path()).unwrap().count(), 0, "{name} {fault:?} at {n}");
+                if hits == 0 {
+                    break;
+                }
+            }
+        }
+    }
 }

@@ -779,7 +779,7 @@ fn what_is_held_whole_is_said() {
     }
     assert!(open(&data("progressive_420.jpg")).unwrap().resident_bytes() > 40 * 28 * 9);
     let head = header(100, 10, Colour::Rgb, Depth::Sixteen, None);
-    for (name, bytes) in [("a.png", 0), ("a.tif", 0), ("a.jpg", 3000)] {
+    for (name, bytes) in [("a.png", 0), ("a.tif", 0), ("a.jpg", 0)] {
         assert_eq!(output_resident_bytes(Path::new(name), &head).unwrap(), bytes);
     }
 }

@@ -25,6 +25,7 @@ mod pnm_write;
 mod raster;
 pub mod resample;
 mod rows;
+mod spooled;
 mod target;
 mod tiff_read;
 mod tiff_write;
@@ -41,6 +42,7 @@ pub use output::{
     WriteOptions, check_output, check_output_with, create, create_with, output_notes, output_notes_with,
     output_resident_bytes, output_resident_bytes_with,
 };
+pub use spooled::ReadOptions;
 
 /// What the channels of a picture mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -214,8 +216,10 @@ trait Stored: Send {
     fn header(&self) -> &Header;
     /// The next row as stored.
     fn read_row(&mut self, row: &mut [f32]) -> Result<()>;
-    /// Bytes held beside a few rows.
-    fn resident_bytes(&self) -> u64 {
+    /// Says where all of it is to be held, if it must be. Called before any row is read.
+    fn hold(&mut self, _options: &ReadOptions) {}
+    /// Bytes that reading it takes at its peak, beside a few rows, when it is held so.
+    fn resident_bytes(&self, _options: &ReadOptions) -> u64 {
         0
     }
     /// All of it at once, for pictures that must be turned. Called before any row is read.
@@ -313,21 +317,42 @@ fn at(path: &Path, e: Error) -> Error {
     if e.message().contains(path.to_string_lossy().as_ref()) { e } else { e.at(path.display()) }
 }
 
-/// The header of the picture at `path`; no pixel is decoded. Standard input is kept for [`open`].
+/// What a probe tells.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// What is known of the picture.
+    pub header: Header,
+    /// Bytes that reading it takes at its peak, beside a few rows.
+    pub resident_bytes: u64,
+}
+
+/// The header of the picture at `path`: [`probe_with`] with plain options.
 pub fn probe(path: &Path) -> Result<Header> {
+    Ok(probe_with(path, &ReadOptions::default())?.header)
+}
+
+/// What is known of the picture at `path` before it is read; no pixel is decoded. Standard input is kept for
+/// [`open_with`].
+pub fn probe_with(path: &Path, options: &ReadOptions) -> Result<Probe> {
     let (stored, orientation) = open_stored(path).map_err(|e| at(path, e))?;
     let header = stored.header();
     let (width, height) = orientation.turned(header.width, header.height);
     let header = Header { width, height, ..header.clone() };
+    let resident_bytes = orient::resident(&*stored, orientation, options)?;
     if is_pipe(path) {
         pipe::put_back(stored, orientation);
     }
-    Ok(header)
+    Ok(Probe { header, resident_bytes })
+}
+
+/// Opens the picture at `path` for reading by rows, upright: [`open_with`] with plain options.
+pub fn open(path: &Path) -> Result<Box<dyn RowSource>> {
+    open_with(path, &ReadOptions::default())
 }
 
 /// Opens the picture at `path` for reading by rows, upright. Standard input can be opened once.
-pub fn open(path: &Path) -> Result<Box<dyn RowSource>> {
+pub fn open_with(path: &Path, options: &ReadOptions) -> Result<Box<dyn RowSource>> {
     let (stored, orientation) = open_stored(path).map_err(|e| at(path, e))?;
-    let upright = guard::guard(|| orient::upright(stored, orientation)).map_err(|e| at(path, e))?;
+    let upright = guard::guard(|| orient::upright(stored, orientation, options)).map_err(|e| at(path, e))?;
     Ok(Box::new(guard::Guarded::new(upright, path)))
 }

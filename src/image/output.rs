@@ -118,11 +118,10 @@ pub fn output_resident_bytes(path: &Path, header: &Header) -> Result<u64> {
     output_resident_bytes_with(path, header, &WriteOptions::default())
 }
 
-/// Bytes the writer of `path` holds beside a few rows: all of a JPEG.
-pub fn output_resident_bytes_with(path: &Path, header: &Header, options: &WriteOptions) -> Result<u64> {
+/// Bytes the writer of `path` holds beside a few rows: all of a picture that is encoded whole.
+pub fn output_resident_bytes_with(path: &Path, _header: &Header, options: &WriteOptions) -> Result<u64> {
     match format::of_output(path, options.format)? {
-        Format::Jpeg => raster::bytes(header.width, header.height, header.colour, Depth::Eight),
-        Format::Png | Format::Tiff | Format::Ppm | Format::Pam => Ok(0),
+        Format::Png | Format::Jpeg | Format::Tiff | Format::Ppm | Format::Pam => Ok(0),
     }
 }
 

@@ -13,7 +13,6 @@ pub(super) enum Samples {
 /// A whole picture, interleaved.
 pub(super) struct Raster {
     pub(super) width: usize,
-    pub(super) height: usize,
     pub(super) channels: usize,
     pub(super) samples: Samples,
 }
@@ -52,15 +51,7 @@ impl Raster {
             }
         };
         let channels = header.colour.channels();
-        Ok(Raster { width: header.width as usize, height: header.height as usize, channels, samples })
-    }
-
-    /// Bytes it holds.
-    pub(super) fn bytes(&self) -> u64 {
-        match &self.samples {
-            Samples::Eight(all) => all.len() as u64,
-            Samples::Sixteen(all) => 2 * all.len() as u64,
-        }
+        Ok(Raster { width: header.width as usize, channels, samples })
     }
 
     /// Fills `row` with pixels `start`, `start + stride`, ...: indices of pixels, not of samples.

@@ -53,7 +53,7 @@ pub fn upscale_with(
     let mut clock = Clock::start();
     let began = clock.began;
 
-    let header = image::probe(&options.input)?;
+    let image::Probe { header, resident_bytes } = image::probe_with(&options.input, &options.reading())?;
     let target = options.size.resolve(header.width, header.height)?;
     let path = match &options.output {
         Some(path) => path.clone(),
@@ -81,7 +81,8 @@ pub fn upscale_with(
 
     let to = [extent::to_u32("height", target.height)?, extent::to_u32("width", target.width)?];
     let conditioning = Conditioning { noise: options.noise, jpeg: options.jpeg, scale: target.scale };
-    let rows = row_bytes(&header, &target)?;
+    let held = resident_bytes.saturating_add(image::output_resident_bytes_with(&path, &out_header, &writing)?);
+    let rows = row_bytes(&header, &target, held)?;
     let mut choice = budget::choose(engine, &model, options, to, &conditioning, rows, None)?;
     clock.lap("plan");
 
@@ -206,7 +207,7 @@ fn unchanged(options: &UpscaleOptions, header: &Header, target: &Target) -> bool
 
 /// Writes the picture's own rows.
 fn copy(options: &UpscaleOptions, path: &Path, header: &Header, target: &Target, cancel: &Cancel) -> Result<()> {
-    let mut source = Enlarged::open(&options.input, target)?;
+    let mut source = Enlarged::open(options, target)?;
     let mut sink = image::create_with(path, header, &options.writing())?;
     for _ in 0..target.height {
         cancel.check()?;
@@ -235,7 +236,7 @@ fn run(
     let times = RefCell::new(Times::default());
     let held = RefCell::new(RowRing::new(if alpha { target.width as u32 } else { 1 }, 1, waiting));
 
-    let mut source = Enlarged::open(&options.input, target)?;
+    let mut source = Enlarged::open(options, target)?;
     let mut sink = image::create_with(path, header, &options.writing())?;
     let mut rows_in = |row: &mut [f32]| -> Result<()> {
         let at = Instant::now();
@@ -279,8 +280,8 @@ struct Enlarged {
 }
 
 impl Enlarged {
-    fn open(path: &Path, target: &Target) -> Result<Enlarged> {
-        let source = image::open(path)?;
+    fn open(options: &UpscaleOptions, target: &Target) -> Result<Enlarged> {
+        let source = image::open_with(&options.input, &options.reading())?;
         let header = source.header();
         let (colour, from) = (header.colour, (header.width, header.height));
         let resampler = Resampler::new(from, (target.width, target.height), colour.channels())?;
@@ -306,17 +307,13 @@ impl Enlarged {
     }
 }
 
-/// Host bytes of what brings and takes rows: the resampler's ring and the rows in between. What the
-/// decoder holds of a picture that cannot be read by rows is counted as all of it.
-fn row_bytes(header: &Header, target: &Target) -> Result<u64> {
+/// Host bytes of what brings and takes rows: the resampler's ring, the rows in between, and `held`, what reader
+/// and writer keep of pictures that do not go by rows.
+fn row_bytes(header: &Header, target: &Target, held: u64) -> Result<u64> {
     let channels = header.colour.channels() as u64;
     let wide = extent::product("row", &[target.width, channels, 4])?;
-    let whole = match header.format {
-        image::Format::Jpeg => extent::product("picture", &[header.width, header.height, channels])?,
-        image::Format::Png | image::Format::Tiff | image::Format::Ppm | image::Format::Pam => 0,
-    };
     let alpha = if header.colour.has_alpha() { extent::product("alpha", &[target.width, 4, 2048])? } else { 0 };
-    Ok(whole.saturating_add(8 * wide).saturating_add(alpha))
+    Ok(held.saturating_add(8 * wide).saturating_add(alpha))
 }
 
 /// `{stem}_{scale}x.{ext}` beside the input. Without a format asked for, the input's extension stays where
