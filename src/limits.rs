@@ -9,6 +9,14 @@ pub const MAX_INPUT_PIXELS: u64 = 1 << 32;
 pub const MAX_OUTPUT_PIXELS: u64 = 1 << 36;
 /// JPEG's own limit for a side, pixels.
 pub const MAX_JPEG_SIDE: u64 = 65_535;
+/// WebP's own limit for a side, pixels.
+pub const MAX_WEBP_SIDE: u64 = 16_383;
+/// The picture of the highest level AV1 defines (6.2): most pixels across, down, and in all.
+pub const MAX_AVIF: (u64, u64, u64) = (16_384, 8_704, 35_651_584);
+/// Bytes the AVIF encoder holds for each pixel at its peak, measured.
+pub const AVIF_PIXEL_BYTES: u64 = 64;
+/// Largest memory an encoder may take for one picture that can't be written by rows, bytes.
+pub const MAX_ENCODE_BYTES: u64 = 4 << 30;
 /// Largest ICC profile carried, bytes; larger ones are metadata bombs.
 pub const MAX_ICC_BYTES: usize = 4 << 20;
 /// Largest EXIF block read, bytes.

@@ -1,13 +1,14 @@
 //! Streaming formats and pipes: PGM, PPM and PAM in and out, standard input and standard output.
 
 use crate::program::command;
+use crate::tolerance;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use tessera::image::{
-    Colour, Depth, Format, Header, ReadOptions, WriteOptions, create, create_with, open_with, output_notes,
-    output_resident_bytes, probe, probe_with,
+    Colour, Depth, Format, Header, ReadOptions, WriteOptions, check_output, create, create_with, open_with,
+    output_notes, output_resident_bytes, probe, probe_with,
 };
 use tessera::{Kind, Result};
 
@@ -213,7 +214,7 @@ fn a_format_asked_for_wins_over_the_name() {
     let path = dir.path().join("picture.of.mine");
     let head = header(2, 1, Colour::Rgb, Depth::Eight);
     assert_eq!(create(&path, &head, true).err().map(|e| e.kind()), Some(Kind::Usage));
-    let options = |format| WriteOptions { format: Some(format), overwrite: true };
+    let options = |format| WriteOptions { format: Some(format), ..WriteOptions::new(true) };
     for (format, magic) in [(Format::Ppm, &b"P6\n2 1\n255\n"[..]), (Format::Png, b"\x89PNG"), (Format::Tiff, b"II*\0")]
     {
         write(&path, &head, &[0.5; 6], &options(format)).unwrap();
@@ -415,7 +416,7 @@ fn a_fault_of_the_spool_is_an_error() {
     let options = ReadOptions { spool: Some(spool.path().to_path_buf()), memory: 0 };
     for name in ["rgb8_interlaced.png", "orientation3.png", "orientation6.png", "gray.jpg"] {
         let wanted = read(&data.join(name)).unwrap().1;
-        for fault in [Fault::NoSpace, Fault::Device, Fault::Short] {
+        for fault in [Fault::Device, Fault::Short] {
             for n in 0.. {
                 let armed = arm(n, fault, fault != Fault::Short);
                 let got = read_held(&data.join(name), &options);
@@ -431,5 +432,233 @@ fn a_fault_of_the_spool_is_an_error() {
                 }
             }
         }
+    }
+}
+
+/// The sample at (x, y) of channel c, in 0..=255: the formula of the generator of the test pictures.
+fn made(x: usize, y: usize, c: usize) -> u64 {
+    let v = (x * 2749 + y * 4513 + c * 16_411 + (x * y % 11) * 1879) as u64;
+    v * 40_503 % 65_536 * 255 / 65_535
+}
+
+fn made_picture(channels: usize, w: usize, h: usize) -> Vec<u64> {
+    (0..h).flat_map(|y| (0..w).flat_map(move |x| (0..channels).map(move |c| made(x, y, c)))).collect()
+}
+
+fn data(name: &str) -> PathBuf {
+    crate::source::root().join("tests/data/images").join(name)
+}
+
+fn bytes_of(values: &[f32]) -> Vec<u64> {
+    values.iter().map(|v| (v * 255.0).round() as u64).collect()
+}
+
+const WEBPS: [&str; 9] = [
+    "rgb_lossless.webp",
+    "rgba_lossless.webp",
+    "rgb_lossy.webp",
+    "rgba_lossy.webp",
+    "icc.webp",
+    "orientation1.webp",
+    "orientation3.webp",
+    "orientation6.webp",
+    "animated.webp",
+];
+
+#[test]
+fn webp_in_is_exact_or_agrees_with_libwebp() {
+    for (name, colour) in [
+        ("rgb_lossless.webp", Colour::Rgb),
+        ("rgba_lossless.webp", Colour::Rgba),
+        ("icc.webp", Colour::Rgb),
+        ("animated.webp", Colour::Rgb),
+    ] {
+        let (head, got) = read(&data(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!((head.width, head.height, head.colour, head.format), (21, 13, colour, Format::WebP), "{name}");
+        assert_eq!(bytes_of(&got), made_picture(colour.channels(), 21, 13), "{name}");
+        assert_eq!(head.icc.is_some(), name == "icc.webp");
+        assert_eq!(head.notes.iter().any(|n| n.contains("animated")), name == "animated.webp", "{:?}", head.notes);
+    }
+    for name in ["rgb_lossy", "rgba_lossy"] {
+        let (_, got) = read(&data(&format!("{name}.webp"))).unwrap();
+        let (_, wanted) = read(&data(&format!("{name}_webp.expect.png"))).unwrap();
+        let pairs = bytes_of(&got).into_iter().zip(bytes_of(&wanted));
+        let worst = pairs.map(|(a, b)| a.abs_diff(b)).max().unwrap();
+        assert!(worst <= tolerance::WEBP_DECODERS, "{name}: {worst}");
+    }
+    let (w, h) = (6, 4);
+    let stored = |x: usize, y: usize| [made(x, y, 0), made(x, y, 1), made(x, y, 2)];
+    for (o, at) in [(1, (1, 2)), (3, (w - 2, h - 3)), (6, (2, h - 2))] {
+        let (head, got) = read(&data(&format!("orientation{o}.webp"))).unwrap();
+        let row = head.width as usize * 3;
+        assert_eq!(head.width, if o == 6 { 4 } else { 6 });
+        assert_eq!(bytes_of(&got[2 * row + 3..2 * row + 6]), stored(at.0, at.1), "{o}");
+    }
+}
+
+#[test]
+fn damaged_webps_are_errors_and_never_panic() {
+    let dir = scratch();
+    let mut refused = 0;
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move |n: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % n as u64) as usize
+    };
+    for name in WEBPS {
+        let whole = std::fs::read(data(name)).unwrap();
+        for cut in 0..whole.len() {
+            let e = decode(dir.path(), &whole[..cut]).expect_err("cut");
+            assert!(matches!(e.kind(), Kind::BadInput | Kind::Limit), "{name} cut to {cut}: {e}");
+        }
+        let (head, _) = decode(dir.path(), &[&whole[..], b"more"].concat()).unwrap();
+        assert!(head.notes.iter().any(|n| n.contains("4 bytes after the end")), "{:?}", head.notes);
+        for round in 0..600 {
+            let mut bytes = whole.clone();
+            // The extents stay: a picture of the largest sides takes a second to decode, and is no damage.
+            let first = if round % 2 == 0 { 30 } else { 12 };
+            for _ in 0..=random(3) {
+                bytes[first + random(whole.len() - first)] ^= 1 << random(8);
+            }
+            if u64::from(bytes[25] | bytes[28] | bytes[27] | bytes[29]) > 64 {
+                continue;
+            }
+            if let Err(e) = decode(dir.path(), &bytes) {
+                refused += 1;
+                assert!(matches!(e.kind(), Kind::BadInput | Kind::Limit | Kind::Memory), "{name}: {e:?}");
+            }
+        }
+    }
+    assert!(refused > 500, "the flips must reach something: {refused}");
+}
+
+#[test]
+fn webp_out_is_exact_with_alpha_and_profile() {
+    let dir = scratch();
+    let path = dir.path().join("a.webp");
+    for colour in [Colour::Gray, Colour::GrayAlpha, Colour::Rgb, Colour::Rgba] {
+        for (w, h) in [(1, 1), (37, 23), (1, 300), (16_383, 1)] {
+            let wanted = samples((w * h) as usize * colour.channels(), 255);
+            let values: Vec<f32> = wanted.iter().map(|&v| v as f32 / 255.0).collect();
+            let icc: Option<Arc<[u8]>> = (w > 1).then(|| Arc::from(&[5u8; 301][..]));
+            let head = Header { icc, ..header(w, h, colour, Depth::Eight) };
+            write(&path, &head, &values, &WriteOptions::new(true)).unwrap();
+            let (back, got) = read(&path).unwrap();
+            assert_eq!((back.width, back.height, &back.icc), (w, h, &head.icc));
+            // The format has no grey: three equal channels.
+            let n = colour.channels();
+            let spread: Vec<f32> = match colour {
+                Colour::Gray => values.iter().flat_map(|&v| [v; 3]).collect(),
+                Colour::GrayAlpha => values.chunks_exact(n).flat_map(|p| [p[0], p[0], p[0], p[1]]).collect(),
+                Colour::Rgb | Colour::Rgba => values,
+            };
+            assert_eq!(back.colour.has_alpha(), colour.has_alpha());
+            assert!(got == spread, "{colour:?} {w} x {h}");
+        }
+    }
+    let sixteen = header(9, 9, Colour::Rgb, Depth::Sixteen);
+    assert!(output_notes(&path, &sixteen)[0].contains("8 bits a sample"));
+    assert_eq!(output_resident_bytes(&path, &sixteen).unwrap(), 81 * (9 + 4));
+}
+
+#[test]
+fn limits_of_formats_are_refused_before_work() {
+    let dir = scratch();
+    let refuse = |name: &str, (w, h): (u64, u64), colour: Colour, kind: Kind, word: &str| {
+        let head = header(w, h, colour, Depth::Eight);
+        let path = dir.path().join(name);
+        for e in [check_output(&path, None, &head, false).err(), create(&path, &head, false).err()] {
+            let e = e.expect("refused");
+            assert!(e.kind() == kind && e.message().contains(word), "{name}: {e}");
+            assert!(e.advice().is_some(), "{e}");
+        }
+    };
+    refuse("a.jpg", (65_536, 1), Colour::Rgb, Kind::Limit, "no side of a JPEG exceeds 65535");
+    refuse("a.webp", (16_384, 1), Colour::Rgb, Kind::Limit, "no side of a WebP exceeds 16383");
+    refuse("a.webp", (1, 16_384), Colour::Rgba, Kind::Limit, "no side of a WebP exceeds 16383");
+    refuse("a.avif", (16_385, 1), Colour::Rgb, Kind::Limit, "at most 16384 x 8704");
+    refuse("a.avif", (1, 8_705), Colour::Rgb, Kind::Limit, "at most 16384 x 8704");
+    refuse("a.avif", (16_384, 8_704), Colour::Rgb, Kind::Limit, "35651584 in all");
+    refuse("a.jpg", (8, 8), Colour::GrayAlpha, Kind::Usage, "alpha");
+    refuse("a.ppm", (8, 8), Colour::Rgba, Kind::Usage, "alpha");
+    refuse("a.pgm", (8, 8), Colour::Rgb, Kind::Usage, "PGM has no colour");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// The size of an AVIF, as its `ispe` box says it.
+fn avif_size(bytes: &[u8]) -> (u32, u32) {
+    let at = bytes.windows(4).position(|w| w == b"ispe").expect("a size") + 8;
+    let be = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    (be(at), be(at + 4))
+}
+
+#[cfg(feature = "avif")]
+#[test]
+fn avif_out_has_the_picture() {
+    let dir = scratch();
+    let path = dir.path().join("a.avif");
+    for colour in [Colour::Gray, Colour::GrayAlpha, Colour::Rgb, Colour::Rgba] {
+        for (w, h) in [(1, 1), (65, 33)] {
+            let values: Vec<f32> =
+                samples((w * h) as usize * colour.channels(), 255).iter().map(|&v| v as f32 / 255.0).collect();
+            let head = header(w, h, colour, Depth::Eight);
+            write(&path, &head, &values, &WriteOptions::new(true)).unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            assert_eq!(&bytes[4..12], b"ftypavif");
+            assert_eq!(avif_size(&bytes), (w as u32, h as u32));
+            assert_eq!(bytes.windows(4).any(|b| b == b"auxC"), colour.has_alpha(), "{colour:?}");
+        }
+    }
+    let e = read(&path).expect_err("written only");
+    assert!(e.kind() == Kind::BadInput && e.message().contains("AVIF"), "{e}");
+    let with_profile = Header { icc: Some(Arc::from(&b"profile"[..])), ..header(2, 2, Colour::Rgb, Depth::Sixteen) };
+    assert_eq!(output_notes(&path, &with_profile).len(), 2);
+}
+
+#[cfg(not(feature = "avif"))]
+#[test]
+fn a_program_without_avif_says_how_to_get_it() {
+    let e = create(Path::new("a.avif"), &header(2, 2, Colour::Rgb, Depth::Eight), false).err().expect("refused");
+    assert!(e.kind() == Kind::Usage && e.advice().is_some_and(|a| a.contains("avif")), "{e}");
+    assert_eq!(avif_size(b"ispe\0\0\0\0\0\0\0\x01\0\0\0\x02"), (1, 2));
+}
+
+#[test]
+fn tiled_tiffs_read_back_here_and_elsewhere() {
+    let dir = scratch();
+    let path = dir.path().join("a.tif");
+    for depth in [Depth::Eight, Depth::Sixteen] {
+        for colour in [Colour::Gray, Colour::GrayAlpha, Colour::Rgb, Colour::Rgba] {
+            for ((w, h), side) in [((1, 1), 16), ((64, 48), 16), ((131, 77), 32), ((20, 300), 256)] {
+                let wanted = samples((w * h) as usize * colour.channels(), depth.max() as u32);
+                let values: Vec<f32> = wanted.iter().map(|&v| v as f32 / depth.max()).collect();
+                let options = WriteOptions { tiles: Some(side), ..WriteOptions::new(true) };
+                let head = header(w, h, colour, depth);
+                write(&path, &head, &values, &options).unwrap();
+                let (back, got) = read(&path).unwrap();
+                assert_eq!((back.colour, back.depth), (colour, depth));
+                assert!(got == values, "{colour:?} {depth:?} {w} x {h} in tiles of {side}");
+                // Read back by rows of tiles, not whole.
+                let held = probe_with(&path, &ReadOptions::default()).unwrap().resident_bytes;
+                assert!(held <= u64::from(side) * head.row_len() as u64 * depth.bytes() as u64);
+                if colour != Colour::GrayAlpha {
+                    let other = image::open(&path).unwrap();
+                    let other: Vec<u32> = match depth {
+                        Depth::Eight => other.as_bytes().iter().map(|&v| v.into()).collect(),
+                        Depth::Sixteen => {
+                            other.as_bytes().chunks_exact(2).map(|b| u16::from_ne_bytes([b[0], b[1]]).into()).collect()
+                        }
+                    };
+                    assert!(other == wanted, "{colour:?} {depth:?} {w} x {h} elsewhere");
+                }
+            }
+        }
+    }
+    for side in [0, 8, 100, 8192] {
+        let options = WriteOptions { tiles: Some(side), ..WriteOptions::new(true) };
+        let e = create_with(&path, &header(9, 9, Colour::Rgb, Depth::Eight), &options).err().expect("no tiles");
+        assert_eq!(e.kind(), Kind::Usage);
     }
 }

@@ -8,11 +8,8 @@
 use super::input::Input;
 use super::jpeg_end::{entropy_end, truncated};
 use super::orient::Orientation;
-use super::raster::{Raster, Samples, Whole};
-use super::spooled::Spooled;
-use super::{
-    Colour, Depth, Format, Header, ReadOptions, Stored, bad, check_decode, check_extent, exif, jpeg_entropy, zeroed,
-};
+use super::whole::{Decode, Pending};
+use super::{Colour, Depth, Format, Header, Stored, bad, check_decode, check_extent, exif, jpeg_entropy, zeroed};
 use crate::error::{Error, Result};
 use crate::{extent, limits};
 use std::sync::Arc;
@@ -189,10 +186,7 @@ pub(super) fn open(input: Input, notes: Vec<String>) -> Result<(Box<dyn Stored>,
         header.icc = None;
     }
     let orientation = markers.orientation.unwrap_or(Orientation::UPRIGHT);
-    Ok((
-        Box::new(Pending { header, markers, bytes, options: ReadOptions::default(), decoded: Decoded::No }),
-        orientation,
-    ))
+    Ok((Box::new(Pending::new(header, Box::new(Undecoded { markers, bytes }))), orientation))
 }
 
 /// Bytes held for each sample while decoding: itself, and the 16-bit coefficients of all of a
@@ -201,80 +195,24 @@ fn per_sample(markers: &Markers) -> u64 {
     if markers.progressive { 3 } else { 1 }
 }
 
-/// A JPEG whose pixels are decoded when the first row is asked for, so that probing stays cheap.
-struct Pending {
-    header: Header,
+/// A JPEG whose pixels are still to be decoded.
+struct Undecoded {
     markers: Markers,
     bytes: Vec<u8>,
-    options: ReadOptions,
-    decoded: Decoded,
 }
 
-enum Decoded {
-    No,
-    Memory(Whole),
-    /// The rows, and the next to be read.
-    Spooled(Spooled, u64),
-}
-
-impl Pending {
-    fn decode(&mut self) -> Result<()> {
-        if !matches!(self.decoded, Decoded::No) {
-            return Ok(());
-        }
-        let bytes = std::mem::take(&mut self.bytes);
-        let whole = &bytes[..self.markers.end];
+impl Decode for Undecoded {
+    fn decode(self: Box<Self>) -> Result<Vec<u8>> {
+        let whole = &self.bytes[..self.markers.end];
         // Side by side: the walk takes about a third of the decoding time.
         let (complete, samples) = rayon::join(|| jpeg_entropy::check(whole), || pixels(whole, &self.markers));
         complete?;
-        let samples = samples?;
-        if let Some(folder) = self.options.folder(samples.len() as u64) {
-            self.decoded = Decoded::Spooled(Spooled::of_bytes(folder, &self.header, &samples)?, 0);
-            return Ok(());
-        }
-        let raster = Raster {
-            width: extent::to_usize("width", self.header.width)?,
-            channels: self.header.colour.channels(),
-            samples: Samples::Eight(samples),
-        };
-        self.decoded = Decoded::Memory(Whole { header: self.header.clone(), raster, next: 0 });
-        Ok(())
-    }
-}
-
-impl Stored for Pending {
-    fn header(&self) -> &Header {
-        &self.header
+        samples
     }
 
-    fn hold(&mut self, options: &ReadOptions) {
-        self.options = options.clone();
-    }
-
-    fn read_row(&mut self, row: &mut [f32]) -> Result<()> {
-        self.decode()?;
-        match &mut self.decoded {
-            Decoded::Memory(whole) => whole.read_row(row),
-            Decoded::Spooled(rows, next) => {
-                *next += 1;
-                rows.read_row(*next - 1, row)
-            }
-            Decoded::No => Err(bad("the JPEG was not decoded")),
-        }
-    }
-
-    /// Strict decoding needs all of it, wherever it is held afterwards.
-    fn resident_bytes(&self, _: &ReadOptions) -> u64 {
-        let pixels = self.header.width * self.header.height;
+    fn resident_bytes(&self) -> u64 {
+        let pixels = self.markers.width * self.markers.height;
         pixels * u64::from(self.markers.components) * per_sample(&self.markers) + self.bytes.len() as u64
-    }
-
-    fn into_raster(mut self: Box<Self>) -> Result<Raster> {
-        self.decode()?;
-        match self.decoded {
-            Decoded::Memory(whole) => Ok(whole.raster),
-            _ => Err(bad("the JPEG was not decoded")),
-        }
     }
 }
 

@@ -1,10 +1,11 @@
-//! Pictures in and out: PNG, JPEG, TIFF and PPM, by rows where the format permits. The path `-` is standard
+//! Pictures in and out: PNG, JPEG, TIFF, WebP and PPM, by rows where the format permits. The path `-` is standard
 //! input and standard output.
 //!
 //! Values are `f32` in [0, 1], interleaved, top to bottom, alpha straight (not premultiplied). The
 //! EXIF orientation is applied while reading; the extents in a [`Header`] are the turned ones. The
 //! format of an input is decided by its bytes, that of an output by its extension.
 
+mod avif_write;
 pub mod colour;
 mod exif;
 mod format;
@@ -29,6 +30,9 @@ mod spooled;
 mod target;
 mod tiff_read;
 mod tiff_write;
+mod webp_read;
+mod whole;
+mod whole_write;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::File;
@@ -129,11 +133,16 @@ pub enum Format {
     Ppm,
     /// Portable arbitrary map (P7), which may have alpha.
     Pam,
+    /// WebP: read in both kinds, written without loss.
+    WebP,
+    /// AVIF, which is written only.
+    Avif,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Format; 5] = [Format::Png, Format::Jpeg, Format::Tiff, Format::Ppm, Format::Pam];
+    pub const ALL: [Format; 7] =
+        [Format::Png, Format::Jpeg, Format::Tiff, Format::Ppm, Format::Pam, Format::WebP, Format::Avif];
 
     /// The format that people name so, in any case: an extension, without its dot.
     pub fn from_name(name: &str) -> Option<Format> {
@@ -151,6 +160,8 @@ impl Format {
             Format::Tiff => "tif",
             Format::Ppm => "ppm",
             Format::Pam => "pam",
+            Format::WebP => "webp",
+            Format::Avif => "avif",
         }
     }
 
@@ -162,6 +173,8 @@ impl Format {
             Format::Tiff => "TIFF",
             Format::Ppm => "PPM",
             Format::Pam => "PAM",
+            Format::WebP => "WebP",
+            Format::Avif => "AVIF",
         }
     }
 }
@@ -296,6 +309,8 @@ fn open_input(mut input: Input, name: Option<&Path>) -> Result<(Box<dyn Stored>,
         Format::Jpeg => jpeg_read::open(input, notes),
         Format::Tiff => tiff_read::open(input, notes),
         Format::Ppm | Format::Pam => pnm_read::open(input, format, notes),
+        Format::WebP => webp_read::open(input, notes),
+        Format::Avif => Err(bad("AVIF is not read").advise("convert it to PNG, JPEG, TIFF, WebP or PPM")),
     })
 }
 
