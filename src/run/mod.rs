@@ -3,6 +3,7 @@
 
 pub mod budget;
 pub mod canvas;
+mod chain;
 mod clock;
 pub mod component;
 pub mod devices;
@@ -11,8 +12,10 @@ pub mod executor;
 pub mod executors;
 pub mod inspect;
 pub mod interpreter;
+mod kept;
 pub mod options;
 mod port;
+mod recover;
 mod shipped;
 mod sinks;
 pub mod statistics;
