@@ -1,4 +1,4 @@
-//! AVIF out, in programs built with the feature `avif`, which is on unless it is turned off.
+//! AVIF out, in programs built with the feature `avif`, whose encoder is a large thing to build.
 
 use super::Header;
 use super::target::Target;
@@ -10,7 +10,7 @@ pub(super) const BUILT_IN: bool = cfg!(feature = "avif");
 /// The refusal of a program that cannot.
 pub(super) fn missing() -> Error {
     Error::new(Kind::Usage, "image", "this program was built without AVIF")
-        .advise("build it with the feature `avif`, or write png, tif or webp")
+        .advise("build it with `cargo build --release --features avif`, or write png, tif or webp")
 }
 
 #[cfg(not(feature = "avif"))]
