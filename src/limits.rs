@@ -112,6 +112,9 @@ pub const WGPU_SEGMENT_BYTES: u64 = 4 << 30;
 /// Longest wait for a submission, seconds: a software rasteriser takes minutes for what a card does in
 /// milliseconds.
 pub const WGPU_WAIT_SECONDS: u64 = 1_800;
+/// Share of the memory that a driver grants wgpu, percent, above which allocations are refused: the rest is
+/// headroom for other programs.
+pub const WGPU_BUDGET_PERCENT: u8 = 95;
 /// Bytes of the read-back buffer, and of uploads in flight, of a wgpu device.
 pub const WGPU_STAGING_BYTES: u64 = 8 << 20;
 
