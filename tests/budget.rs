@@ -140,7 +140,7 @@ fn picture(folder: &Path, width: u64, height: u64, colour: Colour) -> PathBuf {
         let row: Vec<f32> = (0..width as usize * channels)
             .map(|i| {
                 let (x, c) = (i / channels, i % channels);
-                let edge = if (x / 7 + y as usize / 5) % 2 == 0 { 0.2 } else { 0.0 };
+                let edge = if (x / 7 + y as usize / 5).is_multiple_of(2) { 0.2 } else { 0.0 };
                 (x as f32 / width as f32 * 0.5 + y as f32 / height as f32 * 0.3 + edge + c as f32 * 0.02).min(1.0)
             })
             .collect();

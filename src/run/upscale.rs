@@ -58,7 +58,7 @@ pub fn upscale_with(
     let mut clock = Clock::start();
     let began = clock.began;
 
-    let header = image::probe(&options.input)?;
+    let image::Probe { header, resident_bytes } = image::probe_with(&options.input, &options.reading())?;
     let target = options.size.resolve(header.width, header.height)?;
     let path = match &options.output {
         Some(path) => path.clone(),
@@ -86,7 +86,8 @@ pub fn upscale_with(
 
     let to = [extent::to_u32("height", target.height)?, extent::to_u32("width", target.width)?];
     let conditioning = Conditioning { noise: options.noise, jpeg: options.jpeg, scale: target.scale };
-    let rows = row_bytes(&header, &target)?;
+    let held = resident_bytes.saturating_add(image::output_resident_bytes_with(&path, &out_header, &writing)?);
+    let rows = row_bytes(&header, &target, held)?;
     let mut choice = budget::choose(engine, &model, options, to, &conditioning, rows, None)?;
     clock.lap("plan");
 
@@ -237,7 +238,7 @@ fn unchanged(options: &UpscaleOptions, header: &Header, target: &Target) -> bool
 
 /// Writes the picture's own rows.
 fn copy(options: &UpscaleOptions, path: &Path, header: &Header, target: &Target, cancel: &Cancel) -> Result<()> {
-    let mut source = Enlarged::open(&options.input, target)?;
+    let mut source = Enlarged::open(options, target)?;
     let mut sink = image::create_with(path, header, &options.writing())?;
     for _ in 0..target.height {
         cancel.check()?;
@@ -276,9 +277,9 @@ fn run(
     let columns = if alpha { width } else { 1 };
     let held = RefCell::new(RowRing::new(extent::to_u32("columns", columns as u64)?, 1, waiting));
 
-    let mut source = Enlarged::open(&options.input, target)?;
+    let mut source = Enlarged::open(options, target)?;
     let second = match later && (again.is_some() || alpha) {
-        true => Some(Enlarged::open(&options.input, target)?),
+        true => Some(Enlarged::open(options, target)?),
         false => None,
     };
     let second = RefCell::new(second);
@@ -344,8 +345,8 @@ struct Enlarged {
 }
 
 impl Enlarged {
-    fn open(path: &Path, target: &Target) -> Result<Enlarged> {
-        let source = image::open(path)?;
+    fn open(options: &UpscaleOptions, target: &Target) -> Result<Enlarged> {
+        let source = image::open_with(&options.input, &options.reading())?;
         let header = source.header();
         let (colour, from) = (header.colour, (header.width, header.height));
         let resampler = Resampler::new(from, (target.width, target.height), colour.channels())?;
@@ -371,17 +372,13 @@ impl Enlarged {
     }
 }
 
-/// Host bytes of what brings and takes rows: the resampler's ring and the rows in between. What the
-/// decoder holds of a picture that cannot be read by rows is counted as all of it.
-fn row_bytes(header: &Header, target: &Target) -> Result<u64> {
+/// Host bytes of what brings and takes rows: the resampler's ring, the rows in between, and `held`, what reader
+/// and writer keep of pictures that do not go by rows.
+fn row_bytes(header: &Header, target: &Target, held: u64) -> Result<u64> {
     let channels = header.colour.channels() as u64;
     let wide = extent::product("row", &[target.width, channels, 4])?;
-    let whole = match header.format {
-        image::Format::Jpeg => extent::product("picture", &[header.width, header.height, channels])?,
-        image::Format::Png | image::Format::Tiff | image::Format::Ppm | image::Format::Pam => 0,
-    };
     let alpha = if header.colour.has_alpha() { extent::product("alpha", &[target.width, 4, 2048])? } else { 0 };
-    Ok(whole.saturating_add(8 * wide).saturating_add(alpha))
+    Ok(held.saturating_add(8 * wide).saturating_add(alpha))
 }
 
 /// `{stem}_{scale}x.{ext}` beside the input. Without a format asked for, the input's extension stays where

@@ -17,7 +17,7 @@ const HOST_HEADROOM: u64 = 10;
 /// And no less than this.
 const HOST_HEADROOM_LEAST: u64 = 256 << 20;
 /// Device memory that is assumed where the device does not tell: most cards have it.
-const ASSUMED: u64 = 4 << 30;
+pub const ASSUMED: u64 = 4 << 30;
 /// What Linux tells of its memory.
 const MEMINFO: &str = "/proc/meminfo";
 

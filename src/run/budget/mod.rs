@@ -20,7 +20,7 @@ use crate::image;
 use crate::system::Program;
 use crate::system::onestep::{Conditioning, OneStep, Shaping};
 use crate::system::onestep_latent::Norms;
-pub use bounds::{Bound, Bounds, available_memory};
+pub use bounds::{ASSUMED, Bound, Bounds, available_memory};
 use candidate::candidate;
 pub use candidate::{Candidate, Part, Residency, Room, seconds};
 pub use needs::{DeviceNeeds, HostNeeds, Needs};
