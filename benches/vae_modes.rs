@@ -4,7 +4,8 @@
 //! Encodes or decodes one picture (enlarged or shrunk to a square; the decoder's latent is the encoder's mean of it)
 //! in every mode and prints, as rows of a table: PSNR to `whole` (peak 2, as values run from -1 to 1; for latents the
 //! largest less the least of `whole`), the mean step across borders of windows over the mean of the steps one pixel
-//! before and after them, seconds, the peak of the process's memory, and bytes moved between states and the network.
+//! before and after them, seconds, the peak of the process's memory, bytes moved between states and the network, and a
+//! hash of the result's bytes.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -13,7 +14,7 @@ use tessera::error::{Error, Kind};
 use tessera::graph::{DType, Graph};
 use tessera::image::{self, colour, resample::Resampler};
 use tessera::model::vae::AutoencoderKL;
-use tessera::plan::{self, command::PackedWeight};
+use tessera::plan::command::{PackedWeight, Plan, SlotKind};
 use tessera::run::canvas::Connections;
 use tessera::run::executor::{Executor, SharedDevice};
 use tessera::run::interpreter::{Control, Interpreter};
@@ -25,7 +26,7 @@ use tessera::system::vae_modes::{self, Attention, Feed, Keep, Part, Proxy};
 use tessera::tile::geometry::{Placement, Tiling};
 use tessera::tile::{Grid, Ramp};
 use tessera::weights::Checkpoint;
-use tessera::{Result, graph::cut};
+use tessera::{Result, graph::cut, plan};
 
 /// One row of the table.
 #[derive(Clone, Copy, PartialEq)]
@@ -184,10 +185,14 @@ impl Job {
         let _ = std::fs::write("/proc/self/clear_refs", "5");
         let device = SharedDevice::new(Box::new(Cpu::new()?));
         let mut executors = Vec::new();
-        for graph in &program.graphs {
-            let plan = plan::compile(graph.clone(), &device.caps())?;
+        let plan = |graph: &Graph| plan::compile(graph.clone(), &device.caps());
+        let plans = program.graphs.iter().map(plan).collect::<Result<Vec<_>>>()?;
+        // Segments run one after another, in one arena.
+        let arena = |p: &Plan| p.slots.iter().find(|s| s.kind == SlotKind::Arena).map_or(0, |s| s.bytes);
+        let arena = [plans.iter().map(arena).max().unwrap_or(0)];
+        for plan in plans {
             let mut pack = |w: &PackedWeight| self.weights.packed(&w.tensors, &w.packing, w.dtype);
-            executors.push(Executor::new(&device, plan, Some("vae"), &mut pack)?);
+            executors.push(Executor::in_arena(&device, plan, Some("vae"), &mut pack, &arena)?);
         }
         let mut interpreter = Interpreter::new(&program, &mut executors)?;
         interpreter.set_spool(spool.to_owned());
@@ -231,6 +236,18 @@ fn psnr(a: &[f32], b: &[f32], peak: f64) -> f64 {
     let square = |(a, b): (&f32, &f32)| f64::from(a - b) * f64::from(a - b);
     let mse = a.iter().zip(b).map(square).sum::<f64>() / a.len() as f64;
     10.0 * (peak * peak / mse).log10()
+}
+
+/// Relative L2 difference.
+fn relative(a: &[f32], b: &[f32]) -> f64 {
+    let d: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let s: f64 = b.iter().map(|b| f64::from(*b).powi(2)).sum();
+    (d / s).sqrt()
+}
+
+/// Tells results of different bytes apart (FNV-1a over the words).
+fn hash(values: &[f32]) -> u32 {
+    values.iter().fold(0x811c_9dc5, |h: u32, v| (h ^ v.to_bits()).wrapping_mul(0x0100_0193))
 }
 
 fn main() -> Result<()> {
@@ -279,8 +296,8 @@ fn main() -> Result<()> {
     if let Some(only) = value("only") {
         modes.retain(|(name, _)| *name == "whole" || only.split(',').any(|o| name.contains(o)));
     }
-    println!("| mode | PSNR to whole, dB | border step | seconds | peak MiB | MiB moved |");
-    println!("|---|---|---|---|---|---|");
+    println!("| mode | PSNR to whole, dB | relative L2 | border step | seconds | peak MiB | MiB moved | bytes |");
+    println!("|---|---|---|---|---|---|---|---|");
     let (scale, channels) = if encoder { (1, 2 * z) } else { (f, 3) };
     let extent = latents.map(|v| v * scale);
     let mut whole: Option<Run> = None;
@@ -291,12 +308,13 @@ fn main() -> Result<()> {
         let largest = reference.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let peak = if encoder { f64::from(largest - least) } else { 2.0 };
         let db = match whole {
-            Some(_) => format!("{:.1}", psnr(&run.values, reference, peak)),
-            None => "-".into(),
+            Some(_) => format!("{:.1} | {:.1e}", psnr(&run.values, reference, peak), relative(&run.values, reference)),
+            None => "- | -".into(),
         };
         let step = border(&run, extent, scale, channels);
         let mib = |b: u64| b >> 20;
-        println!("| {name} | {db} | {step:.4} | {:.2} | {} | {} |", run.seconds, mib(run.peak), mib(run.moved));
+        let (peak, moved, hash) = (mib(run.peak), mib(run.moved), hash(&run.values));
+        println!("| {name} | {db} | {step:.4} | {:.2} | {peak} | {moved} | {hash:08x} |", run.seconds);
         if whole.is_none() {
             whole = Some(run);
         }
