@@ -198,7 +198,7 @@ pub(super) fn still_named(file: &std::fs::File, path: &Path) -> bool {
 }
 
 /// Makes a rename in `folder` survive a power cut.
-fn sync_folder(folder: &Path) -> Result<()> {
+pub(super) fn sync_folder(folder: &Path) -> Result<()> {
     #[cfg(unix)]
     {
         let handle = retry(|| std::fs::File::open(folder)).map_err(|e| io_error("cannot open", folder, &e))?;
