@@ -19,6 +19,8 @@ pub struct Device {
     backend: Box<dyn Backend>,
     /// Packed weights by model and recipe, with the number of executors that use each.
     weights: HashMap<String, (BufferId, usize)>,
+    /// Executors made on it.
+    made: u64,
 }
 
 /// A device used by several executors; calls are serialised, as the device's own queue is.
@@ -28,7 +30,7 @@ pub struct SharedDevice(Arc<Mutex<Device>>);
 impl SharedDevice {
     /// Wraps a backend.
     pub fn new(backend: Box<dyn Backend>) -> SharedDevice {
-        SharedDevice(Arc::new(Mutex::new(Device { backend, weights: HashMap::new() })))
+        SharedDevice(Arc::new(Mutex::new(Device { backend, weights: HashMap::new(), made: 0 })))
     }
 
     /// What the planner may assume of it.
@@ -39,6 +41,12 @@ impl SharedDevice {
     /// Device bytes held now.
     pub fn allocated(&self) -> u64 {
         self.lock().backend.allocated()
+    }
+
+    fn next_serial(&self) -> u64 {
+        let mut device = self.lock();
+        device.made += 1;
+        device.made
     }
 
     /// A panic while the lock was held leaves a device whose state is unknown only to that panic's
@@ -54,6 +62,7 @@ pub type WeightSource<'a> = dyn FnMut(&PackedWeight) -> Result<Vec<u8>> + 'a;
 /// One plan, resident on its device.
 pub struct Executor {
     device: SharedDevice,
+    serial: u64,
     plan: Plan,
     buffers: Vec<BufferId>,
     /// Key of the shared weight behind a slot; `None` where the buffer is this executor's own.
@@ -86,6 +95,7 @@ impl Executor {
         }
         let mut executor = Executor {
             device: device.clone(),
+            serial: device.next_serial(),
             buffers: Vec::with_capacity(plan.slots.len()),
             shared: Vec::with_capacity(plan.slots.len()),
             setup: None,
@@ -165,6 +175,12 @@ impl Executor {
     /// The plan it runs.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Its number among all executors made on the device: nothing that was written to one of another number
+    /// is here.
+    pub fn serial(&self) -> u64 {
+        self.serial
     }
 
     /// Items per launch.

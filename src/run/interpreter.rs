@@ -1,7 +1,7 @@
 //! The only interpreter of programs: batching, order, progress, cancel and error positions exist once, here.
 
 use super::canvas::{Connections, World};
-use super::executor::Executor;
+use super::executors::Executors;
 use super::options::{Cancel, Observer, Progress, TileOrder};
 use super::sinks::Working;
 use super::window_phase::Prepared;
@@ -44,20 +44,21 @@ pub struct RunStats {
 /// A program with its executors and states.
 pub struct Interpreter<'p> {
     program: &'p Program,
-    executors: &'p mut [Executor],
+    executors: &'p mut dyn Executors,
     world: World<'p>,
     phases: Vec<Prepared<'p>>,
-    /// The phase whose job inputs an executor holds.
-    holds: Vec<Option<usize>>,
+    /// The phase whose job inputs the executor of a graph holds, and which executor that was.
+    holds: Vec<Option<(usize, u64)>>,
     stats: RunStats,
     total: u64,
 }
 
 impl<'p> Interpreter<'p> {
-    /// Makes all states and staging for `program`; `executors[i]` runs graph `i`.
-    pub fn new(program: &'p Program, executors: &'p mut [Executor]) -> Result<Interpreter<'p>> {
+    /// Makes all states and staging for `program`; the executors are asked for
+    /// when a launch needs them.
+    pub fn new(program: &'p Program, executors: &'p mut dyn Executors) -> Result<Interpreter<'p>> {
         program.check()?;
-        if executors.len() != program.graphs.len() {
+        if executors.count() != program.graphs.len() {
             return Err(Error::new(Kind::Internal, "run", "one executor per graph is needed"));
         }
         let mut phases = Vec::new();
@@ -68,7 +69,7 @@ impl<'p> Interpreter<'p> {
             total += items * u64::from(steps);
             phases.push(prepared);
         }
-        let holds = vec![None; executors.len()];
+        let holds = vec![None; executors.count()];
         let world = World::new(program);
         Ok(Interpreter { program, executors, world, phases, holds, stats: RunStats::default(), total })
     }
@@ -81,8 +82,7 @@ impl<'p> Interpreter<'p> {
             let sinks: u64 = p.outputs.iter().flat_map(|o| &o.sinks).map(Working::bytes).sum();
             (inputs + outputs) as u64 + sinks
         });
-        let executors: u64 = self.executors.iter().map(Executor::host_bytes).sum();
-        self.world.bytes() + phases.sum::<u64>() + executors
+        self.world.bytes() + phases.sum::<u64>() + self.executors.host_bytes()
     }
 
     /// The program.
@@ -220,10 +220,11 @@ impl<'p> Interpreter<'p> {
         let began = Instant::now();
         let prepared = &mut self.phases[p];
         let graph = prepared.phase.graph.0;
-        let executor = &mut self.executors[graph];
-        if self.holds[graph] != Some(p) {
+        let executor = self.executors.executor(graph)?;
+        let held = Some((p, executor.serial()));
+        if self.holds[graph] != held {
             prepared.settle(executor, &self.world)?;
-            self.holds[graph] = Some(p);
+            self.holds[graph] = held;
         }
         prepared.gather(self.program, batch, step, &mut self.world, io)?;
         let gathered = Instant::now();

@@ -8,6 +8,7 @@ pub mod component;
 pub mod devices;
 pub mod engine;
 pub mod executor;
+pub mod executors;
 pub mod inspect;
 pub mod interpreter;
 pub mod options;

@@ -134,7 +134,7 @@ pub fn upscale_with(
     clock.lap("load");
 
     let device = engine.device().clone();
-    let mut executors = [executor];
+    let mut executors = vec![executor];
     let result = {
         let mut interpreter = Interpreter::new(&choice.program, &mut executors)?;
         report.allocations.device_before = device.allocated();
@@ -142,8 +142,7 @@ pub fn upscale_with(
         run(&mut interpreter, &mut control, options, &path, &out_header, &target)
     };
     report.allocations.device_after = device.allocated();
-    let [executor] = executors;
-    engine.keep(&choice.key, &scope, executor);
+    executors.into_iter().for_each(|executor| engine.keep(&choice.key, &scope, executor));
     let (stats, times) = result?;
 
     report.allocations.host_growths = stats.growths;

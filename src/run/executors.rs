@@ -1,0 +1,39 @@
+//! Where the interpreter gets the executor of a graph from: all of them resident, or loaded when asked for.
+
+use super::executor::Executor;
+use crate::error::{Error, Kind, Result};
+
+/// The executors of a program's graphs, by graph number.
+///
+/// Not all of them need be resident at once: asking for one may load it, and give another back to the device
+/// first. Whoever asks must not assume that a different graph's executor still exists afterwards, and tells by
+/// [`Executor::serial`] whether it is the one to which the job's inputs were written.
+pub trait Executors {
+    /// Number of graphs.
+    fn count(&self) -> usize;
+
+    /// The executor of `graph`, resident when this returns.
+    fn executor(&mut self, graph: usize) -> Result<&mut Executor>;
+
+    /// Host bytes the executors hold at once, at most.
+    fn host_bytes(&self) -> u64;
+}
+
+fn missing(graph: usize) -> Error {
+    Error::new(Kind::Internal, "run", format!("there is no executor of graph {graph}"))
+}
+
+/// All resident.
+impl Executors for Vec<Executor> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn executor(&mut self, graph: usize) -> Result<&mut Executor> {
+        self.get_mut(graph).ok_or_else(|| missing(graph))
+    }
+
+    fn host_bytes(&self) -> u64 {
+        self.iter().map(Executor::host_bytes).sum()
+    }
+}
