@@ -20,6 +20,7 @@ mod plan;
 mod problem;
 mod program;
 mod reference;
+mod resume;
 mod run;
 mod schedules;
 mod shaders;

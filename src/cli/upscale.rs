@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use tessera::Result;
-use tessera::run::{self, Cancel, Report, Size, UpscaleOptions};
+use tessera::run::{self, Cancel, Report, Resume, Size, UpscaleOptions};
 
 /// Shown below the options.
 pub(super) const HELP: &str = "\
@@ -15,6 +15,7 @@ Examples:
   tessera upscale -i photo.jpg                        photo_4x.jpg beside it, four times as large
   tessera upscale -i photo.png -o big.tif -s 2.5      any factor from 1
   tessera upscale -i photo.png -o wall.png --width 7680 --ram 4GiB
+  tessera upscale -i photo.png -o wall.png --width 7680 --resume     goes on where it was interrupted
   tessera upscale -i photo.png --dry-run              what it would do, and with how much memory";
 
 #[derive(Debug, Args)]
@@ -25,9 +26,18 @@ pub(super) struct UpscaleArgs {
     /// Where it goes; the name's ending chooses the format [default: {stem}_{scale}x.{ext} beside the input]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Replaces an output that exists
+    /// Replaces an output that exists, and begins an unfinished one anew
     #[arg(long)]
     overwrite: bool,
+    /// Goes on with an unfinished job; keeps finished rows on disk, however short the job
+    #[arg(long, conflicts_with = "no_resume")]
+    resume: bool,
+    /// Keeps no finished rows on disk, however long the job, and begins an unfinished one anew
+    #[arg(long)]
+    no_resume: bool,
+    /// Where the rows of unfinished jobs are kept [default: OUTPUT.tessera beside the output]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "no_resume")]
+    spool_dir: Option<PathBuf>,
 
     /// Factor from 1, not only whole ones [default: 4]
     #[arg(short, long, value_name = "FACTOR", help_heading = "Size", allow_negative_numbers = true)]
@@ -115,6 +125,12 @@ impl UpscaleArgs {
         (o.tile, o.overlap, o.batch, o.threads) = (self.tile, self.overlap, self.batch, self.threads);
         (o.noise, o.jpeg, o.seed) = (self.noise, self.jpeg, self.seed);
         (o.overwrite, o.dry_run) = (self.overwrite, self.dry_run);
+        o.resume = match (self.resume, self.no_resume) {
+            (true, _) => Resume::Always,
+            (_, true) => Resume::Never,
+            _ => Resume::Auto,
+        };
+        o.spool_dir.clone_from(&self.spool_dir);
         o
     }
 }
@@ -175,6 +191,7 @@ fn report_json(r: &Report) -> Value {
         "tile": {"height": r.tile.0, "width": r.tile.1, "overlap": r.overlap},
         "batch": r.batch,
         "windows": r.windows,
+        "resumed_rows": r.resumed_rows,
         "flops_per_launch": r.flops,
         "phases": phases,
         "seconds": r.seconds,

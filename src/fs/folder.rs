@@ -24,6 +24,8 @@ pub struct Entry {
     pub is_file: bool,
     /// Bytes of a file.
     pub bytes: u64,
+    /// When it was last changed, nanoseconds since 1970; 0 where that is not known.
+    pub changed: u128,
 }
 
 /// What lies in `folder`, by name.
@@ -37,8 +39,10 @@ pub fn entries(folder: &Path) -> Result<Vec<Entry>> {
         let Ok(own) = retry(|| std::fs::symlink_metadata(&path)) else { continue };
         let target = if own.is_symlink() { retry(|| std::fs::metadata(&path)).ok() } else { Some(own.clone()) };
         let is_file = target.as_ref().is_some_and(std::fs::Metadata::is_file);
-        let bytes = if is_file { target.map_or(0, |m| m.len()) } else { 0 };
-        all.push(Entry { path, is_folder: own.is_dir(), is_file, bytes });
+        let bytes = if is_file { target.as_ref().map_or(0, std::fs::Metadata::len) } else { 0 };
+        let time = target.and_then(|m| m.modified().ok()).and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+        let changed = time.map_or(0, |t| t.as_nanos());
+        all.push(Entry { path, is_folder: own.is_dir(), is_file, bytes, changed });
     }
     all.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(all)

@@ -178,6 +178,15 @@ pub fn same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
+/// Length and time of the last change of a file, by which a change is noticed.
+pub type Stamp = (u64, std::time::SystemTime);
+
+/// The [`Stamp`] of a file; `None` where there is none, or the system keeps no times.
+pub fn stamp(path: &Path) -> Option<Stamp> {
+    let meta = retry(|| std::fs::metadata(path)).ok()?;
+    Some((meta.len(), meta.modified().ok()?))
+}
+
 /// What tells one file from every other on this machine, whatever it is called; `None` where the system has no
 /// such thing or there is no file.
 pub fn identity(path: &Path) -> Option<[u64; 2]> {

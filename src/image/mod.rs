@@ -29,7 +29,8 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
-pub use output::{check_output, create, output_notes, output_resident_bytes};
+pub use output::{check_output, create, output_depth, output_notes, output_resident_bytes};
+pub use rows::{pack_row, unpack_row};
 
 /// What the channels of a picture mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -74,6 +74,11 @@ pub fn output_resident_bytes(path: &Path, header: &Header) -> Result<u64> {
     }
 }
 
+/// Bits of the samples that [`create`] writes to `path`.
+pub fn output_depth(path: &Path, header: &Header) -> Result<Depth> {
+    Ok(depth_in(format::of_output(path)?, header))
+}
+
 fn depth_in(format: Format, header: &Header) -> Depth {
     if format == Format::Jpeg { Depth::Eight } else { header.depth }
 }

@@ -17,6 +17,11 @@ pub trait RowsIn {
 pub trait RowsOut {
     /// Row `y`, `width * channels` values.
     fn put_row(&mut self, y: u32, row: &[f32]) -> Result<()>;
+
+    /// Called when all rows that a row of windows finished have been put.
+    fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl<F: FnMut(&mut [f32]) -> Result<()>> RowsIn for F {
@@ -168,6 +173,7 @@ impl<'p> World<'p> {
             let n = w as usize * self.program.canvases[id.0].channels as usize;
             if let State::Whole(values) = &self.canvases[id.0] {
                 values.chunks_exact(n).zip(0..).try_for_each(|(row, y)| rows.put_row(y, row))?;
+                rows.settle()?;
             }
         }
         Ok(())
@@ -198,6 +204,14 @@ impl<'p> World<'p> {
                 Some((_, rows)) => rows.put_row(y, row),
                 None => Err(wrong(format!("nothing takes canvas `{}`", self.program.canvases[id.0].name))),
             },
+        }
+    }
+
+    /// Tells who takes the rows of a band that a row of windows is complete.
+    pub(super) fn settle(&mut self, id: CanvasId, io: &mut Connections<'_>) -> Result<()> {
+        match (&self.canvases[id.0], io.outputs.iter_mut().find(|(c, _)| *c == id)) {
+            (State::Band(_) | State::Passing, Some((_, rows))) => rows.settle(),
+            _ => Ok(()),
         }
     }
 

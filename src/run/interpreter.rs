@@ -43,10 +43,12 @@ pub struct RunStats {
 
 /// A program with its executors and states.
 pub struct Interpreter<'p> {
-    program: &'p Program,
+    pub(super) program: &'p Program,
     executors: &'p mut dyn Executors,
     world: World<'p>,
-    phases: Vec<Prepared<'p>>,
+    pub(super) phases: Vec<Prepared<'p>>,
+    /// Rows of an output band that an earlier run finished.
+    pub(super) finished: Option<(CanvasId, u32)>,
     /// The phase whose job inputs the executor of a graph holds, and which executor that was.
     holds: Vec<Option<(usize, u64)>>,
     stats: RunStats,
@@ -71,7 +73,8 @@ impl<'p> Interpreter<'p> {
         }
         let holds = vec![None; executors.count()];
         let world = World::new(program);
-        Ok(Interpreter { program, executors, world, phases, holds, stats: RunStats::default(), total })
+        let (finished, stats) = (None, RunStats::default());
+        Ok(Interpreter { program, executors, world, phases, finished, holds, stats, total })
     }
 
     /// Host bytes of states and staging.
@@ -164,16 +167,19 @@ impl<'p> Interpreter<'p> {
             let why = format!("a batch of {} cannot hold the {branches} branches of a window", lead.batch);
             return Err(Error::new(Kind::Internal, "run", why));
         }
+        let (start, finished) = self.start_of(phases.clone());
+        let skipped = start * grid.cols.count();
         for p in phases.clone() {
             for output in &mut self.phases[p].outputs {
-                output.sinks.iter_mut().for_each(Working::begin);
+                output.sinks.iter_mut().for_each(|s| s.begin(skipped, finished));
             }
             // What all windows saved changes from pass to pass.
             if self.phases[p].inputs.iter().any(|i| matches!(i.source, Source::Gather(_))) {
                 self.holds[self.phases[p].phase.graph.0] = None;
             }
         }
-        let windows = sequence(grid, control.order);
+        let windows = sequence(grid, control.order).split_off(skipped);
+        self.total -= (skipped * branches * steps.len() * phases.len()) as u64;
         let all: Vec<(usize, u32)> = windows.iter().flat_map(|&w| (0..branches as u32).map(move |b| (w, b))).collect();
         let warm = all.len().min(grid.cols.count() * branches);
         let (mut done, mut growths) = (0, None);

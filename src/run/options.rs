@@ -99,6 +99,19 @@ pub enum TileOrder {
     Shuffled(u64),
 }
 
+/// What becomes of a job that was interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Resume {
+    /// A long job keeps its finished rows on disk, a short one does not. What an earlier run kept is neither
+    /// used nor lost: the job is refused, unless an existing output may be replaced; then it begins anew.
+    #[default]
+    Auto,
+    /// Goes on where an earlier run ended, and keeps its own finished rows on disk from the start.
+    Always,
+    /// Begins anew and keeps nothing.
+    Never,
+}
+
 /// One upscaling job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpscaleOptions {
@@ -132,6 +145,10 @@ pub struct UpscaleOptions {
     pub seed: u64,
     /// Whether an existing output may be replaced.
     pub overwrite: bool,
+    /// See [`Resume`].
+    pub resume: Resume,
+    /// Where finished rows are kept until the picture is complete; `None`: beside the output.
+    pub spool_dir: Option<PathBuf>,
     /// Only say what would be done.
     pub dry_run: bool,
     /// Host threads; `None`: all cores.
@@ -159,6 +176,8 @@ impl UpscaleOptions {
             jpeg: 0.0,
             seed: 0,
             overwrite: false,
+            resume: Resume::Auto,
+            spool_dir: None,
             dry_run: false,
             threads: None,
             tile_order: TileOrder::Natural,
@@ -267,6 +286,8 @@ pub struct Report {
     pub batch: u32,
     /// Windows in all.
     pub windows: u64,
+    /// Rows that an earlier run had finished.
+    pub resumed_rows: u64,
     /// Floating-point operations of one launch.
     pub flops: u64,
     /// Seconds per phase, in order: `load`, `plan`, then what the work consisted of.

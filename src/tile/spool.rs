@@ -100,13 +100,14 @@ pub fn is_ours(folder: &Path) -> Result<bool> {
     Ok(fs::entries(folder)?.iter().all(own))
 }
 
-/// The key of the journal of the spool at `path`, when one can be read.
-pub fn key_of(path: &Path) -> Option<Key> {
-    if !path.is_dir() {
-        return None;
-    }
-    let mut file = fs::File::open(&path.join(JOURNAL)).ok()?;
-    super::journal::prove(&file.read_all(crate::limits::MAX_JOURNAL_BYTES).ok()?).key
+/// Whether `output` is the very file that the job of the spool at `path` moved to its place. Says nothing of what
+/// job that was.
+pub fn is_placed(path: &Path, output: &Path) -> bool {
+    let journal = fs::File::open(&path.join(JOURNAL)).and_then(|mut f| f.read_all(crate::limits::MAX_JOURNAL_BYTES));
+    let Ok(bytes) = journal else { return false };
+    let placing = |r: &Record| if let Record::Placing(identity) = r { Some(*identity) } else { None };
+    let last = super::journal::prove(&bytes).records.iter().rev().find_map(placing);
+    last.is_some() && last == fs::identity(output)
 }
 
 /// An open spool, locked against other runs. It stays when it is dropped.
