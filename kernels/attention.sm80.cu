@@ -51,7 +51,7 @@ TS_D void attention_base(const AttentionParams& p, const X* q, const X* k, const
             float e[8] = {};
             if (fetches_q && inside && at.first + row < p.queries) {
                 load8(at.q + size_t(at.first + row) * p.pitch_q + slice + c, e);
-            } else if (!fetches_q && inside && start + row < p.keys) {
+            } else if (!fetches_q && inside && start + row < at.end) {
                 load8(at.k + size_t(start + row) * p.pitch_k + slice + c, e);
             }
             sync_block();
@@ -78,7 +78,7 @@ TS_D void attention_base(const AttentionParams& p, const X* q, const X* k, const
 #pragma unroll
         for (unsigned j = 0; j < 4; j++) {
             const unsigned key = start + part + 8 * j;
-            const bool hidden = key >= p.keys || (at.causal && key > at.first + query);
+            const bool hidden = key >= at.end || (at.causal && key > at.first + query);
             scores[j] = hidden ? LOWEST_SCORE : scores[j] * p.scale;
             now = fmaxf(now, scores[j]);
         }
@@ -109,7 +109,7 @@ TS_D void attention_base(const AttentionParams& p, const X* q, const X* k, const
                 const unsigned key = start + threadIdx.x / 8;
                 const unsigned c = panel * BASE_PANEL + part * 8;
                 float e[8] = {};
-                if (key < p.keys && c < p.head_dim) {
+                if (key < at.end && c < p.head_dim) {
                     load8(at.v + size_t(key) * p.pitch_v + c, e);
                 }
                 sync_block();

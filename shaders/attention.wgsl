@@ -42,8 +42,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) groups: v
         return;
     }
     var row = item;
+    var end = p.keys;
     if ((p.parts & 2u) != 0u) {
         row = control.items[item].ctx_row;
+        let counted = control.items[item].keys;
+        end = select(end, min(end, counted), counted != 0u);
     }
     let causal = (p.parts & 1u) != 0u;
     let q4 = p.pitch_q / 4u;
@@ -65,7 +68,6 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) groups: v
     var sum = vec4<f32>(0.0);
     var scores: array<vec4<f32>, KEYS>;
     let query = vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u);
-    var end = p.keys;
     if (causal) {
         end = min(end, first + 4u);
     }
@@ -143,8 +145,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) groups: v
         return;
     }
     var row = item;
+    // Keys that count; the loop over tiles runs to `end` all the same: barriers are inside, so its bound must be
+    // the same for the whole workgroup, which cannot be known of what is read from a buffer.
+    var keys = p.keys;
     if ((p.parts & 2u) != 0u) {
         row = control.items[item].ctx_row;
+        let counted = control.items[item].keys;
+        keys = select(keys, min(keys, counted), counted != 0u);
     }
     let causal = (p.parts & 1u) != 0u;
     let d4 = p.head_dim / 4u;
@@ -195,7 +202,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) groups: v
             }
 #for Q in 0..8
             {
-                let hidden = key >= p.keys || (causal && key > first + ${Q}u);
+                let hidden = key >= keys || (causal && key > first + ${Q}u);
                 scores[${Q}u * KEYS + lane] = select(s${Q} * p.scale, LOWEST, hidden);
             }
 #endfor

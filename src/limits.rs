@@ -20,6 +20,12 @@ pub const MAX_DECODE_BYTES: u64 = 16 << 30;
 pub const MAX_JPEG_SCANS: usize = 100;
 /// Memory the PNG decoder may take beside our rows: some rows of the widest picture allowed.
 pub const MAX_PNG_DECODER_BYTES: usize = 1 << 30;
+/// Longest header of a PGM, PPM or PAM, bytes; comments are the only reason for more than a hundred.
+pub const MAX_PNM_HEADER: u64 = 1 << 16;
+/// Most bytes of a pipe that are held because their format needs them in another order.
+pub const MAX_PIPE_BYTES: u64 = 1 << 30;
+/// Most bytes before the first pixels of a PNG that comes through a pipe: profile and EXIF, and what else may be there.
+pub const MAX_PIPE_HEAD: u64 = 16 << 20;
 /// Largest scale factor accepted.
 pub const MAX_SCALE: f64 = 64.0;
 

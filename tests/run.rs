@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tessera::abi::{Caps, Item};
 use tessera::backend::null::{Counts, Null};
-use tessera::backend::{Backend, BufferId, ListId};
+use tessera::backend::{Backend, BufferId, ListId, Stop};
 use tessera::graph::op::Padding;
 use tessera::graph::{Builder, DType, Graph, Lifetime, Shape};
 use tessera::plan;
@@ -62,7 +62,7 @@ fn run(o: &ComponentOptions) -> Result<Tensors> {
     Ok(read(&o.output))
 }
 
-fn relative_l2(got: &[f32], expected: &[f32]) -> f64 {
+pub(crate) fn relative_l2(got: &[f32], expected: &[f32]) -> f64 {
     reference::relative_l2(got.iter().map(|&g| f64::from(g)), expected)
 }
 
@@ -629,8 +629,8 @@ impl Backend for Counting {
     fn discard(&mut self, list: ListId) {
         self.0.discard(list);
     }
-    fn run(&mut self, list: ListId) -> Result<()> {
-        let out = self.0.run(list);
+    fn run_until(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
+        let out = self.0.run_until(list, stop);
         self.note(out)
     }
     fn allocated(&self) -> u64 {
@@ -652,4 +652,24 @@ fn a_reload_writes_weights_and_runs_setup_and_nothing_else() {
     assert_eq!((after.allocs, after.prepares), (before.allocs, before.prepares));
     // One write of each weight and one of the items for setup, which runs once.
     assert_eq!((after.writes - before.writes, after.runs - before.runs), (recipes + 1, 1));
+}
+
+#[test]
+fn a_launch_ends_between_segments_when_it_is_told_to_and_the_next_one_is_whole() {
+    let device = SharedDevice::new(Box::new(tessera::backend::cpu::Cpu::new().expect("cpu")));
+    let plan = plan::compile(small(), &device.caps()).expect("plans");
+    let commands = plan.body.len();
+    let mut e = Executor::new(&device, plan, None, &mut weights(&small(), 1)).expect("resident");
+    feed(&mut e);
+    let want = result(&mut e);
+    for last in 0..commands {
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let stop = || match asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            n if n == last => Err(tessera::Error::new(Kind::Cancelled, "test", "enough")),
+            _ => Ok(()),
+        };
+        let e = e.run_until(&[Item::default()], &stop).expect_err("stopped");
+        assert_eq!((e.kind(), asked.into_inner()), (Kind::Cancelled, last + 1));
+    }
+    assert!(result(&mut e) == want);
 }

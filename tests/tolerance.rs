@@ -135,3 +135,7 @@ pub(crate) const DEVICES_DB: f64 = 65.0;
 /// Largest difference, relative to a tensor's largest value, of an adapter merged in f32 from f64: a sum of
 /// three products and two roundings of 6e-8 each, of terms a few times the largest value.
 pub(crate) const ADAPTER_MERGE: f32 = 1e-6;
+
+/// Two steps of guided MultiDiffusion in f32 on wgpu against cpu, relative L2: the network's own tolerance
+/// ([`NETWORK_F32`]) times the steps and the gain of guidance (3), with room for what the steps amplify.
+pub(crate) const MULTIDIFFUSION_WGPU_F32: f64 = 3e-5;

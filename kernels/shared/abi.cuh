@@ -19,7 +19,8 @@ struct Item {
     unsigned ctx_row;
     unsigned branch;
     unsigned out_slot;
-    unsigned pad[2];
+    unsigned keys;
+    unsigned pad;
 };
 static_assert(sizeof(Item) == 64, "layout");
 

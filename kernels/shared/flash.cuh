@@ -47,7 +47,7 @@ TS_D void attention_mma(const AttentionParams& p, const X* q, const X* k, const 
     X* const v_tile = k_tile + Tile::KEYS * Tile::PITCH;
     copy_rows<Tile::QUERIES, Tile::CHUNKS, D>(q_tile, at.q + size_t(at.first) * p.pitch_q, p.pitch_q,
                                               p.queries - at.first);
-    copy_rows<Tile::KEYS, Tile::CHUNKS, D>(k_tile, at.k, p.pitch_k, p.keys);
+    copy_rows<Tile::KEYS, Tile::CHUNKS, D>(k_tile, at.k, p.pitch_k, at.end);
     cp_async_commit();
 
     // Scores in units of log2, for exp2. This thread has rows lane / 4 and lane / 4 + 8 of each row tile.
@@ -65,7 +65,7 @@ TS_D void attention_mma(const AttentionParams& p, const X* q, const X* k, const 
         cp_async_wait<0>();
         // These keys have landed for everybody, and everybody is through with the values before them.
         sync_block();
-        copy_rows<Tile::KEYS, OUT_TILES, D>(v_tile, at.v + size_t(start) * p.pitch_v, p.pitch_v, p.keys - start);
+        copy_rows<Tile::KEYS, OUT_TILES, D>(v_tile, at.v + size_t(start) * p.pitch_v, p.pitch_v, at.end - start);
         cp_async_commit();
         float scores[Tile::ROW_TILES][KEY_TILES][4] = {};
 #pragma unroll
@@ -95,10 +95,10 @@ TS_D void attention_mma(const AttentionParams& p, const X* q, const X* k, const 
         sync_block();
         if (start + Tile::KEYS < at.end) {
             const unsigned next = start + Tile::KEYS;
-            copy_rows<Tile::KEYS, Tile::CHUNKS, D>(k_tile, at.k + size_t(next) * p.pitch_k, p.pitch_k, p.keys - next);
+            copy_rows<Tile::KEYS, Tile::CHUNKS, D>(k_tile, at.k + size_t(next) * p.pitch_k, p.pitch_k, at.end - next);
         }
         cp_async_commit();
-        const bool hides = start + Tile::KEYS > p.keys || (at.causal && start + Tile::KEYS > at.first + 1);
+        const bool hides = start + Tile::KEYS > at.end || (at.causal && start + Tile::KEYS > at.first + 1);
 #pragma unroll
         for (unsigned i = 0; i < Tile::ROW_TILES; i++) {
 #pragma unroll
@@ -113,7 +113,7 @@ TS_D void attention_mma(const AttentionParams& p, const X* q, const X* k, const 
                         score *= scale;
                         if (hides) {
                             const unsigned key = start + j * 8 + lane() % 4 * 2 + e;
-                            score = key >= p.keys || (at.causal && key > query) ? LOWEST_SCORE : score;
+                            score = key >= at.end || (at.causal && key > query) ? LOWEST_SCORE : score;
                         }
                         now = fmaxf(now, score);
                     }

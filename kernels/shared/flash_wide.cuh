@@ -61,7 +61,7 @@ TS_D void attention_wide(const AttentionParams& p, const X* q, const X* k, const
     X* const weights = v_tile + Tile::ROWS;
     float* const exchange = reinterpret_cast<float*>(weights + Tile::WEIGHTS);
     copy_wide<D>(q_tile, at.q + size_t(at.first) * p.pitch_q, p.pitch_q, p.queries - at.first);
-    copy_wide<D>(k_tile, at.k, p.pitch_k, p.keys);
+    copy_wide<D>(k_tile, at.k, p.pitch_k, at.end);
     cp_async_commit();
 
     // Scores in units of log2, for exp2. For the scores this thread has rows `mine` and `mine` + 8, keys 8 `group` + ..;
@@ -81,7 +81,7 @@ TS_D void attention_wide(const AttentionParams& p, const X* q, const X* k, const
         cp_async_wait<0>();
         // These keys have landed for everybody, and everybody is through with the values before them.
         sync_block();
-        copy_wide<D>(v_tile, at.v + size_t(start) * p.pitch_v, p.pitch_v, p.keys - start);
+        copy_wide<D>(v_tile, at.v + size_t(start) * p.pitch_v, p.pitch_v, at.end - start);
         cp_async_commit();
         // Even and odd steps of 16 channels apart, so that one product need not wait for the other.
         float scores[4] = {};
@@ -107,7 +107,7 @@ TS_D void attention_wide(const AttentionParams& p, const X* q, const X* k, const
                 const unsigned key = start + group * 8 + lane() % 4 * 2 + e;
                 float& score = scores[half * 2 + e];
                 score = (score + odd[half * 2 + e]) * scale;
-                score = key >= p.keys || (at.causal && key > query) ? LOWEST_SCORE : score;
+                score = key >= at.end || (at.causal && key > query) ? LOWEST_SCORE : score;
                 top = fmaxf(top, score);
             }
             top = fmaxf(top, shuffle_xor(top, 1));
@@ -138,7 +138,7 @@ TS_D void attention_wide(const AttentionParams& p, const X* q, const X* k, const
         sync_block();
         if (start + Tile::KEYS < at.end) {
             const unsigned next = start + Tile::KEYS;
-            copy_wide<D>(k_tile, at.k + size_t(next) * p.pitch_k, p.pitch_k, p.keys - next);
+            copy_wide<D>(k_tile, at.k + size_t(next) * p.pitch_k, p.pitch_k, at.end - next);
         }
         cp_async_commit();
 #pragma unroll

@@ -14,7 +14,7 @@ template <class X> struct Head {
     const X* k;
     const X* v;
 
-    // `end`: one past the last key that any of `block` queries sees.
+    // `end`: one past the last key that any of `block` queries sees. A context's row is padding beyond its keys.
     TS_D Head(const AttentionParams& p, const X* q, const X* k, const X* v, const Control* control, unsigned block) {
         const unsigned id = block_index();
         const unsigned blocks = ceil_div(p.queries, block);
@@ -22,14 +22,20 @@ template <class X> struct Head {
         head = id / blocks % p.heads;
         item = id / blocks / p.heads;
         causal = (p.parts & 1u) != 0;
-        end = causal ? min(p.keys, first + block) : p.keys;
+        end = p.keys;
         if (item < p.n) {
-            const unsigned row = (p.parts & 2u) != 0 ? item_of(control, item).ctx_row : item;
+            unsigned row = item;
+            if ((p.parts & 2u) != 0) {
+                row = item_of(control, item).ctx_row;
+                const unsigned counted = item_of(control, item).keys;
+                end = counted != 0 ? min(end, counted) : end;
+            }
             const unsigned channel = head * p.head_dim;
             this->q = q + size_t(item) * p.queries * p.pitch_q + p.offset_q + channel;
             this->k = k + size_t(row) * p.keys * p.pitch_k + p.offset_k + channel;
             this->v = v + size_t(row) * p.keys * p.pitch_v + p.offset_v + channel;
         }
+        end = causal ? min(end, first + block) : end;
     }
 };
 

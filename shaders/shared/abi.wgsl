@@ -17,7 +17,8 @@ struct Item {
     ctx_row: u32,
     branch: u32,
     out_slot: u32,
-    pad: array<u32, 2>,
+    keys: u32,
+    pad: u32,
 }
 
 struct Control {

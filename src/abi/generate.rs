@@ -8,7 +8,7 @@ use std::mem::offset_of;
 
 /// Fields of [`Item`]: name, scalar, count, byte offset. WGSL aligns vectors to their size, so an array of
 /// scalars stands for each; the test compares the offsets with the Rust struct's.
-pub const ITEM_FIELDS: [(&str, &str, usize, usize); 8] = [
+pub const ITEM_FIELDS: [(&str, &str, usize, usize); 9] = [
     ("origin", "i32", 2, offset_of!(Item, origin)),
     ("valid_rect", "i32", 4, offset_of!(Item, valid_rect)),
     ("stats_rect", "i32", 4, offset_of!(Item, stats_rect)),
@@ -16,7 +16,8 @@ pub const ITEM_FIELDS: [(&str, &str, usize, usize); 8] = [
     ("ctx_row", "u32", 1, offset_of!(Item, ctx_row)),
     ("branch", "u32", 1, offset_of!(Item, branch)),
     ("out_slot", "u32", 1, offset_of!(Item, out_slot)),
-    ("pad", "u32", 2, offset_of!(Item, pad)),
+    ("keys", "u32", 1, offset_of!(Item, keys)),
+    ("pad", "u32", 1, offset_of!(Item, pad)),
 ];
 
 /// A parameter struct: name, fields (name and scalar), bytes.

@@ -45,8 +45,11 @@ pub struct Item {
     pub branch: u32,
     /// Slot the result goes to.
     pub out_slot: u32,
+    /// Keys that count where attention reads a table over contexts: the first so many of the row, 0 for all of
+    /// them. Contexts of different lengths share one table; attention within the window sees all its keys.
+    pub keys: u32,
     /// Zero.
-    pub pad: [u32; 2],
+    pub pad: u32,
 }
 
 /// Head of the control buffer; items follow.

@@ -1,7 +1,7 @@
 //! A backend around another that fails on purpose: the n-th call of a kind runs out of memory, loses the
 //! device, or corrupts what is read. Recovery is tested with it.
 
-use super::{Backend, BufferId, ListId};
+use super::{Backend, BufferId, ListId, Stop};
 use crate::abi::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::plan::command::{Dispatch, Slot, SlotKind};
@@ -153,9 +153,9 @@ impl Backend for Faulty {
         self.inner.discard(list);
     }
 
-    fn run(&mut self, list: ListId) -> Result<()> {
+    fn run_until(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
         self.corrupt = self.enter(Call::Run)?;
-        self.inner.run(list)
+        self.inner.run_until(list, stop)
     }
 
     fn allocated(&self) -> u64 {

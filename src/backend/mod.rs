@@ -20,6 +20,9 @@ pub struct BufferId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ListId(pub u32);
 
+/// Says between two segments of a run whether it is to end, by the error to end with.
+pub type Stop<'a> = dyn Fn() -> Result<()> + Sync + 'a;
+
 /// A device that executes dispatches. One arena, in-order execution; every method is synchronous in its
 /// effects (a `read` after a `run` sees the results).
 pub trait Backend: Send {
@@ -45,8 +48,15 @@ pub trait Backend: Send {
     /// Forgets a command list.
     fn discard(&mut self, list: ListId);
 
+    /// Runs a prepared list to its end, or until `stop` gives an error, which is returned. It is asked before every
+    /// segment of at most about 50 ms (on the host, before every command); what has begun ends by itself, and
+    /// nothing that the list writes may be relied on then.
+    fn run_until(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()>;
+
     /// Runs a prepared list to its end.
-    fn run(&mut self, list: ListId) -> Result<()>;
+    fn run(&mut self, list: ListId) -> Result<()> {
+        self.run_until(list, &|| Ok(()))
+    }
 
     /// Device bytes held by `alloc` now.
     fn allocated(&self) -> u64;

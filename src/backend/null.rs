@@ -7,7 +7,7 @@
 //! the tags of what it read). Equal tags mean that the same computation ended up there, so two plans of
 //! one graph can be compared without running a kernel.
 
-use super::{Backend, BufferId, ListId};
+use super::{Backend, BufferId, ListId, Stop};
 use crate::abi::table;
 use crate::abi::{Access, Caps, operands};
 use crate::error::{Error, Kind, Result};
@@ -372,7 +372,8 @@ impl Backend for Null {
         }
     }
 
-    fn run(&mut self, list: ListId) -> Result<()> {
+    fn run_until(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
+        stop()?;
         let slot = self.lists.get_mut(list.0 as usize).and_then(Option::take);
         let commands = slot.ok_or_else(|| bad(format!("list {} is not prepared", list.0)))?;
         self.counts.runs += 1;

@@ -1,6 +1,7 @@
 //! Sizes and names as people and JSON write them.
 
 use std::path::{Path, PathBuf};
+use tessera::run::Format;
 
 /// Bytes in MiB with one decimal.
 pub(super) fn mebibytes(bytes: u64) -> String {
@@ -34,6 +35,14 @@ pub(super) fn bytes(text: &str) -> std::result::Result<u64, String> {
     let exact = value * factor;
     // Below 2^53 a float holds every whole number; no machine has more memory than that.
     if (1.0..9e15).contains(&exact) { Ok(exact as u64) } else { Err(format!("`{text}` is out of range")) }
+}
+
+/// Reads the name of a picture format.
+pub(super) fn format(text: &str) -> std::result::Result<Format, String> {
+    Format::from_name(text).ok_or_else(|| {
+        let names: Vec<&str> = Format::ALL.iter().map(|f| f.extension()).collect();
+        format!("`{text}` is no format that is written; there are {}", names.join(", "))
+    })
 }
 
 /// Reads `FILE[:STRENGTH]`. A number behind the last colon is a strength; anything else belongs to the name.

@@ -2,12 +2,12 @@
 
 use super::out;
 use super::progress::{Display, Style, say};
-use super::units::{bytes, lossy, mebibytes};
+use super::units::{bytes, format, lossy, mebibytes};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use tessera::Result;
-use tessera::run::{self, Cancel, Report, Resume, Size, UpscaleOptions};
+use tessera::run::{self, Cancel, Format, Report, Resume, Size, UpscaleOptions, is_pipe};
+use tessera::{Error, Kind, Result};
 
 /// Shown below the options.
 pub(super) const HELP: &str = "\
@@ -16,16 +16,20 @@ Examples:
   tessera upscale -i photo.png -o big.tif -s 2.5      any factor from 1
   tessera upscale -i photo.png -o wall.png --width 7680 --ram 4GiB
   tessera upscale -i photo.png -o wall.png --width 7680 --resume     goes on where it was interrupted
+  decode a.raw | tessera upscale -i - -o - | encode   PPM or PNG in, PAM out, nothing on disk
   tessera upscale -i photo.png --dry-run              what it would do, and with how much memory";
 
 #[derive(Debug, Args)]
 pub(super) struct UpscaleArgs {
-    /// The picture: PNG, JPEG or TIFF
+    /// The picture: PNG, JPEG, TIFF, PPM or PAM; - is standard input
     #[arg(short, long, value_name = "FILE")]
     input: PathBuf,
-    /// Where it goes; the name's ending chooses the format [default: {stem}_{scale}x.{ext} beside the input]
+    /// Where it goes; - is standard output [default: {stem}_{scale}x.{ext} beside the input]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// The output's format: png, jpg, tif, ppm or pam [default: by the name's ending; pam into a pipe]
+    #[arg(short, long, value_name = "FORMAT", value_parser = format)]
+    format: Option<Format>,
     /// Replaces an output that exists, and begins an unfinished one anew
     #[arg(long)]
     overwrite: bool,
@@ -118,6 +122,10 @@ impl UpscaleArgs {
     fn options(&self) -> UpscaleOptions {
         let mut o = UpscaleOptions::new(&self.input, self.size());
         o.output.clone_from(&self.output);
+        o.format = self.format;
+        if self.output.as_deref().is_some_and(is_pipe) {
+            o.format = o.format.or(Some(Format::Pam));
+        }
         o.model.clone_from(&self.model);
         o.system.clone_from(&self.system);
         o.device.clone_from(&self.device);
@@ -137,6 +145,11 @@ impl UpscaleArgs {
 
 /// Upscales, shows progress on stderr, prints the path or the report.
 pub(super) fn run(args: &UpscaleArgs, cancel: &Cancel) -> Result<()> {
+    let piped = args.output.as_deref().is_some_and(is_pipe);
+    if piped && args.json && !args.dry_run {
+        return Err(Error::new(Kind::Usage, "usage", "--json writes to standard output, where the picture goes")
+            .advise("name an output file, or leave --json away"));
+    }
     let mut display = Display::new(args.progress);
     let outcome = run::upscale(&args.options(), &mut display, cancel);
     display.finish();
@@ -148,6 +161,9 @@ pub(super) fn run(args: &UpscaleArgs, cancel: &Cancel) -> Result<()> {
         return out(&dry_run_text(&report));
     }
     say(&summary(&report));
+    if piped {
+        return Ok(());
+    }
     out(&report.path.display().to_string())
 }
 

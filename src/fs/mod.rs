@@ -43,6 +43,7 @@ pub fn io_error(action: &str, path: &Path, e: &io::Error) -> Error {
             error.advise("free some space, or write elsewhere")
         }
         io::ErrorKind::PermissionDenied => error.advise("check the permissions of the file and its folder"),
+        io::ErrorKind::BrokenPipe => error.advise("the program at the other end has ended: see what it says"),
         io::ErrorKind::ReadOnlyFilesystem => error.advise("write to another place"),
         _ => error,
     }
@@ -66,6 +67,36 @@ impl File {
         let meta = inner.metadata().map_err(|e| io_error("cannot examine", path, &e))?;
         refuse_irregular(path, &meta)?;
         Ok(File { inner, path: path.to_owned() })
+    }
+
+    /// Standard input, whatever it is: bytes that come once. A terminal is refused.
+    pub fn stdin() -> Result<File> {
+        use std::io::IsTerminal;
+        let name = Path::new("standard input");
+        if io::stdin().is_terminal() {
+            return Err(terminal(name).advise("pipe a picture into it, or name a file"));
+        }
+        #[cfg(unix)]
+        let handle = retry(|| std::os::fd::AsFd::as_fd(&io::stdin()).try_clone_to_owned());
+        #[cfg(windows)]
+        let handle = retry(|| std::os::windows::io::AsHandle::as_handle(&io::stdin()).try_clone_to_owned());
+        let inner = handle.map_err(|e| io_error("cannot open", name, &e))?.into();
+        Ok(File { inner, path: name.to_owned() })
+    }
+
+    /// Standard output, past the buffer of the standard library. A terminal is refused.
+    pub fn stdout() -> Result<File> {
+        use std::io::IsTerminal;
+        let name = Path::new("standard output");
+        if io::stdout().is_terminal() {
+            return Err(terminal(name).advise("pipe it into a program, or name a file"));
+        }
+        #[cfg(unix)]
+        let handle = retry(|| std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned());
+        #[cfg(windows)]
+        let handle = retry(|| std::os::windows::io::AsHandle::as_handle(&io::stdout()).try_clone_to_owned());
+        let inner = handle.map_err(|e| io_error("cannot open", name, &e))?.into();
+        Ok(File { inner, path: name.to_owned() })
     }
 
     /// Bytes in the file now.
@@ -110,6 +141,10 @@ impl File {
         }
         Ok(bytes)
     }
+}
+
+fn terminal(name: &Path) -> Error {
+    Error::new(Kind::Usage, "files", format!("{} is a terminal, not a picture", name.display()))
 }
 
 fn refuse_irregular(path: &Path, meta: &std::fs::Metadata) -> Result<()> {

@@ -2,6 +2,7 @@
 //! verification, a printable dump, and the fusion passes.
 
 pub mod builder;
+pub mod change;
 pub mod dtype;
 pub mod dump;
 pub mod layout;

@@ -39,7 +39,12 @@ pub(super) fn sniff(head: &[u8]) -> Result<Format> {
     if [&b"II*\0"[..], b"MM\0*", b"II+\0", b"MM\0+"].iter().any(|magic| head.starts_with(magic)) {
         return Ok(Format::Tiff);
     }
-    Err(unknown(head).advise("convert it to PNG, JPEG or TIFF"))
+    match head {
+        [b'P', b'5' | b'6', space, ..] if space.is_ascii_whitespace() || *space == b'#' => return Ok(Format::Ppm),
+        [b'P', b'7', b'\n' | b'\r', ..] => return Ok(Format::Pam),
+        _ => {}
+    }
+    Err(unknown(head).advise("convert it to PNG, JPEG, TIFF or PPM"))
 }
 
 fn unknown(head: &[u8]) -> Error {
@@ -50,6 +55,12 @@ fn unknown(head: &[u8]) -> Error {
     }
     if [&PNG_SIGNATURE[..], b"\xff\xd8\xff", b"II*\0", b"MM\0*"].iter().any(|magic| magic.starts_with(head)) {
         return bad(format!("the file ends after {} bytes", head.len()));
+    }
+    if let [b'P', kind @ (b'1'..=b'4'), space, ..] = head
+        && space.is_ascii_whitespace()
+    {
+        let what = if *kind == b'4' { "a bitmap of one bit a pixel" } else { "the text form of a PBM, PGM or PPM" };
+        return bad(format!("this is {what} (P{}), which is not read", char::from(*kind)));
     }
     if head.iter().all(|&b| b == 0) {
         return bad("the file begins with zeros: it is damaged or was never filled");
@@ -69,19 +80,34 @@ pub(super) fn of_extension(path: &Path) -> Option<Format> {
         "png" => Some(Format::Png),
         "jpg" | "jpeg" | "jpe" | "jfif" => Some(Format::Jpeg),
         "tif" | "tiff" => Some(Format::Tiff),
+        "ppm" | "pgm" | "pnm" => Some(Format::Ppm),
+        "pam" => Some(Format::Pam),
         _ => None,
     }
 }
 
-/// The format an output path asks for.
-pub(super) fn of_output(path: &Path) -> Result<Format> {
+/// The format an output path asks for: `asked` where it names one, else the extension's; standard output
+/// has no name to tell it.
+pub(super) fn of_output(path: &Path, asked: Option<Format>) -> Result<Format> {
+    if let Some(format) = asked {
+        return Ok(format);
+    }
+    if is_pipe(path) {
+        return Err(Error::new(Kind::Usage, "image", "standard output has no name to tell the format")
+            .advise("name the format: png, jpg, ppm or pam"));
+    }
     of_extension(path).ok_or_else(|| {
         let what = match path.extension() {
             Some(e) => format!("the output format .{} is not known", e.to_string_lossy()),
             None => format!("{} has no extension to tell the output format", path.display()),
         };
-        Error::new(Kind::Usage, "image", what).advise("end the name in .png, .jpg or .tif")
+        Error::new(Kind::Usage, "image", what).advise("end the name in .png, .jpg, .tif, .ppm or .pam")
     })
+}
+
+/// Whether `path` is `-`: standard input or standard output.
+pub fn is_pipe(path: &Path) -> bool {
+    path.as_os_str() == "-"
 }
 
 /// A note when the extension says another format than the bytes.
@@ -104,11 +130,16 @@ mod tests {
         assert_eq!(sniff(b"\xff\xd8\xff\xe0").unwrap(), Format::Jpeg);
         assert_eq!(sniff(b"MM\0*").unwrap(), Format::Tiff);
         assert_eq!(sniff(b"II+\0").unwrap(), Format::Tiff);
+        assert_eq!(sniff(b"P6 3 4 255\n").unwrap(), Format::Ppm);
+        assert_eq!(sniff(b"P5#a comment").unwrap(), Format::Ppm);
+        assert_eq!(sniff(b"P7\nWIDTH 3").unwrap(), Format::Pam);
         for (head, word) in [
             (&b"GIF89a"[..], "GIF"),
             (b"RIFF....WEBPVP8 ", "WebP"),
             (b"\0\0\0\x1cftypavif", "AVIF"),
             (b"\x89PN", "ends after 3 bytes"),
+            (b"P3 1 1 255 0 0 0", "text form"),
+            (b"P4 1 1 \0", "bitmap"),
             (b"hello there", "text"),
             (b"\0\0\0\0\0\0", "zeros"),
             (b"\x01\x02\x03\xfe", "01 02 03 fe"),
@@ -120,10 +151,13 @@ mod tests {
 
     #[test]
     fn extensions() {
-        assert_eq!(of_output(Path::new("a.JPG")).unwrap(), Format::Jpeg);
-        assert_eq!(of_output(Path::new("a.b.tiff")).unwrap(), Format::Tiff);
-        assert_eq!(of_output(Path::new("a.webp")).expect_err("unknown").kind(), Kind::Usage);
-        assert!(of_output(Path::new("png")).is_err());
+        let of = |name: &str| of_output(Path::new(name), None);
+        assert_eq!(of("a.JPG").unwrap(), Format::Jpeg);
+        assert_eq!(of("a.b.tiff").unwrap(), Format::Tiff);
+        assert_eq!([of("a.pgm").unwrap(), of("a.Pam").unwrap()], [Format::Ppm, Format::Pam]);
+        assert_eq!(of("a.gif").expect_err("unknown").kind(), Kind::Usage);
+        assert!(of("png").is_err() && of("-").is_err());
+        assert_eq!(of_output(Path::new("-"), Some(Format::Png)).unwrap(), Format::Png);
         assert!(mislabelled(Path::new("a.png"), Format::Jpeg).is_some());
         assert!(mislabelled(Path::new("a.bin"), Format::Jpeg).is_none());
     }

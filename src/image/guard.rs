@@ -34,6 +34,7 @@ pub(super) struct Guarded {
 
 impl Guarded {
     pub(super) fn new(inner: Box<dyn RowSource>, path: &Path) -> Guarded {
+        let path = if super::is_pipe(path) { Path::new("standard input") } else { path };
         Guarded { inner, path: path.to_owned(), next: 0, failed: false }
     }
 }

@@ -5,12 +5,12 @@
 //! and orientation within bounds, and the end mark, without which the file is truncated. The
 //! pixels are `zune-jpeg`'s; CMYK is converted here.
 
+use super::input::Input;
 use super::jpeg_end::{entropy_end, truncated};
 use super::orient::Orientation;
 use super::raster::{Raster, Samples, Whole};
 use super::{Colour, Depth, Format, Header, Stored, bad, check_decode, check_extent, exif, jpeg_entropy, zeroed};
 use crate::error::{Error, Result};
-use crate::fs::File;
 use crate::{extent, limits};
 use std::sync::Arc;
 use zune_core::bytestream::ZCursor;
@@ -154,10 +154,12 @@ fn assemble(mut parts: Vec<(u8, u8, &[u8])>, notes: &mut Vec<String>) -> Option<
     Some(parts.iter().flat_map(|p| p.2).copied().collect())
 }
 
-/// Opens a JPEG. `len` is the file's size, `notes` what is known already.
-pub(super) fn open(mut file: File, len: u64, notes: Vec<String>) -> Result<(Box<dyn Stored>, Orientation)> {
-    check_decode("a JPEG", len)?;
-    let bytes = file.read_all(limits::MAX_DECODE_BYTES)?;
+/// Opens a JPEG. `notes` is what is known already.
+pub(super) fn open(input: Input, notes: Vec<String>) -> Result<(Box<dyn Stored>, Orientation)> {
+    let most = if input.len().is_some() { limits::MAX_DECODE_BYTES } else { limits::MAX_PIPE_BYTES };
+    check_decode("a JPEG", input.len().unwrap_or_default())?;
+    let bytes = input.into_bytes(most)?;
+    let len = bytes.len() as u64;
     let mut markers = walk(&bytes)?;
     let pixels = extent::product("JPEG", &[markers.width, markers.height])?;
     if pixels / MOST_PIXELS_PER_BYTE > len {

@@ -1,16 +1,16 @@
 //! JPEG out: the encoder wants the whole picture, which JPEG's own limit of 65,535 bounds.
 
 use super::rows::{Packer, RowCount, write_error};
+use super::target::Target;
 use super::{Depth, Header, RowSink, check_decode, raster, zeroed};
 use crate::error::{Error, Kind, Result};
-use crate::fs::AtomicFile;
 use jpeg_encoder::{ColorType, Encoder, EncodingError, SamplingFactor};
 
 /// Quality, of 100.
 const QUALITY: u8 = 95;
 
 pub(super) struct JpegSink {
-    file: AtomicFile,
+    file: Target,
     header: Header,
     rows: RowCount,
     samples: Vec<u8>,
@@ -18,7 +18,7 @@ pub(super) struct JpegSink {
 }
 
 impl JpegSink {
-    pub(super) fn create(file: AtomicFile, header: &Header) -> Result<JpegSink> {
+    pub(super) fn create(file: Target, header: &Header) -> Result<JpegSink> {
         let bytes = raster::bytes(header.width, header.height, header.colour, Depth::Eight)?;
         let samples = zeroed("a JPEG to be written", check_decode("a JPEG to be written", bytes)?)?;
         Ok(JpegSink { file, header: header.clone(), rows: RowCount::new(header), samples, filled: 0 })

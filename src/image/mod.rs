@@ -1,4 +1,5 @@
-//! Pictures in and out: PNG, JPEG and TIFF, by rows where the format permits.
+//! Pictures in and out: PNG, JPEG, TIFF and PPM, by rows where the format permits. The path `-` is standard
+//! input and standard output.
 //!
 //! Values are `f32` in [0, 1], interleaved, top to bottom, alpha straight (not premultiplied). The
 //! EXIF orientation is applied while reading; the extents in a [`Header`] are the turned ones. The
@@ -8,28 +9,38 @@ pub mod colour;
 mod exif;
 mod format;
 mod guard;
+mod input;
 mod jpeg_end;
 mod jpeg_entropy;
 mod jpeg_read;
 mod jpeg_write;
 mod orient;
 mod output;
+mod pipe;
+mod png_chunks;
 mod png_read;
 mod png_write;
+mod pnm_read;
+mod pnm_write;
 mod raster;
 pub mod resample;
 mod rows;
+mod target;
 mod tiff_read;
 mod tiff_write;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::File;
 use crate::{extent, limits};
-use std::io::{Read, Seek, SeekFrom};
+use input::Input;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use output::{check_output, create, output_depth, output_notes, output_resident_bytes};
+pub use format::is_pipe;
+pub use output::{
+    WriteOptions, check_output, check_output_with, create, create_with, output_depth, output_notes, output_notes_with,
+    output_resident_bytes, output_resident_bytes_with,
+};
 pub use rows::{pack_row, unpack_row};
 
 /// What the channels of a picture mean.
@@ -113,15 +124,43 @@ pub enum Format {
     Jpeg,
     /// TIFF and BigTIFF.
     Tiff,
+    /// Portable pixmap and graymap, binary (P5, P6).
+    Ppm,
+    /// Portable arbitrary map (P7), which may have alpha.
+    Pam,
 }
 
 impl Format {
+    /// Every format.
+    pub const ALL: [Format; 5] = [Format::Png, Format::Jpeg, Format::Tiff, Format::Ppm, Format::Pam];
+
+    /// The format that people name so, in any case: an extension, without its dot.
+    pub fn from_name(name: &str) -> Option<Format> {
+        if name.contains(['.', '/', '\\']) {
+            return None;
+        }
+        format::of_extension(Path::new(&format!("x.{name}")))
+    }
+
+    /// Its usual extension.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Format::Png => "png",
+            Format::Jpeg => "jpg",
+            Format::Tiff => "tif",
+            Format::Ppm => "ppm",
+            Format::Pam => "pam",
+        }
+    }
+
     /// Its usual name.
     pub fn name(self) -> &'static str {
         match self {
             Format::Png => "PNG",
             Format::Jpeg => "JPEG",
             Format::Tiff => "TIFF",
+            Format::Ppm => "PPM",
+            Format::Pam => "PAM",
         }
     }
 }
@@ -227,31 +266,33 @@ pub(crate) fn zeroed<T: Clone + Default>(what: &str, len: usize) -> Result<Vec<T
 
 /// Opens `path`, decides its format by its bytes and gives the reader before orientation.
 fn open_stored(path: &Path) -> Result<(Box<dyn Stored>, orient::Orientation)> {
-    let mut file = File::open(path).map_err(|e| {
+    if is_pipe(path) {
+        return pipe::take();
+    }
+    let file = File::open(path).map_err(|e| {
         // For a picture that is missing or no file at all the input is to blame, not the disk.
         if path.is_file() { e } else { input_error(path, &e) }
     })?;
-    let len = file.len()?;
-    if len == 0 {
+    if file.is_empty()? {
         return Err(bad(format!("{} is empty (0 bytes)", path.display())));
     }
-    let mut head = [0u8; 32];
-    let mut have = 0;
-    while have < head.len() {
-        match file.read(&mut head[have..]) {
-            Ok(0) => break,
-            Ok(n) => have += n,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(crate::fs::io_error("cannot read", path, &e)),
-        }
+    open_input(Input::of_file(file)?, Some(path))
+}
+
+/// The same for bytes from anywhere; `name` is the path they have, if any.
+fn open_input(mut input: Input, name: Option<&Path>) -> Result<(Box<dyn Stored>, orient::Orientation)> {
+    let what = name.unwrap_or(Path::new("standard input"));
+    let head = input.head(32).map_err(|e| crate::fs::io_error("cannot read", what, &e))?;
+    if head.is_empty() {
+        return Err(bad(format!("{} is empty (0 bytes)", what.display())));
     }
-    file.seek(SeekFrom::Start(0)).map_err(|e| crate::fs::io_error("cannot read", path, &e))?;
-    let format = format::sniff(&head[..have])?;
-    let notes = format::mislabelled(path, format).into_iter().collect();
+    let format = format::sniff(&head)?;
+    let notes = name.and_then(|path| format::mislabelled(path, format)).into_iter().collect();
     guard::guard(|| match format {
-        Format::Png => png_read::open(file, len, notes),
-        Format::Jpeg => jpeg_read::open(file, len, notes),
-        Format::Tiff => tiff_read::open(file, len, notes),
+        Format::Png => png_read::open(input, notes),
+        Format::Jpeg => jpeg_read::open(input, notes),
+        Format::Tiff => tiff_read::open(input, notes),
+        Format::Ppm | Format::Pam => pnm_read::open(input, format, notes),
     })
 }
 
@@ -266,18 +307,26 @@ fn input_error(path: &Path, e: &Error) -> Error {
 
 fn at(path: &Path, e: Error) -> Error {
     // The path is in the message already when the file call failed.
+    if is_pipe(path) {
+        let named = e.message().contains("standard input");
+        return if named { e } else { e.at("standard input") };
+    }
     if e.message().contains(path.to_string_lossy().as_ref()) { e } else { e.at(path.display()) }
 }
 
-/// The header of the picture at `path`; no pixel is decoded.
+/// The header of the picture at `path`; no pixel is decoded. Standard input is kept for [`open`].
 pub fn probe(path: &Path) -> Result<Header> {
     let (stored, orientation) = open_stored(path).map_err(|e| at(path, e))?;
     let header = stored.header();
     let (width, height) = orientation.turned(header.width, header.height);
-    Ok(Header { width, height, ..header.clone() })
+    let header = Header { width, height, ..header.clone() };
+    if is_pipe(path) {
+        pipe::put_back(stored, orientation);
+    }
+    Ok(header)
 }
 
-/// Opens the picture at `path` for reading by rows, upright.
+/// Opens the picture at `path` for reading by rows, upright. Standard input can be opened once.
 pub fn open(path: &Path) -> Result<Box<dyn RowSource>> {
     let (stored, orientation) = open_stored(path).map_err(|e| at(path, e))?;
     let upright = guard::guard(|| orient::upright(stored, orientation)).map_err(|e| at(path, e))?;

@@ -1,7 +1,9 @@
 //! Starting a picture: by its name's format, refused up front where it cannot be written.
 
+use super::format::is_pipe;
 use super::raster;
-use super::{Depth, Format, Header, RowSink, format, jpeg_write, png_write, tiff_write};
+use super::target::Target;
+use super::{Depth, Format, Header, RowSink, format, jpeg_write, png_write, pnm_write, tiff_write};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{self, AtomicFile};
 use crate::{extent, limits};
@@ -13,37 +15,74 @@ const fn least_share(format: Format) -> u64 {
     match format {
         Format::Png | Format::Tiff => 5,
         Format::Jpeg => 50,
+        // Not compressed at all.
+        Format::Ppm | Format::Pam => 1,
     }
 }
 
-/// Starts a picture at `path`, in the format its extension names, with the extents, colour, depth
-/// and profile of `header`. The file takes its place in [`RowSink::finish`]. An existing file is
-/// replaced only with `overwrite`.
+/// How a picture is written, beside where.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// The format; without it the one that the name's extension tells. Standard output needs it.
+    pub format: Option<Format>,
+    /// Replaces a file that exists.
+    pub overwrite: bool,
+}
+
+impl WriteOptions {
+    /// The format the extension names; an existing file is replaced where `overwrite` says so.
+    pub fn new(overwrite: bool) -> WriteOptions {
+        WriteOptions { format: None, overwrite }
+    }
+}
+
+/// Starts a picture at `path`, in the format its extension names: [`create_with`] with plain options.
 pub fn create(path: &Path, header: &Header, overwrite: bool) -> Result<Box<dyn RowSink>> {
+    create_with(path, header, &WriteOptions::new(overwrite))
+}
+
+/// Starts a picture at `path` with the extents, colour, depth and profile of `header`. A file takes its
+/// place in [`RowSink::finish`]; the path `-` is standard output, which gets the rows as they come.
+pub fn create_with(path: &Path, header: &Header, options: &WriteOptions) -> Result<Box<dyn RowSink>> {
     check_folder(path)?;
-    let format = format::of_output(path)?;
-    check_path(path, overwrite)?;
-    check_fits(format, header)?;
-    let file = AtomicFile::create(path, overwrite)?;
+    let format = format::of_output(path, options.format)?;
+    let file = if is_pipe(path) {
+        check_fits(format, path, header)?;
+        Target::stdout()?
+    } else {
+        check_path(path, options.overwrite)?;
+        check_fits(format, path, header)?;
+        Target::File(AtomicFile::create(path, options.overwrite)?)
+    };
     Ok(match format {
         Format::Png => Box::new(png_write::PngSink::create(file, header)?),
         Format::Jpeg => Box::new(jpeg_write::JpegSink::create(file, header)?),
         Format::Tiff => Box::new(tiff_write::TiffSink::create(file, header)?),
+        Format::Ppm | Format::Pam => Box::new(pnm_write::PnmSink::create(file, format, header)?),
     })
 }
 
-/// Refuses up front what [`create`] or the writing after hours of work would refuse: a folder, a
+/// [`check_output_with`] with plain options.
+pub fn check_output(path: &Path, input: Option<&Path>, header: &Header, overwrite: bool) -> Result<()> {
+    check_output_with(path, input, header, &WriteOptions::new(overwrite))
+}
+
+/// Refuses up front what [`create_with`] or the writing after hours of work would refuse: a folder, a
 /// missing or unwritable parent, an existing file without `overwrite`, the input itself (through
 /// links too), an extension or picture the format can't hold, a full disk.
-pub fn check_output(path: &Path, input: Option<&Path>, header: &Header, overwrite: bool) -> Result<()> {
+pub fn check_output_with(path: &Path, input: Option<&Path>, header: &Header, options: &WriteOptions) -> Result<()> {
     check_folder(path)?;
-    let format = format::of_output(path)?;
+    let format = format::of_output(path, options.format)?;
+    if is_pipe(path) {
+        check_fits(format, path, header)?;
+        return Target::stdout().map(drop);
+    }
     // Before "exists": to advise --overwrite would be wrong here.
     if input.is_some_and(|input| fs::same_file(path, input)) {
         return Err(refused(format!("{} is the input itself", path.display())).advise("name another output"));
     }
-    check_path(path, overwrite)?;
-    check_fits(format, header)?;
+    check_path(path, options.overwrite)?;
+    check_fits(format, path, header)?;
     let raw = raster::bytes(header.width, header.height, header.colour, depth_in(format, header))?;
     if let Some(free) = fs::free_space(fs::parent(path)) {
         let least = raw / least_share(format);
@@ -53,30 +92,43 @@ pub fn check_output(path: &Path, input: Option<&Path>, header: &Header, overwrit
         }
     }
     // The only sure test of a folder, a name and a lock is to make the file; dropped, it is removed.
-    AtomicFile::create(path, overwrite).map(drop)
+    AtomicFile::create(path, options.overwrite).map(drop)
+}
+
+/// [`output_notes_with`] with plain options.
+pub fn output_notes(path: &Path, header: &Header) -> Vec<String> {
+    output_notes_with(path, header, &WriteOptions::default())
 }
 
 /// What the output format will not keep of `header`, for the user to read.
-pub fn output_notes(path: &Path, header: &Header) -> Vec<String> {
-    match format::of_extension(path) {
-        Some(Format::Jpeg) if header.depth == Depth::Sixteen => {
-            vec!["JPEG holds 8 bits a sample: the 16 bits of the picture are rounded".into()]
-        }
-        _ => Vec::new(),
+pub fn output_notes_with(path: &Path, header: &Header, options: &WriteOptions) -> Vec<String> {
+    let mut notes = Vec::new();
+    let Ok(format) = format::of_output(path, options.format) else { return notes };
+    if depth_in(format, header) != header.depth {
+        notes.push(format!("{} holds 8 bits a sample: the 16 bits of the picture are rounded", format.name()));
     }
+    if header.icc.is_some() && matches!(format, Format::Ppm | Format::Pam) {
+        notes.push(format!("{} holds no colour profile: that of the picture is not carried", format.name()));
+    }
+    notes
+}
+
+/// [`output_resident_bytes_with`] with plain options.
+pub fn output_resident_bytes(path: &Path, header: &Header) -> Result<u64> {
+    output_resident_bytes_with(path, header, &WriteOptions::default())
 }
 
 /// Bytes the writer of `path` holds beside a few rows: all of a JPEG.
-pub fn output_resident_bytes(path: &Path, header: &Header) -> Result<u64> {
-    match format::of_output(path)? {
+pub fn output_resident_bytes_with(path: &Path, header: &Header, options: &WriteOptions) -> Result<u64> {
+    match format::of_output(path, options.format)? {
         Format::Jpeg => raster::bytes(header.width, header.height, header.colour, Depth::Eight),
-        Format::Png | Format::Tiff => Ok(0),
+        Format::Png | Format::Tiff | Format::Ppm | Format::Pam => Ok(0),
     }
 }
 
-/// Bits of the samples that [`create`] writes to `path`.
-pub fn output_depth(path: &Path, header: &Header) -> Result<Depth> {
-    Ok(depth_in(format::of_output(path)?, header))
+/// Bits of the samples that [`create_with`] writes to `path`.
+pub fn output_depth(path: &Path, header: &Header, options: &WriteOptions) -> Result<Depth> {
+    Ok(depth_in(format::of_output(path, options.format)?, header))
 }
 
 fn depth_in(format: Format, header: &Header) -> Depth {
@@ -88,6 +140,9 @@ fn refused(what: String) -> Error {
 }
 
 fn check_folder(path: &Path) -> Result<()> {
+    if is_pipe(path) {
+        return Ok(());
+    }
     let ends_as_folder =
         path.as_os_str().as_encoded_bytes().last().is_some_and(|&b| std::path::is_separator(char::from(b)));
     if path.is_dir() || ends_as_folder {
@@ -114,7 +169,7 @@ fn check_path(path: &Path, overwrite: bool) -> Result<()> {
     Ok(())
 }
 
-fn check_fits(format: Format, header: &Header) -> Result<()> {
+fn check_fits(format: Format, path: &Path, header: &Header) -> Result<()> {
     let (w, h) = (header.width, header.height);
     let pixels = extent::product("output", &[w, h])?;
     let limit = |text: String| Error::new(Kind::Limit, "image", text);
@@ -134,6 +189,25 @@ fn check_fits(format: Format, header: &Header) -> Result<()> {
             return Err(Error::new(Kind::Usage, "image", "JPEG has no alpha, which the picture has")
                 .advise("write a .png or .tif"));
         }
+    }
+    if format == Format::Ppm {
+        if header.colour.has_alpha() {
+            return Err(Error::new(Kind::Usage, "image", "PPM has no alpha, which the picture has")
+                .advise("write a .pam, .png or .tif"));
+        }
+        let gray_only = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("pgm"));
+        if gray_only && !header.colour.is_gray() {
+            return Err(Error::new(Kind::Usage, "image", "PGM has no colour, which the picture has")
+                .advise("write a .ppm, .png or .tif"));
+        }
+    }
+    if format == Format::Tiff && is_pipe(path) {
+        return Err(Error::new(
+            Kind::Usage,
+            "image",
+            "a TIFF can't be written to standard output: its beginning is filled in last",
+        )
+        .advise("write png, jpg, ppm or pam, or name a file"));
     }
     Ok(())
 }

@@ -3,131 +3,18 @@
 //! Our own walk over the chunks comes first: it finds truncation without decoding, profiles and
 //! orientation wherever they stand, and bounds what is inflated. The pixels are the `png` crate's.
 
+use super::input::Input;
 use super::orient::Orientation;
+use super::png_chunks::{check_ihdr, read_error, truncated, walk, walk_pipe};
 use super::raster::{Raster, from_u8, from_u16};
-use super::{Colour, Depth, Format, Header, Stored, bad, check_decode, check_extent, exif, zeroed};
+use super::{Colour, Depth, Format, Header, Stored, bad, check_decode, zeroed};
 use crate::error::{Error, Kind, Result};
-use crate::fs::File;
 use crate::limits;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{Seek, SeekFrom};
 use std::sync::Arc;
 
 /// Largest output of deflate for a byte of input, rounded up.
 const MOST_EXPANSION: u64 = 1040;
-
-/// What the walk over the chunks finds.
-#[derive(Default)]
-struct Chunks {
-    icc: Option<Vec<u8>>,
-    orientation: Option<Orientation>,
-    notes: Vec<String>,
-    seen_idat: bool,
-}
-
-fn truncated(what: impl std::fmt::Display) -> Error {
-    bad(format!("the PNG is truncated: {what}"))
-}
-
-fn read_error(e: std::io::Error) -> Error {
-    match e.kind() {
-        std::io::ErrorKind::UnexpectedEof => truncated("the file ends early"),
-        // What the system says has a number.
-        _ if e.raw_os_error().is_none() => bad(format!("damaged PNG: {e}")),
-        _ => Error::new(Kind::Io, "image", format!("cannot read: {e}")),
-    }
-}
-
-/// Walks all chunks from the signature to IEND. `len` is the file's size.
-fn walk(input: &mut BufReader<File>, len: u64) -> Result<Chunks> {
-    let mut found = Chunks::default();
-    let mut at = 8u64;
-    let (mut srgb, mut gamma) = (false, None);
-    input.seek(SeekFrom::Start(at)).map_err(read_error)?;
-    loop {
-        let mut head = [0u8; 8];
-        if len - at < 12 {
-            return Err(truncated(format!("no end mark in its {len} bytes")));
-        }
-        input.read_exact(&mut head).map_err(read_error)?;
-        let size = u64::from(u32::from_be_bytes([head[0], head[1], head[2], head[3]]));
-        let kind = [head[4], head[5], head[6], head[7]];
-        if size > i32::MAX as u64 || !kind.iter().all(u8::is_ascii_alphabetic) {
-            return Err(bad(format!("damaged PNG: no chunk begins at byte {at}")));
-        }
-        let next = at + 12 + size;
-        if next > len {
-            let name = String::from_utf8_lossy(&kind).into_owned();
-            return Err(truncated(format!("chunk {name} at byte {at} needs {} bytes more than there are", next - len)));
-        }
-        let mut unread = size;
-        match &kind {
-            b"IEND" => {
-                if next < len {
-                    found.notes.push(format!("{} bytes after the end of the PNG are ignored", len - next));
-                }
-                break;
-            }
-            b"IDAT" => found.seen_idat = true,
-            b"iCCP" if found.icc.is_none() && size <= limits::MAX_ICC_BYTES as u64 => {
-                found.icc = profile(&body(input, &mut unread)?, &mut found.notes);
-            }
-            b"iCCP" => found.notes.push(format!("a colour profile of {size} bytes is not carried")),
-            b"eXIf" => {
-                if size > limits::MAX_EXIF_BYTES as u64 {
-                    found.notes.push(format!("the EXIF block of {size} bytes is ignored: too large"));
-                } else {
-                    found.orientation = exif::orientation(&body(input, &mut unread)?);
-                }
-            }
-            b"sRGB" => srgb = true,
-            b"gAMA" if size == 4 => gamma = body(input, &mut unread)?.try_into().ok().map(u32::from_be_bytes),
-            b"acTL" => found.notes.push("the PNG is animated: only its still picture is read".into()),
-            b"cICP" => found.notes.push("the PNG's cICP colour description is not carried".into()),
-            _ => {}
-        }
-        at = next;
-        // Relative, so that what is buffered stays: a large PNG has a hundred thousand chunks.
-        input.seek_relative(unread as i64 + 4).map_err(read_error)?;
-    }
-    if !found.seen_idat {
-        return Err(bad("the PNG holds no picture data"));
-    }
-    // 45455 is the gamma of sRGB; any other one changes how the values look.
-    if let Some(g) = gamma.filter(|&g| !srgb && found.icc.is_none() && g.abs_diff(45_455) > 500) {
-        found.notes.push(format!("the PNG's gamma of {} is not applied and not carried", f64::from(g) / 1e5));
-    }
-    Ok(found)
-}
-
-/// The body of the chunk that comes next, all `unread` bytes of it.
-fn body(input: &mut impl Read, unread: &mut u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    input.take(*unread).read_to_end(&mut bytes).map_err(read_error)?;
-    *unread -= bytes.len() as u64;
-    Ok(bytes)
-}
-
-/// The profile of an iCCP chunk: name, 0, method 0, then zlib; inflated up to the limit only.
-fn profile(chunk: &[u8], notes: &mut Vec<String>) -> Option<Vec<u8>> {
-    let limit = limits::MAX_ICC_BYTES as u64;
-    let name = chunk.iter().take(80).position(|&b| b == 0);
-    let mut icc = Vec::new();
-    let inflated = match name.and_then(|end| chunk.get(end + 1..)).and_then(<[u8]>::split_first) {
-        Some((0, packed)) => flate2::read::ZlibDecoder::new(packed).take(limit + 1).read_to_end(&mut icc).ok(),
-        _ => None,
-    };
-    match inflated {
-        Some(n) if n as u64 > limit => {
-            notes.push(format!("the colour profile is not carried: it inflates to more than {limit} bytes"));
-            None
-        }
-        None | Some(0) => {
-            notes.push("the colour profile is damaged and not carried".into());
-            None
-        }
-        Some(_) => Some(icc),
-    }
-}
 
 /// How the bytes of a decoded row become values.
 struct Unpack {
@@ -243,7 +130,7 @@ impl Unpack {
 }
 
 enum Pixels {
-    Rows(Box<png::Reader<BufReader<File>>>),
+    Rows(Box<png::Reader<Input>>),
     Whole(Vec<u8>),
 }
 
@@ -267,12 +154,17 @@ fn decode_error(e: png::DecodingError) -> Error {
     }
 }
 
-/// Opens a PNG. `len` is the file's size, `notes` what is known already.
-pub(super) fn open(file: File, len: u64, notes: Vec<String>) -> Result<(Box<dyn Stored>, Orientation)> {
-    let mut input = BufReader::with_capacity(1 << 16, file);
-    check_ihdr(&mut input, len)?;
-    let chunks = walk(&mut input, len)?;
-    input.seek(SeekFrom::Start(0)).map_err(read_error)?;
+/// Opens a PNG. `notes` is what is known already.
+pub(super) fn open(mut input: Input, notes: Vec<String>) -> Result<(Box<dyn Stored>, Orientation)> {
+    let len = input.len();
+    let chunks = if let Input::Pipe(pipe) = &mut input {
+        walk_pipe(pipe)?
+    } else {
+        check_ihdr(&mut input, len.unwrap_or_default())?;
+        let chunks = walk(&mut input, len)?;
+        input.seek(SeekFrom::Start(0)).map_err(read_error)?;
+        chunks
+    };
 
     let mut decoder = png::Decoder::new_with_limits(input, png::Limits { bytes: limits::MAX_PNG_DECODER_BYTES });
     // Text may inflate without end; the profile is read above, within a bound.
@@ -289,7 +181,7 @@ pub(super) fn open(file: File, len: u64, notes: Vec<String>) -> Result<(Box<dyn 
     let interlaced = info.interlaced;
     let stride = reader.output_line_size(info.width).ok_or_else(|| bad("the PNG's rows are too long"))?;
     let raw_bytes = crate::extent::product("PNG", &[stride as u64, height])?;
-    if raw_bytes / MOST_EXPANSION > len {
+    if let Some(len) = len.filter(|len| raw_bytes / MOST_EXPANSION > *len) {
         return Err(truncated(format!("{width} x {height} pixels cannot be in {len} bytes")));
     }
     let mut header = Header {
@@ -310,20 +202,6 @@ pub(super) fn open(file: File, len: u64, notes: Vec<String>) -> Result<(Box<dyn 
     let rows = PngRows { header, unpack, pixels, stride, raw, next: 0 };
     let stored: Box<dyn Stored> = if interlaced { Box::new(Interlaced(rows)) } else { Box::new(rows) };
     Ok((stored, chunks.orientation.unwrap_or(Orientation::UPRIGHT)))
-}
-
-/// Checks the extents where they stand, before any decoder sees the file.
-fn check_ihdr(input: &mut impl Read, len: u64) -> Result<()> {
-    let mut head = [0u8; 24];
-    if len < 33 {
-        return Err(truncated(format!("{len} bytes are no header")));
-    }
-    input.read_exact(&mut head).map_err(read_error)?;
-    if head[8..16] != *b"\0\0\0\x0dIHDR" {
-        return Err(bad("damaged PNG: it does not begin with its header chunk"));
-    }
-    let side = |at: usize| u64::from(u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
-    check_extent(side(16), side(20))
 }
 
 impl Stored for PngRows {

@@ -5,10 +5,10 @@
 
 use super::format::PNG_SIGNATURE;
 use super::rows::{Packer, RowCount, write_error};
+use super::target::Target;
 use super::{Header, RowSink};
 use crate::error::Result;
 use crate::extent;
-use crate::fs::AtomicFile;
 use flate2::{Compression, Crc, write::ZlibEncoder};
 use std::io::Write;
 
@@ -18,7 +18,7 @@ const IDAT_BYTES: usize = 1 << 17;
 const LEVEL: u32 = 1;
 
 pub(super) struct PngSink {
-    file: AtomicFile,
+    file: Target,
     deflate: ZlibEncoder<Vec<u8>>,
     packer: Packer,
     rows: RowCount,
@@ -32,7 +32,7 @@ pub(super) struct PngSink {
 }
 
 impl PngSink {
-    pub(super) fn create(mut file: AtomicFile, header: &Header) -> Result<PngSink> {
+    pub(super) fn create(mut file: Target, header: &Header) -> Result<PngSink> {
         let packer = Packer { depth: header.depth, big_endian: true };
         let pixel_bytes = header.colour.channels() * header.depth.bytes();
         let row_bytes = header.row_len() * header.depth.bytes();

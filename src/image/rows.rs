@@ -1,13 +1,14 @@
 //! What every writer does with rows: packs them into bytes and counts them.
 
 use super::raster::{to_u8, to_u16};
+use super::target::Target;
 use super::{Depth, Header};
 use crate::error::{Error, Kind, Result};
-use crate::fs::{self, AtomicFile};
+use crate::fs;
 
 /// The error of a failed write to `file`.
-pub(super) fn write_error(file: &AtomicFile, e: &std::io::Error) -> Error {
-    fs::io_error("cannot write", file.target(), e)
+pub(super) fn write_error(file: &Target, e: &std::io::Error) -> Error {
+    fs::io_error("cannot write", file.name(), e)
 }
 
 /// Turns rows of values into bytes.

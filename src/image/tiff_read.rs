@@ -3,13 +3,12 @@
 //! The directory and the decompression are the `tiff` crate's; extents, bounds, sample conversion,
 //! orientation and profile are ours. Only the first picture of a file is read.
 
+use super::input::Input;
 use super::orient::Orientation;
 use super::raster::{Raster, from_u8, from_u16};
 use super::{Colour, Depth, Format, Header, Stored, bad, check_decode, check_extent, zeroed};
 use crate::error::{Error, Kind, Result};
-use crate::fs::File;
 use crate::{extent, limits};
-use std::io::BufReader;
 use std::sync::Arc;
 use tiff::decoder::{ChunkType, Decoder, Limits};
 use tiff::tags::{PhotometricInterpretation, PlanarConfiguration, SampleFormat, Tag, Type, ValueBuffer};
@@ -56,7 +55,7 @@ impl Sample {
 
 struct TiffRows {
     header: Header,
-    decoder: Decoder<BufReader<File>>,
+    decoder: Decoder<Input>,
     sample: Sample,
     meaning: Meaning,
     /// Samples of a pixel in the file, alpha and inks included.
@@ -73,6 +72,8 @@ struct TiffRows {
     chunk: Vec<u8>,
     values: Vec<f32>,
     next: u64,
+    /// Bytes of the file that are held because it came through a pipe.
+    held: u64,
 }
 
 fn decode_error(e: TiffError) -> Error {
@@ -100,9 +101,11 @@ fn unsupported(what: impl std::fmt::Display) -> Error {
     bad(format!("{what} TIFF pictures are not read")).advise("convert it to PNG, or a plain RGB TIFF")
 }
 
-/// Opens a TIFF. `len` is the file's size, `notes` what is known already.
-pub(super) fn open(file: File, len: u64, mut notes: Vec<String>) -> Result<(Box<dyn Stored>, Orientation)> {
-    let mut decoder = Decoder::new(BufReader::with_capacity(1 << 16, file)).map_err(decode_error)?;
+/// Opens a TIFF, whose parts may stand in any order: a pipe is read into memory. `notes` is what is known already.
+pub(super) fn open(input: Input, mut notes: Vec<String>) -> Result<(Box<dyn Stored>, Orientation)> {
+    let input = input.seekable()?;
+    let (len, held) = (input.len().unwrap_or_default(), input.held());
+    let mut decoder = Decoder::new(input).map_err(decode_error)?;
     let mut bounds = Limits::default();
     // Tags are bounded by the largest one read, the profile. Pixels go into buffers of ours, checked
     // there; compressed bytes may be as many as the whole picture.
@@ -175,13 +178,14 @@ pub(super) fn open(file: File, len: u64, mut notes: Vec<String>) -> Result<(Box<
         stride: extent::to_usize("row", stride)?,
         chunk: Vec::new(),
         next: 0,
+        held,
     };
     debug_assert!(band >= rows.stride);
     Ok((Box::new(rows), orientation.and_then(Orientation::from_tag).unwrap_or(Orientation::UPRIGHT)))
 }
 
 /// Samples of a pixel as the decoder gives them, what they mean, and the colour they become.
-fn interpret(decoder: &mut Decoder<BufReader<File>>, notes: &mut Vec<String>) -> Result<(usize, Meaning, Colour)> {
+fn interpret(decoder: &mut Decoder<Input>, notes: &mut Vec<String>) -> Result<(usize, Meaning, Colour)> {
     let photometric = decoder.find_tag_unsigned::<u16>(Tag::PhotometricInterpretation).map_err(decode_error)?;
     let photometric = photometric.and_then(PhotometricInterpretation::from_u16);
     match photometric {
@@ -224,7 +228,7 @@ fn interpret(decoder: &mut Decoder<BufReader<File>>, notes: &mut Vec<String>) ->
 }
 
 /// How the samples are stored, and the depth they become.
-fn sample_kind(decoder: &mut Decoder<BufReader<File>>, notes: &mut Vec<String>) -> Result<(Sample, Depth)> {
+fn sample_kind(decoder: &mut Decoder<Input>, notes: &mut Vec<String>) -> Result<(Sample, Depth)> {
     let formats = decoder.find_tag_unsigned_vec::<u16>(Tag::SampleFormat).map_err(decode_error)?.unwrap_or_default();
     let format = formats.first().and_then(|&f| SampleFormat::from_u16(f)).unwrap_or(SampleFormat::Uint);
     if formats.iter().any(|f| *f != formats[0]) {
@@ -254,7 +258,7 @@ fn sample_kind(decoder: &mut Decoder<BufReader<File>>, notes: &mut Vec<String>) 
     Ok(kind)
 }
 
-fn profile(decoder: &mut Decoder<BufReader<File>>, notes: &mut Vec<String>) -> Option<Arc<[u8]>> {
+fn profile(decoder: &mut Decoder<Input>, notes: &mut Vec<String>) -> Option<Arc<[u8]>> {
     // Read as bytes: as values every byte of it would take thirty-two.
     let mut icc = ValueBuffer::empty(Type::UNDEFINED);
     match decoder.image_ifd().find_tag_buf(Tag::IccProfile, &mut icc) {
@@ -385,7 +389,7 @@ impl Stored for TiffRows {
     }
 
     fn resident_bytes(&self) -> u64 {
-        self.stride as u64 * self.chunk_rows.min(self.header.height) * self.planes as u64
+        self.stride as u64 * self.chunk_rows.min(self.header.height) * self.planes as u64 + self.held
     }
 
     fn into_raster(self: Box<Self>) -> Result<Raster> {

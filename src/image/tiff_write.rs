@@ -4,10 +4,10 @@
 //! BigTIFF when the file could pass 4 GiB.
 
 use super::rows::{Packer, RowCount, write_error};
+use super::target::Target;
 use super::{Header, RowSink};
 use crate::error::Result;
 use crate::extent;
-use crate::fs::AtomicFile;
 use flate2::{Compression, write::ZlibEncoder};
 use rayon::prelude::*;
 use std::io::{Seek, SeekFrom, Write};
@@ -31,7 +31,7 @@ const UNDEFINED: u16 = 7;
 const LONG8: u16 = 16;
 
 pub(super) struct TiffSink {
-    file: AtomicFile,
+    file: Target,
     header: Header,
     packer: Packer,
     rows: RowCount,
@@ -46,13 +46,13 @@ pub(super) struct TiffSink {
 }
 
 impl TiffSink {
-    pub(super) fn create(file: AtomicFile, header: &Header) -> Result<TiffSink> {
+    pub(super) fn create(file: Target, header: &Header) -> Result<TiffSink> {
         let row_bytes = header.row_len() * header.depth.bytes();
         let total = extent::product("TIFF", &[row_bytes as u64, header.height])?;
         TiffSink::start(file, header, total > BIG_ABOVE)
     }
 
-    fn start(mut file: AtomicFile, header: &Header, big: bool) -> Result<TiffSink> {
+    fn start(mut file: Target, header: &Header, big: bool) -> Result<TiffSink> {
         let row_bytes = header.row_len() * header.depth.bytes();
         let rows_per_strip =
             (STRIP_BYTES / row_bytes as u64).max(header.height.div_ceil(MOST_STRIPS)).clamp(1, header.height);
@@ -214,6 +214,7 @@ impl RowSink for TiffSink {
 mod tests {
     use super::super::{Colour, Depth, Format, open};
     use super::*;
+    use crate::fs::AtomicFile;
 
     #[test]
     fn bigtiff_reads_back() {
@@ -222,7 +223,8 @@ mod tests {
         let (colour, depth) = (Colour::GrayAlpha, Depth::Sixteen);
         let icc = Some(vec![3; 77].into());
         let header = Header { width: 301, height: 777, colour, depth, icc, format: Format::Tiff, notes: Vec::new() };
-        let mut sink = Box::new(TiffSink::start(AtomicFile::create(&path, false).unwrap(), &header, true).unwrap());
+        let mut sink =
+            Box::new(TiffSink::start(Target::File(AtomicFile::create(&path, false).unwrap()), &header, true).unwrap());
         let row = |y: u64| -> Vec<f32> { (0..602).map(|i| ((i * 77 + y * 991) % 65_536) as f32 / 65_535.0).collect() };
         for y in 0..777 {
             sink.write_row(&row(y)).unwrap();

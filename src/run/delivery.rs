@@ -64,10 +64,22 @@ pub(super) fn spool_of(options: &UpscaleOptions, output: &Path) -> PathBuf {
     spool::path_of(output, options.spool_dir.as_deref())
 }
 
+/// What a pipe brought or took is gone: there is nothing to go on from.
+fn resume_of(options: &UpscaleOptions, output: &Path) -> Resume {
+    if image::is_pipe(&options.input) || image::is_pipe(output) { Resume::Never } else { options.resume }
+}
+
 /// Looks for what an earlier run of the same output left. An error when it would be lost although nobody said
 /// so, when another run works on it, or when the folder for spools is missing. True when the output that is
 /// there may be what that run moved to its place before it was killed.
 pub(super) fn check_spool(options: &UpscaleOptions, output: &Path) -> Result<bool> {
+    if options.resume == Resume::Always && resume_of(options, output) == Resume::Never {
+        let why = "a job that reads or writes a pipe cannot be resumed";
+        return Err(Error::new(Kind::Usage, "run", why).advise("use files, or leave --resume away"));
+    }
+    if image::is_pipe(output) {
+        return Ok(false);
+    }
     if let Some(dir) = options.spool_dir.as_deref().filter(|dir| !dir.is_dir()) {
         let why = format!("the folder {} for unfinished jobs does not exist", dir.display());
         return Err(Error::new(Kind::Io, "spool", why).advise("make it first, or leave out --spool-dir"));
@@ -97,7 +109,8 @@ impl Delivery {
         window_rows: usize,
         placed: bool,
     ) -> Result<Delivery> {
-        let depth = image::output_depth(output, header)?;
+        let writing = options.writing();
+        let depth = image::output_depth(output, header, &writing)?;
         let row_bytes = header.row_len() * depth.bytes();
         let mut this = Delivery {
             sink: None,
@@ -113,7 +126,7 @@ impl Delivery {
             placed: false,
             notes: Vec::new(),
         };
-        match options.resume {
+        match resume_of(options, output) {
             Resume::Always => {
                 if spool::look(&this.spool)? == Found::Nothing {
                     this.check_space()?;
@@ -128,16 +141,16 @@ impl Delivery {
             }
             Resume::Auto | Resume::Never => {
                 // Allowed, or refused by now; what is not worth keeping goes without a word.
-                if this.spool.is_dir() {
+                if !image::is_pipe(output) && this.spool.is_dir() {
                     spool::remove(&this.spool)?;
                 }
-                if options.resume == Resume::Auto {
+                if resume_of(options, output) == Resume::Auto {
                     this.place = Place::Undecided(Box::new(deciding));
                 }
             }
         }
         if !this.placed {
-            this.sink = Some(image::create(output, header, options.overwrite)?);
+            this.sink = Some(image::create_with(output, header, &writing)?);
         }
         Ok(this)
     }

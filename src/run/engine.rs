@@ -2,9 +2,9 @@
 //! stay warm from picture to picture.
 
 use super::executor::{Executor, SharedDevice, WeightSource};
-use crate::abi::Caps;
+use crate::abi::{BackendKind, Caps};
 use crate::backend::Backend;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::graph::Graph;
 use crate::plan;
 use crate::plan::command::Plan;
@@ -15,8 +15,13 @@ const PLANS: usize = 16;
 /// Executors kept: each holds an arena, so few.
 const EXECUTORS: usize = 2;
 
+/// Opens an engine's device once more.
+type Opener = Box<dyn FnMut() -> Result<Box<dyn Backend>> + Send>;
+
 /// A device that runs jobs.
 pub struct Engine {
+    /// Where the device came from, when it can be opened again.
+    opener: Option<Opener>,
     device: SharedDevice,
     caps: Caps,
     name: String,
@@ -33,7 +38,20 @@ impl Engine {
     /// else a hardware wgpu adapter, else the host's cores). `threads` bounds the host's cores, all by default.
     pub fn open(spec: &str, threads: Option<usize>) -> Result<Engine> {
         let chosen = super::devices::open(spec, threads)?;
-        Ok(Engine::with_backend(chosen.backend, chosen.name, chosen.why))
+        let spec = spec.to_owned();
+        let opener = move || Ok(super::devices::open(&spec, threads)?.backend);
+        let engine = Engine::with_backend(chosen.backend, chosen.name, chosen.why);
+        Ok(Engine { opener: Some(Box::new(opener)), ..engine })
+    }
+
+    /// An engine on the backend that `opener` gives, which is called again when the device is lost.
+    pub fn with_opener(
+        mut opener: impl FnMut() -> Result<Box<dyn Backend>> + Send + 'static,
+        name: impl Into<String>,
+        why: impl Into<String>,
+    ) -> Result<Engine> {
+        let engine = Engine::with_backend(opener()?, name, why);
+        Ok(Engine { opener: Some(Box::new(opener)), ..engine })
     }
 
     /// An engine on a given backend.
@@ -41,7 +59,7 @@ impl Engine {
         let caps = backend.caps().clone();
         let device = SharedDevice::new(backend);
         let (name, why) = (name.into(), why.into());
-        Engine { device, caps, name, why, plans: Vec::new(), executors: Vec::new(), made: 0 }
+        Engine { opener: None, device, caps, name, why, plans: Vec::new(), executors: Vec::new(), made: 0 }
     }
 
     /// What the planner may assume of the device.
@@ -52,6 +70,26 @@ impl Engine {
     /// The device's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Opens the device again after it was lost: nothing is resident afterwards, plans stay. An error when it cannot
+    /// be opened, when another device answers, or for CUDA, whose errors outlive a context: there only a new
+    /// process helps.
+    pub fn reopen(&mut self) -> Result<()> {
+        let lost = |why: String| Error::new(Kind::DeviceLost, "device", why).advise("start the program again");
+        let opener = match &mut self.opener {
+            Some(opener) if self.caps.kind != BackendKind::Cuda => opener,
+            _ => return Err(lost(format!("{} was lost and cannot be opened again here", self.name))),
+        };
+        self.executors.clear();
+        let backend = opener()?;
+        // What is free changes; what the device is must not, or plans and bytes would be others.
+        let identity = |caps: &Caps| Caps { memory: None, ..caps.clone() };
+        if identity(backend.caps()) != identity(&self.caps) {
+            return Err(lost(format!("{} was lost; {} answered instead", self.name, backend.caps().name)));
+        }
+        self.device = SharedDevice::new(backend);
+        Ok(())
     }
 
     /// Why this device.

@@ -6,7 +6,7 @@
 use super::port::{decode, encode, internal, items_in};
 use crate::abi::params::{CONTROL_HEADER_WORDS, STATUS_NARROW};
 use crate::abi::{Caps, Item};
-use crate::backend::{Backend, BufferId, ListId};
+use crate::backend::{Backend, BufferId, ListId, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::limits;
@@ -234,13 +234,18 @@ impl Executor {
 
     /// Runs one launch over `items` (at most the batch; dummies complete it).
     pub fn run(&mut self, items: &[Item]) -> Result<()> {
+        self.run_until(items, &|| Ok(()))
+    }
+
+    /// Like [`Executor::run`], or until `stop` gives an error, see [`Backend::run_until`].
+    pub fn run_until(&mut self, items: &[Item], stop: &Stop<'_>) -> Result<()> {
         if items.is_empty() || items.len() > self.batch() {
             return Err(internal(format!("{} items for a batch of {}", items.len(), self.batch())));
         }
         self.check_weights()?;
         self.write_items(items)?;
         if let Some(list) = self.body {
-            self.device.lock().backend.run(list)?;
+            self.device.lock().backend.run_until(list, stop)?;
         }
         self.check_status()
     }

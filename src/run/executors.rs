@@ -2,6 +2,7 @@
 
 use super::executor::Executor;
 use crate::error::{Error, Kind, Result};
+use crate::graph::DType;
 
 /// The executors of a program's graphs, by graph number.
 ///
@@ -17,6 +18,21 @@ pub trait Executors {
 
     /// Host bytes the executors hold at once, at most.
     fn host_bytes(&self) -> u64;
+
+    /// An executor of `graph` for one item in a wider storage type, resident when this returns: for an item whose
+    /// values left the range of the type, with that type. `None` where there is no wider one.
+    fn wide(&mut self, graph: usize) -> Result<Option<(&mut Executor, DType)>> {
+        let _ = graph;
+        Ok(None)
+    }
+
+    /// Called when a launch of `graph` failed with `error`, before it is given up: does what makes it worth trying
+    /// again (opens a lost device anew, makes an executor for fewer items where memory ran out) and says in a
+    /// sentence what that was. The error itself where nothing is left to try.
+    fn recover(&mut self, graph: usize, error: Error) -> Result<String> {
+        let _ = graph;
+        Err(error)
+    }
 }
 
 fn missing(graph: usize) -> Error {

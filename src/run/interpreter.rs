@@ -3,6 +3,7 @@
 use super::canvas::{Connections, World};
 use super::executors::Executors;
 use super::options::{Cancel, Observer, Progress, TileOrder};
+use super::recover::{self, Outcome};
 use super::sinks::Working;
 use super::window_phase::Prepared;
 use crate::error::{Error, Kind, Result};
@@ -39,6 +40,8 @@ pub struct RunStats {
     pub scatter: f64,
     /// Host buffers made after the first row of windows of a pass.
     pub growths: u64,
+    /// Items computed again in a wider storage type.
+    pub redone: u64,
 }
 
 /// A program with its executors and states.
@@ -222,41 +225,53 @@ impl<'p> Interpreter<'p> {
         io: &mut Connections<'_>,
         control: &mut Control<'_>,
     ) -> Result<()> {
-        control.cancel.check()?;
-        let began = Instant::now();
-        let prepared = &mut self.phases[p];
-        let graph = prepared.phase.graph.0;
-        let executor = self.executors.executor(graph)?;
-        let held = Some((p, executor.serial()));
-        if self.holds[graph] != held {
-            prepared.settle(executor, &self.world)?;
-            self.holds[graph] = held;
+        let mut rest = batch;
+        while !rest.is_empty() {
+            let began = Instant::now();
+            let prepared = &mut self.phases[p];
+            // After memory ran out an executor may take fewer items than the program's launches have.
+            let most = match recover::settled(prepared, p, self.executors, &mut self.holds, &self.world) {
+                Ok(executor) => executor.batch(),
+                Err(e) => {
+                    recover::again(prepared, rest, self.executors, &mut self.holds, e, control)?;
+                    continue;
+                }
+            };
+            let (now, later) = rest.split_at(most.min(rest.len()));
+            prepared.gather(self.program, now, step, &mut self.world, io)?;
+            let gathered = Instant::now();
+            let (executors, holds) = (&mut *self.executors, &mut self.holds);
+            match recover::compute(prepared, now, executors, holds, &self.world, control)? {
+                Outcome::Again => continue,
+                Outcome::Done { redone } => self.stats.redone += redone,
+            }
+            let computed = Instant::now();
+            prepared.scatter(now, last_step, &mut self.world, io)?;
+            self.count(p, now.len(), [began, gathered, computed, Instant::now()], control);
+            rest = later;
         }
-        prepared.gather(self.program, batch, step, &mut self.world, io)?;
-        let gathered = Instant::now();
-        let place = |e: Error, phase: &Prepared<'_>| {
-            let more = if batch.len() > 1 { format!(" and {} more", batch.len() - 1) } else { String::new() };
-            e.at(format!("{}: {}{more}", phase.phase.name, phase.grid.describe(batch[0].0)))
-        };
-        prepared.compute(executor, batch.len()).map_err(|e| place(e, prepared))?;
-        let computed = Instant::now();
-        prepared.scatter(batch, last_step, &mut self.world, io)?;
+        Ok(())
+    }
+
+    /// Counts a launch of phase `p` over `items` items that began, had its inputs, its results and its sinks filled
+    /// at `times`, and tells the observer.
+    fn count(&mut self, p: usize, items: usize, times: [Instant; 4], control: &mut Control<'_>) {
         let stats = &mut self.stats;
         stats.launches += 1;
-        stats.items += batch.len() as u64;
-        stats.gather += (gathered - began).as_secs_f64();
-        stats.compute += (computed - gathered).as_secs_f64();
-        stats.scatter += computed.elapsed().as_secs_f64();
+        stats.items += items as u64;
+        let [gather, compute, scatter] = [0, 1, 2].map(|i| (times[i + 1] - times[i]).as_secs_f64());
+        stats.gather += gather;
+        stats.compute += compute;
+        stats.scatter += scatter;
         let spent = stats.gather + stats.compute + stats.scatter;
         let left = (self.total - stats.items) as f64 / stats.items as f64 * spent;
         control.observer.progress(&Progress {
-            stage: &prepared.phase.name,
+            stage: &self.phases[p].phase.name,
             done: stats.items,
             total: self.total,
             elapsed: control.began.elapsed().as_secs_f64(),
             left: Some(left),
         });
-        Ok(())
     }
 }
 

@@ -71,6 +71,7 @@ fn deciding(options: &UpscaleOptions) -> UpscaleOptions {
     UpscaleOptions {
         input: free.input,
         output: free.output,
+        format: free.format,
         size: free.size,
         model: free.model,
         device: free.device,

@@ -16,6 +16,7 @@ mod key;
 mod naming;
 pub mod options;
 mod port;
+mod recover;
 mod resume;
 mod rows;
 mod shipped;
@@ -24,6 +25,7 @@ pub mod statistics;
 pub mod upscale;
 mod window_phase;
 
+pub use crate::image::{Format, is_pipe};
 pub use component::{Component, ComponentOptions, ComponentReport, component};
 pub use delivery::unfinished_spool;
 pub use devices::{DeviceInfo, devices};

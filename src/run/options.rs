@@ -3,6 +3,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::extent;
+use crate::image::{Format, WriteOptions};
 use crate::limits;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -115,10 +116,12 @@ pub enum Resume {
 /// One upscaling job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpscaleOptions {
-    /// The picture.
+    /// The picture; `-` is standard input.
     pub input: PathBuf,
-    /// Where it goes; `None`: `{stem}_{scale}x.{ext}` beside the input.
+    /// Where it goes; `None`: `{stem}_{scale}x.{ext}` beside the input. `-` is standard output.
     pub output: Option<PathBuf>,
+    /// The output's format; `None`: what its name's ending says.
+    pub format: Option<Format>,
     /// How large it becomes.
     pub size: Size,
     /// The model's folder; `None`: the shipped one.
@@ -163,6 +166,7 @@ impl UpscaleOptions {
         UpscaleOptions {
             input: input.into(),
             output: None,
+            format: None,
             size,
             model: None,
             system: None,
@@ -182,6 +186,11 @@ impl UpscaleOptions {
             threads: None,
             tile_order: TileOrder::Natural,
         }
+    }
+
+    /// How the output is written.
+    pub fn writing(&self) -> WriteOptions {
+        WriteOptions { format: self.format, ..WriteOptions::new(self.overwrite) }
     }
 }
 

@@ -8,7 +8,7 @@ use super::interpreter::{Control, Interpreter, RunStats};
 use super::options::{Cancel, Target};
 use crate::error::Result;
 use crate::extent;
-use crate::image::{self, Colour, Header, RowSource, colour, resample::Resampler};
+use crate::image::{self, Colour, Header, RowSource, WriteOptions, colour, resample::Resampler};
 use crate::system::onestep;
 use crate::tile::RowRing;
 use std::cell::RefCell;
@@ -97,12 +97,12 @@ pub(super) fn copy(
     input: &Path,
     path: &Path,
     header: &Header,
-    overwrite: bool,
+    writing: &WriteOptions,
     target: &Target,
     cancel: &Cancel,
 ) -> Result<()> {
     let mut source = Enlarged::open(input, target)?;
-    let mut sink = image::create(path, header, overwrite)?;
+    let mut sink = image::create_with(path, header, writing)?;
     for _ in 0..target.height {
         cancel.check()?;
         source.next_wide()?;
@@ -163,7 +163,7 @@ pub(super) fn host_bytes(header: &Header, target: &Target) -> Result<u64> {
     let wide = extent::product("row", &[target.width, channels, 4])?;
     let whole = match header.format {
         image::Format::Jpeg => extent::product("picture", &[header.width, header.height, channels])?,
-        image::Format::Png | image::Format::Tiff => 0,
+        image::Format::Png | image::Format::Tiff | image::Format::Ppm | image::Format::Pam => 0,
     };
     let alpha = if header.colour.has_alpha() { extent::product("alpha", &[target.width, 4, 2048])? } else { 0 };
     Ok(whole.saturating_add(8 * wide).saturating_add(alpha))

@@ -15,7 +15,7 @@ use super::rows;
 use super::shipped::{SYSTEM, model_folder};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
-use crate::image::{self, Header};
+use crate::image::{self, Header, WriteOptions};
 use crate::plan::command::PackedWeight;
 use crate::system::onestep::{self, Checkpoints, Conditioning, OneStep};
 use std::path::Path;
@@ -57,10 +57,19 @@ pub fn upscale_with(
 
     let header = image::probe(&options.input)?;
     let target = options.size.resolve(header.width, header.height)?;
-    let path = options.output.clone().unwrap_or_else(|| default_output(&options.input, options.size, &target));
+    let path = match &options.output {
+        Some(path) => path.clone(),
+        None if image::is_pipe(&options.input) => {
+            let why = "standard input has no name to make the output's from";
+            return Err(Error::new(Kind::Usage, "run", why).advise("name the output, or - for standard output"));
+        }
+        None => default_output(&options.input, options.format, options.size, &target),
+    };
     let out_header = Header { width: target.width, height: target.height, notes: Vec::new(), ..header.clone() };
+    let writing = options.writing();
     let placed = delivery::check_spool(options, &path)?;
-    image::check_output(&path, Some(&options.input), &out_header, options.overwrite || placed)?;
+    let allowed = WriteOptions { overwrite: writing.overwrite || placed, ..writing.clone() };
+    image::check_output_with(&path, Some(&options.input), &out_header, &allowed)?;
     clock.lap("probe");
 
     let folder = model_folder(options)?;
@@ -82,7 +91,7 @@ pub fn upscale_with(
 
     let mut report = report(engine, &header, &target, &path, &folder, &choice);
     report.notes.extend(header.notes.iter().cloned());
-    report.notes.extend(image::output_notes(&path, &out_header));
+    report.notes.extend(image::output_notes_with(&path, &out_header, &writing));
     report.notes.extend(choice.notes.iter().cloned());
     let copied = unchanged(options, &header, &target);
     if copied {
@@ -98,14 +107,14 @@ pub fn upscale_with(
     }
 
     if copied {
-        rows::copy(&options.input, &path, &out_header, options.overwrite, &target, cancel)?;
+        rows::copy(&options.input, &path, &out_header, &writing, &target, cancel)?;
         clock.lap("copy");
         (report.phases, report.seconds) = (clock.phases, began.elapsed().as_secs_f64());
         return Ok(report);
     }
 
     let keep = |engine: &Engine, choice: &Choice| {
-        let depth = image::output_depth(&path, &out_header)?;
+        let depth = image::output_depth(&path, &out_header, &writing)?;
         let deciding = Deciding::new(engine, options, &header, &target, depth, &folder, choice);
         let window_rows = choice.program.grids[0].rows.count();
         Delivery::open(options, &path, &out_header, deciding, window_rows, placed)

@@ -3,6 +3,7 @@
 
 use super::canvas::{Connections, World};
 use super::executor::Executor;
+use super::options::Cancel;
 use super::sinks::{Arrival, Working};
 use super::statistics::Factors;
 use crate::abi::Item;
@@ -12,6 +13,7 @@ use crate::noise;
 use crate::system::phase::{Contexts, Source, WindowPhase};
 use crate::system::program::Program;
 use crate::tile::{Grid, Window};
+use std::ops::Range;
 
 /// An input of a phase with its staging.
 pub(super) struct Input<'p> {
@@ -119,7 +121,11 @@ impl<'p> Prepared<'p> {
             let w = self.grid.window(window);
             let ctx_row = match &self.phase.contexts {
                 Contexts::Branch => branch,
-                Contexts::Window(rows) => rows[window] * self.phase.branches + branch,
+                Contexts::Window { rows, .. } => rows[window] * self.phase.branches + branch,
+            };
+            let keys = match &self.phase.contexts {
+                Contexts::Branch => 0,
+                Contexts::Window { tokens, .. } => tokens.get(ctx_row as usize).copied().unwrap_or(0),
             };
             self.items.push(Item {
                 origin: [w.y as i32, w.x as i32],
@@ -128,6 +134,7 @@ impl<'p> Prepared<'p> {
                 ctx_row,
                 branch,
                 out_slot: window as u32,
+                keys,
                 ..Item::default()
             });
         }
@@ -146,13 +153,15 @@ impl<'p> Prepared<'p> {
         Ok(())
     }
 
-    pub(super) fn compute(&mut self, executor: &mut Executor, count: usize) -> Result<()> {
+    /// Runs the items `which` of those gathered, and takes their results.
+    pub(super) fn compute(&mut self, executor: &mut Executor, which: Range<usize>, cancel: &Cancel) -> Result<()> {
+        let of = |item: usize| which.start * item..which.end * item;
         for input in self.inputs.iter().filter(|i| i.lifetime == Lifetime::Window) {
-            executor.write_input(input.name, &input.staging[..count * input.item])?;
+            executor.write_input(input.name, &input.staging[of(input.item)])?;
         }
-        executor.run(&self.items)?;
+        executor.run_until(&self.items[which.clone()], &|| cancel.check())?;
         for output in &mut self.outputs {
-            executor.read_output(output.name, &mut output.values[..count * output.item])?;
+            executor.read_output(output.name, &mut output.values[of(output.item)])?;
         }
         Ok(())
     }

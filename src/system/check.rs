@@ -131,12 +131,25 @@ impl Program {
         if w.branches == 0 {
             return Err(wrong("no branch at all"));
         }
-        if let Contexts::Window(rows) = &w.contexts
-            && rows.len() != grid.count()
-        {
-            return Err(wrong(format!("{} context rows for {} windows", rows.len(), grid.count())));
-        }
         let inputs: Vec<_> = graph.nodes.iter().filter(|n| matches!(n.op, Op::Input(_))).collect();
+        if let Contexts::Window { rows, tokens } = &w.contexts {
+            if rows.len() != grid.count() {
+                return Err(wrong(format!("{} context rows for {} windows", rows.len(), grid.count())));
+            }
+            let tables = inputs.iter().map(|n| graph.value(n.output)).filter(|v| v.lifetime == Lifetime::Context);
+            for table in tables {
+                let have = u64::from(table.shape.n);
+                let most = rows.iter().map(|&r| (u64::from(r) + 1) * u64::from(w.branches)).max().unwrap_or(0);
+                if most > have || (!tokens.is_empty() && tokens.len() as u64 != have) {
+                    let counts = tokens.len();
+                    let why = format!("`{}` has {have} contexts; {most} are used, {counts} have lengths", table.name);
+                    return Err(wrong(why));
+                }
+                if let Some(n) = tokens.iter().find(|&&n| u64::from(n) > table.shape.pixels()) {
+                    return Err(wrong(format!("a context of {n} tokens in `{}`, {}", table.name, table.shape)));
+                }
+            }
+        }
         for node in &inputs {
             let value = graph.value(node.output);
             let mut found = w.sources.iter().filter(|(name, _)| *name == value.name);

@@ -3,6 +3,7 @@
 
 mod check;
 pub mod link;
+pub mod multidiffusion;
 pub mod onestep;
 mod onestep_index;
 pub mod phase;

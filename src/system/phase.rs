@@ -85,8 +85,14 @@ pub enum Sink {
 pub enum Contexts {
     /// Row = branch.
     Branch,
-    /// Row = `rows[window] * branches + branch`: a prompt per window.
-    Window(Vec<u32>),
+    /// A prompt per window.
+    Window {
+        /// Row = `rows[window] * branches + branch`.
+        rows: Vec<u32>,
+        /// Tokens of each row of the tables that count, the first ones, 0 for all of them: contexts of different
+        /// lengths share one table, padded with zeros. Empty: all tokens of all rows.
+        tokens: Vec<u32>,
+    },
 }
 
 /// One graph over a window list.

@@ -16,6 +16,8 @@ pub struct Problem {
     pub causal: bool,
     /// Keys and values come from a table over contexts.
     pub context: bool,
+    /// Keys that count of each item, in turn (0: all); none where all count.
+    pub counts: &'static [u32],
     /// Queries, keys and values are channels of one tensor.
     pub fused: bool,
     /// Size of the scores before the softmax; large values make it nearly one-hot.
@@ -35,6 +37,7 @@ impl Problem {
             head_dim,
             causal: false,
             context: false,
+            counts: &[],
             fused: false,
             spread: 1.0,
             types: F32,
@@ -45,7 +48,10 @@ impl Problem {
     pub fn case(&self) -> Case {
         let mut rng = Rng::new(&self.name);
         let width = self.heads * self.head_dim;
-        let items = items(self.n);
+        let mut items = items(self.n);
+        for (item, &keys) in items.iter_mut().zip(self.counts.iter().cycle()) {
+            item.keys = keys;
+        }
         let rows = if self.context { TABLE_ROWS } else { self.n };
         // Channels outside the heads hold numbers too: a wrong offset then shows.
         let (pq, pk, pv) =
@@ -66,7 +72,11 @@ impl Problem {
             for query in 0..self.queries {
                 for head in 0..self.heads {
                     let first = head * self.head_dim;
-                    let visible = if self.causal { self.keys.min(query + 1) } else { self.keys };
+                    let counted = match item.keys as usize {
+                        n if n > 0 && self.context => n,
+                        _ => self.keys,
+                    };
+                    let visible = if self.causal { counted.min(query + 1) } else { counted };
                     let qs = &q[(i * self.queries + query) * pq + oq + first..][..self.head_dim];
                     let scores: Vec<f64> = (0..visible)
                         .map(|key| {
@@ -132,6 +142,9 @@ pub fn cases() -> Vec<Case> {
     let mut all = vec![
         Problem { fused: true, ..plain("fused", 2, 35, 35, 3, 16) },
         Problem { context: true, ..plain("context", 3, 29, 77, 2, 40) },
+        Problem { context: true, counts: &[5, 0, 70], ..plain("contexts of different lengths", 3, 29, 77, 2, 40) },
+        Problem { context: true, counts: &[1, 64, 129], ..plain("lengths at borders of tiles", 3, 9, 193, 1, 16) },
+        Problem { counts: &[3], ..plain("lengths are for contexts only", 2, 9, 11, 1, 8) },
         Problem { causal: true, fused: true, ..plain("causal", 2, 77, 77, 2, 64) },
         Problem { causal: true, fused: true, ..plain("causal past blocks", 1, 201, 201, 1, 16) },
         Problem { causal: true, ..plain("causal one token", 2, 1, 1, 2, 8) },
@@ -169,6 +182,8 @@ pub fn cases() -> Vec<Case> {
             Problem { causal: true, fused: true, ..plain("causal", 1, 201, 201, 1, 64) },
             Problem { causal: true, fused: true, ..plain("causal wide", 1, 77, 77, 1, 160) },
             Problem { context: true, ..plain("context", 3, 29, 77, 2, 80) },
+            Problem { context: true, counts: &[5, 0, 70], ..plain("lengths", 3, 29, 77, 2, 64) },
+            Problem { context: true, counts: &[1, 33, 37], ..plain("lengths wide", 3, 9, 37, 1, 512) },
             Problem { spread: 40.0, ..plain("peaked", 1, 33, 65, 1, 64) },
         ]);
     }

@@ -72,6 +72,11 @@ impl WithSimd for Block<'_, '_> {
         let count = y.len() / pitch;
         let row = if p.parts & 2 != 0 { a.items[item].ctx_row as usize } else { item };
         let keys = p.keys as usize;
+        // Beyond its own length a context's row is padding.
+        let counted = match a.items.get(item).map_or(0, |i| i.keys as usize) {
+            n if n > 0 && p.parts & 2 != 0 => n.min(keys),
+            _ => keys,
+        };
         let (q, rest) = scratch.split_at_mut(QUERIES * d);
         let (o, rest) = rest.split_at_mut(QUERIES * d);
         let (s, rest) = rest.split_at_mut(QUERIES * KEYS);
@@ -90,7 +95,7 @@ impl WithSimd for Block<'_, '_> {
             max.fill(f32::NEG_INFINITY);
             sum.fill(0.0);
             // Causal blocks end at the last query's own key.
-            let visible = if p.parts & 1 != 0 { keys.min(first + count) } else { keys };
+            let visible = if p.parts & 1 != 0 { counted.min(first + count) } else { counted };
             let mut key = 0;
             while key < visible {
                 let n = KEYS.min(visible - key);

@@ -16,7 +16,7 @@ mod scratch;
 mod time_embedding;
 mod vector;
 
-use super::{Backend, BufferId, ListId, insert};
+use super::{Backend, BufferId, ListId, Stop, insert};
 use crate::abi::params::STATUS_NARROW;
 use crate::abi::{Access, Caps};
 use crate::error::{Error, Kind, Result};
@@ -176,7 +176,7 @@ impl Backend for Cpu {
         }
     }
 
-    fn run(&mut self, list: ListId) -> Result<()> {
+    fn run_until(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
         let Cpu { pool, arch, buffers, lists, wide, .. } = self;
         let kernels = lists
             .get(list.0 as usize)
@@ -184,6 +184,7 @@ impl Backend for Cpu {
             .ok_or_else(|| Error::new(Kind::Internal, "cpu", format!("there is no list {}", list.0)))?;
         let mut work = || {
             for kernel in kernels {
+                stop()?;
                 let overflow = kernel.run(*arch, memory::views(buffers, &kernel.places), wide)?;
                 if overflow {
                     kernel.raise(buffers, STATUS_NARROW);

@@ -12,7 +12,7 @@ mod memory;
 mod modules;
 mod run;
 
-use super::{Backend, BufferId, ListId, insert};
+use super::{Backend, BufferId, ListId, Stop, insert};
 use crate::abi::{Caps, Stem};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
@@ -142,11 +142,11 @@ impl Backend for CudaBackend {
         }
     }
 
-    fn run(&mut self, list: ListId) -> Result<()> {
+    fn run_until(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
         let Some(prepared) = self.lists.get(list.0 as usize).and_then(Option::as_ref) else {
             return Err(Error::new(Kind::Internal, "cuda", format!("list {} was not prepared", list.0)));
         };
-        prepared.run(&mut self.gpu)
+        prepared.run(&mut self.gpu, stop)
     }
 
     fn allocated(&self) -> u64 {

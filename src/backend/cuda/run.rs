@@ -8,7 +8,7 @@ use super::memory::Memory;
 use super::modules::Modules;
 use crate::abi::table::{self, cuda};
 use crate::abi::{BackendKind, Params, operands};
-use crate::backend::{BufferId, segments};
+use crate::backend::{BufferId, Stop, segments};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::limits::{CUDA_SEGMENT_BYTES, CUDA_SEGMENT_FLOPS, MAX_BINDINGS};
@@ -171,11 +171,18 @@ impl List {
 
     /// Runs every segment and waits for the last. At most two segments are in flight, so that a lost device is
     /// noticed early.
-    pub(super) fn run(&self, gpu: &mut Gpu) -> Result<()> {
+    pub(super) fn run(&self, gpu: &mut Gpu, stop: &Stop<'_>) -> Result<()> {
         gpu.faults.check("a run")?;
         let synchronous = gpu.starting == Starting::Synchronous;
         let mut before: Option<usize> = None;
         for (i, segment) in self.segments.iter().enumerate() {
+            if let Err(e) = stop() {
+                // What is in flight ends before its marks are used again.
+                if let Some(last) = before {
+                    self.finish(gpu, last, last..last + 1)?;
+                }
+                return Err(e);
+            }
             let mark = &gpu.marks[i % 2];
             let started = match &segment.graph {
                 Some(graph) => gpu.stream.replay(graph).map_err(|e| (e, segment.steps.clone())),

@@ -10,7 +10,7 @@ mod preprocess;
 mod run;
 mod shared;
 
-use super::{Backend, BufferId, ListId, insert};
+use super::{Backend, BufferId, ListId, Stop, insert};
 use crate::abi::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::plan::command::{Dispatch, Slot, SlotKind};
@@ -107,11 +107,11 @@ impl Backend for WgpuBackend {
         }
     }
 
-    fn run(&mut self, list: ListId) -> Result<()> {
+    fn run_until(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
         let Some(prepared) = self.lists.get(list.0 as usize).and_then(Option::as_ref) else {
             return Err(Error::new(Kind::Internal, "wgpu", format!("list {} was not prepared", list.0)));
         };
-        prepared.run(&self.device, &self.queue, &self.faults, &mut self.memory)
+        prepared.run(&self.device, &self.queue, &self.faults, &mut self.memory, stop)
     }
 
     fn allocated(&self) -> u64 {

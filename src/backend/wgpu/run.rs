@@ -4,7 +4,7 @@ use super::memory::Memory;
 use super::pipeline::Pipelines;
 use super::shared::{Faults, scoped, wait};
 use crate::abi::Caps;
-use crate::backend::{BufferId, segments};
+use crate::backend::{BufferId, Stop, segments};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::limits::{WGPU_SEGMENT_BYTES, WGPU_SEGMENT_FLOPS};
@@ -161,10 +161,12 @@ impl List {
         queue: &wgpu::Queue,
         faults: &Faults,
         memory: &mut Memory,
+        stop: &Stop<'_>,
     ) -> Result<()> {
         faults.check("a run")?;
         let mut before = None;
         for segment in &self.segments {
+            stop()?;
             let submission = scoped(device, faults, "a run", || {
                 let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("run") });
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());

@@ -1,0 +1,64 @@
+//! The same network for other circumstances: fewer items a launch, a wider storage type. Both work on a graph
+//! that was not fused yet, and keep every name, so that sources, sinks and weights stay what they were.
+
+use super::op::{Graph, Lifetime};
+use super::{DType, verify};
+use crate::error::Result;
+
+/// `graph` with `items` items a launch. What an item gives does not depend on how many there are.
+pub fn with_items(graph: &Graph, items: u32) -> Result<Graph> {
+    let mut graph = graph.clone();
+    for value in graph.values.iter_mut().filter(|v| v.lifetime == Lifetime::Window) {
+        value.shape.n = items;
+    }
+    graph.name = format!("{} of {items}", graph.name);
+    verify::verify(&graph)?;
+    Ok(graph)
+}
+
+/// `graph` with every value of a type other than `dtype` and f32 stored as `dtype`: for values that leave the
+/// range of f16.
+pub fn widened(graph: &Graph, dtype: DType) -> Result<Graph> {
+    let mut graph = graph.clone();
+    for value in graph.values.iter_mut().filter(|v| v.dtype != DType::F32) {
+        value.dtype = dtype;
+    }
+    graph.name = format!("{} in {}", graph.name, dtype.name());
+    verify::verify(&graph)?;
+    Ok(graph)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::op::Padding;
+    use crate::graph::{Act, Builder, Shape, passes};
+
+    fn graph(items: u32, dtype: DType) -> Graph {
+        let mut b = Builder::new("net", dtype);
+        let x = b.input("x", Shape::new(items, 4, 6, 8), dtype, Lifetime::Window);
+        let t = b.input("t", Shape::new(3, 1, 1, 8), DType::F32, Lifetime::Step);
+        let t = b.linear("time", t, 16, true).expect("linear");
+        let y = b.conv("conv", x, 16, 3, 1, Padding::all(1)).expect("conv");
+        let y = b.group_norm("norm", y, 4, 1e-5, Act::Silu).expect("norm");
+        let y = b.conv_as("out", y, 16, 3, 1, Padding::all(1), DType::F32).expect("conv");
+        b.output("y", y);
+        b.output("t", t);
+        b.finish()
+    }
+
+    #[test]
+    fn a_changed_graph_is_the_graph_that_would_have_been_built() {
+        let same = |changed: &Graph, built: &Graph| {
+            assert_eq!(
+                (&changed.values, &changed.nodes, &changed.outputs),
+                (&built.values, &built.nodes, &built.outputs)
+            );
+            passes::fuse(changed.clone()).expect("fuses");
+        };
+        same(&with_items(&graph(4, DType::F16), 1).expect("changes"), &graph(1, DType::F16));
+        same(&widened(&graph(2, DType::F16), DType::F32).expect("changes"), &graph(2, DType::F32));
+        same(&widened(&graph(2, DType::F16), DType::Bf16).expect("changes"), &graph(2, DType::Bf16));
+        assert!(with_items(&graph(4, DType::F16), 0).is_err());
+    }
+}

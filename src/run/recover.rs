@@ -1,0 +1,157 @@
+//! What is done before a launch is given up. An item whose values leave the range of the storage type is computed
+//! again in a wider one; a launch for which memory ran out, or that lost its device, is tried again once the
+//! executors have found a way. Nothing but the storage type of such an item changes a bit of the result.
+
+use super::canvas::World;
+use super::executor::Executor;
+use super::executors::Executors;
+use super::interpreter::Control;
+use super::window_phase::Prepared;
+use crate::error::{Error, Kind, Result};
+
+/// The phase whose job inputs the executor of a graph holds, and which executor that was.
+pub(super) type Holds = Vec<Option<(usize, u64)>>;
+
+/// Items redone in a wider type that are told one by one; the rest is counted.
+const TOLD: u64 = 3;
+
+/// How a launch ended.
+pub(super) enum Outcome {
+    /// The results are there; so many items were computed again.
+    Done { redone: u64 },
+    /// Nothing was computed, but it is worth trying again.
+    Again,
+}
+
+/// The executor of a phase with the inputs that outlive a window written.
+pub(super) fn settled<'e>(
+    prepared: &mut Prepared<'_>,
+    p: usize,
+    executors: &'e mut dyn Executors,
+    holds: &mut Holds,
+    world: &World<'_>,
+) -> Result<&'e mut Executor> {
+    let graph = prepared.phase.graph.0;
+    let executor = executors.executor(graph)?;
+    let held = Some((p, executor.serial()));
+    if holds[graph] != held {
+        prepared.settle(executor, world)?;
+        holds[graph] = held;
+    }
+    Ok(executor)
+}
+
+/// Runs what was gathered for `batch` (window and branch of each item).
+pub(super) fn compute(
+    prepared: &mut Prepared<'_>,
+    batch: &[(usize, u32)],
+    executors: &mut dyn Executors,
+    holds: &mut Holds,
+    world: &World<'_>,
+    control: &mut Control<'_>,
+) -> Result<Outcome> {
+    let graph = prepared.phase.graph.0;
+    let computed = executors.executor(graph).and_then(|e| prepared.compute(e, 0..batch.len(), control.cancel));
+    match computed {
+        Ok(()) => Ok(Outcome::Done { redone: 0 }),
+        Err(e) if e.kind() == Kind::NonFinite => {
+            let redone = redo(prepared, batch, executors, holds, world, control, e)?;
+            Ok(Outcome::Done { redone })
+        }
+        Err(e) => {
+            again(prepared, batch, executors, holds, e, control)?;
+            Ok(Outcome::Again)
+        }
+    }
+}
+
+/// Asks the executors for a way to try again, or gives the error with its position.
+pub(super) fn again(
+    prepared: &Prepared<'_>,
+    batch: &[(usize, u32)],
+    executors: &mut dyn Executors,
+    holds: &mut Holds,
+    error: Error,
+    control: &mut Control<'_>,
+) -> Result<()> {
+    let error = placed(error, prepared, batch);
+    if !matches!(error.kind(), Kind::Memory | Kind::DeviceLost) {
+        return Err(error);
+    }
+    let what = executors.recover(prepared.phase.graph.0, error)?;
+    // Whatever the executors held went with the device or the buffers.
+    holds.fill(None);
+    control.observer.note(&what);
+    Ok(())
+}
+
+/// Computes the items one by one, those that are not finite in the wider type. Item by item, because which of a
+/// batch failed is not known, and because an item's bytes must not depend on what else was in its launch.
+fn redo(
+    prepared: &mut Prepared<'_>,
+    batch: &[(usize, u32)],
+    executors: &mut dyn Executors,
+    holds: &mut Holds,
+    world: &World<'_>,
+    control: &mut Control<'_>,
+    error: Error,
+) -> Result<u64> {
+    let graph = prepared.phase.graph.0;
+    let mut error = Some(error);
+    let mut redone = 0;
+    for i in 0..batch.len() {
+        let one = &batch[i..i + 1];
+        // Alone in its launch it has failed already.
+        let failed = if batch.len() == 1 {
+            error.take()
+        } else {
+            let again = executors.executor(graph).and_then(|e| prepared.compute(e, i..i + 1, control.cancel));
+            match again {
+                Ok(()) => None,
+                Err(e) if e.kind() == Kind::NonFinite => Some(e),
+                Err(e) => return Err(placed(e, prepared, one)),
+            }
+        };
+        let Some(failed) = failed else { continue };
+        let failed = placed(failed, prepared, one);
+        let Some((wide, dtype)) = executors.wide(graph)? else { return Err(failed) };
+        holds[graph] = None;
+        prepared.settle(wide, world)?;
+        let dtype = dtype.name();
+        prepared.compute(wide, i..i + 1, control.cancel).map_err(|e| match e.kind() {
+            Kind::NonFinite => {
+                let why = format!("{}, in {dtype} as well", failed.message());
+                Error::new(Kind::NonFinite, "run", why)
+                    .advise("the weights or the picture hold values that are not sane")
+            }
+            _ => placed(e, prepared, one),
+        })?;
+        redone += 1;
+        if redone <= TOLD {
+            control.observer.note(&format!("computed again in {dtype}: {}", failed.message()));
+        }
+        // The narrow executor may have gone to make room.
+        settled_again(prepared, executors, holds, world)?;
+    }
+    Ok(redone)
+}
+
+/// Brings the phase's own executor back after a wider one took its place.
+fn settled_again(
+    prepared: &mut Prepared<'_>,
+    executors: &mut dyn Executors,
+    holds: &mut Holds,
+    world: &World<'_>,
+) -> Result<()> {
+    let graph = prepared.phase.graph.0;
+    prepared.settle(executors.executor(graph)?, world)?;
+    // Not known here as which phase: the next launch settles once more, which only costs time.
+    holds[graph] = None;
+    Ok(())
+}
+
+/// The error with the windows it happened in.
+fn placed(e: Error, prepared: &Prepared<'_>, batch: &[(usize, u32)]) -> Error {
+    let more = if batch.len() > 1 { format!(" and {} more", batch.len() - 1) } else { String::new() };
+    e.at(format!("{}: {}{more}", prepared.phase.name, prepared.grid.describe(batch[0].0)))
+}
