@@ -60,6 +60,8 @@ pub(crate) fn run(
             Op::Slice { begin, channels } => slice(args[0], *begin as usize, *channels as usize),
             Op::Concat => concat(&args),
             Op::Upsample { size } => upsample(args[0], *size),
+            Op::ChannelAffine(p) => channel_affine(p.act, args[0], args[1]),
+            Op::ChannelMoments => channel_moments(args[0]),
         };
         assert_eq!(data.len() as u64, u64::from(v.shape.n) * v.shape.pixels() * u64::from(v.shape.c), "{}", v.name);
         values.insert(node.output, Tensor { shape: v.shape, data, lifetime: v.lifetime });
@@ -69,6 +71,27 @@ pub(crate) fn run(
     // outputs last: an output may be called like an input
     named.extend(graph.outputs.iter().map(|(name, id)| (name.clone(), values[id].data.clone())));
     named
+}
+
+fn channel_affine(a: Act, x: &Tensor, ab: &Tensor) -> Vec<f64> {
+    let (c, item) = (x.shape.c as usize, x.data.len() / x.shape.n as usize);
+    let factors = |i: usize| i / item * 2 * c + i % c;
+    x.data.iter().enumerate().map(|(i, v)| act(a, ab.data[factors(i)] * v + ab.data[factors(i) + c])).collect()
+}
+
+/// Of all pixels: the naive interpreter has no windows.
+fn channel_moments(x: &Tensor) -> Vec<f64> {
+    let (c, item) = (x.shape.c as usize, x.data.len() / x.shape.n as usize);
+    let mut out = Vec::new();
+    for block in x.data.chunks(item).flat_map(|item| item.chunks(256 * c)) {
+        let count = (block.len() / c) as f64;
+        let channel = |k: usize| block.iter().skip(k).step_by(c);
+        let means: Vec<f64> = (0..c).map(|k| channel(k).sum::<f64>() / count).collect();
+        out.extend(std::iter::repeat_n(count, c));
+        out.extend(&means);
+        out.extend((0..c).map(|k| channel(k).map(|v| (v - means[k]).powi(2)).sum::<f64>()));
+    }
+    out
 }
 
 fn act(a: Act, x: f64) -> f64 {

@@ -33,4 +33,5 @@ mod tolerance;
 mod toys;
 mod twin;
 mod upscale;
+mod vae_modes;
 mod weights;

@@ -14,9 +14,7 @@
 use super::Stem;
 use bytemuck::{Pod, Zeroable};
 
-/// Pixels of one statistics block: partial statistics cover runs of this many pixels of an item's
-/// row-major pixel order, whatever the launch shape.
-pub const NORM_BLOCK: u32 = 256;
+pub use crate::graph::layout::NORM_BLOCK;
 
 /// Words of the control buffer before the first [`Item`].
 pub const CONTROL_HEADER_WORDS: u32 = 16;

@@ -20,6 +20,27 @@ pub struct BufferId(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ListId(pub u32);
 
+/// A rectangle of bytes in one buffer and its place in another. Offsets, pitches and lengths are multiples of 4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rows {
+    /// Read.
+    pub from: BufferId,
+    /// First byte read.
+    pub from_offset: u64,
+    /// Bytes from a row read to the next.
+    pub from_pitch: u64,
+    /// Written; another buffer.
+    pub to: BufferId,
+    /// First byte written.
+    pub to_offset: u64,
+    /// Bytes from a row written to the next.
+    pub to_pitch: u64,
+    /// Bytes of a row.
+    pub bytes: u64,
+    /// Number of rows.
+    pub rows: u32,
+}
+
 /// Says between two segments of a run whether it is to end, by the error to end with.
 pub type Stop<'a> = dyn Fn() -> Result<()> + Sync + 'a;
 
@@ -40,6 +61,17 @@ pub trait Backend: Send {
 
     /// Copies from the buffer.
     fn read(&mut self, buffer: BufferId, offset: u64, bytes: &mut [u8]) -> Result<()>;
+
+    /// Copies rows from one buffer to another. Devices with memory of their own do it there; this way, through
+    /// the host, is for backends that check calls.
+    fn copy_rows(&mut self, copy: &Rows) -> Result<()> {
+        let mut row = vec![0; extent::to_usize("row", copy.bytes)?];
+        for i in 0..u64::from(copy.rows) {
+            self.read(copy.from, copy.from_offset + i * copy.from_pitch, &mut row)?;
+            self.write(copy.to, copy.to_offset + i * copy.to_pitch, &row)?;
+        }
+        Ok(())
+    }
 
     /// Makes a command list ready; `slots[i]` is the buffer of slot `i`. Nothing is compiled or
     /// allocated on the device after this.

@@ -1,7 +1,7 @@
 //! The same network for other circumstances: fewer items a launch, a wider storage type. Both work on a graph
 //! that was not fused yet, and keep every name, so that sources, sinks and weights stay what they were.
 
-use super::op::{Graph, Lifetime};
+use super::op::{Graph, Lifetime, Op};
 use super::{DType, verify};
 use crate::error::Result;
 
@@ -10,6 +10,10 @@ pub fn with_items(graph: &Graph, items: u32) -> Result<Graph> {
     let mut graph = graph.clone();
     for value in graph.values.iter_mut().filter(|v| v.lifetime == Lifetime::Window) {
         value.shape.n = items;
+    }
+    // Factors of channel affines are fixed for a job, one row per item all the same.
+    for node in graph.nodes.iter().filter(|n| matches!(n.op, Op::ChannelAffine(_))) {
+        graph.values[node.inputs[1].0 as usize].shape.n = items;
     }
     graph.name = format!("{} of {items}", graph.name);
     verify::verify(&graph)?;

@@ -66,7 +66,8 @@ fn tensors<'a>(graph: &Graph, ids: impl IntoIterator<Item = &'a WeightId>) -> St
 
 fn details(graph: &Graph, op: &Op) -> String {
     match op {
-        Op::Input(_) | Op::Concat => String::new(),
+        Op::Input(_) | Op::Concat | Op::ChannelMoments => String::new(),
+        Op::ChannelAffine(p) => act(p.act).to_owned(),
         Op::Conv2d(p) => {
             let d = p.padding;
             let mut s = format!(" {}x{}", p.kernel[0], p.kernel[1]);

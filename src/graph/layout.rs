@@ -5,6 +5,10 @@
 
 use crate::extent;
 
+/// Pixels of one statistics block: partial statistics cover runs of this many pixels of an item's row-major
+/// pixel order, whatever the launch shape.
+pub const NORM_BLOCK: u32 = 256;
+
 /// Layout of one packed weight buffer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Packing {

@@ -3,6 +3,7 @@
 
 pub mod builder;
 pub mod change;
+pub mod cut;
 pub mod dtype;
 pub mod dump;
 pub mod layout;

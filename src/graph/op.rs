@@ -137,6 +137,15 @@ pub struct GroupNorm {
     pub act: Act,
 }
 
+/// Per channel `y = act(a * x + b)`: a group norm whose statistics were pooled elsewhere.
+///
+/// Node inputs: `x`, then `ab`, f32 `[n, 1, 2, c]` (a, then b), fixed for a job or differing by window.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChannelAffine {
+    /// `None` or `Silu`.
+    pub act: Act,
+}
+
 /// Layer normalisation over the channels of each pixel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerNorm {
@@ -240,6 +249,12 @@ pub enum Op {
         /// Output `[h, w]`, each `2 * input` or `2 * input - 1`.
         size: [u32; 2],
     },
+    /// See [`ChannelAffine`].
+    ChannelAffine(ChannelAffine),
+    /// Moments per channel over fixed blocks of [`super::layout::NORM_BLOCK`] pixels of each item's row-major order,
+    /// masked by `Item::stats_rect`: `[n, h, w, c]` to `[n, blocks, 3, c]` f32, the three rows of a block being
+    /// count, mean and the sum of squared distances from that mean. What they hold in pad channels is not defined.
+    ChannelMoments,
 }
 
 impl Op {
@@ -257,6 +272,8 @@ impl Op {
             Op::Slice { .. } => "slice",
             Op::Concat => "concat",
             Op::Upsample { .. } => "upsample",
+            Op::ChannelAffine(_) => "channel_affine",
+            Op::ChannelMoments => "channel_moments",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! THE shape inference: one formula per op, used by the builder, the verifier, the planner and the
 //! cpu kernels' assertions.
 
+use super::layout;
 use super::op::{Conv2d, Graph, Op, ValueId};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
@@ -110,10 +111,10 @@ pub fn arity(op: &Op) -> usize {
         Op::Conv2d(p) => 1 + usize::from(p.second) + usize::from(p.row_bias) + usize::from(p.residual),
         Op::Linear(p) => 1 + usize::from(p.residual),
         Op::GroupNorm(p) => 1 + usize::from(p.second),
-        Op::LayerNorm(_) | Op::TimeEmbedding(_) | Op::Slice { .. } | Op::Upsample { .. } => 1,
+        Op::LayerNorm(_) | Op::TimeEmbedding(_) | Op::Slice { .. } | Op::Upsample { .. } | Op::ChannelMoments => 1,
         Op::Attention(_) => 3,
         Op::Pointwise(p) => 1 + usize::from(p.beta.is_some()) + usize::from(p.table),
-        Op::Concat => 2,
+        Op::Concat | Op::ChannelAffine(_) => 2,
     }
 }
 
@@ -180,6 +181,17 @@ pub fn infer(op: &Op, inputs: &[Shape]) -> Result<Shape> {
                 return Err(wrong(op, format!("{}x{} does not double the input", size[0], size[1]), inputs));
             }
             Shape { h: size[0], w: size[1], ..x }
+        }
+        Op::ChannelAffine(_) => {
+            let (x, ab) = (inputs[0], inputs[1]);
+            if ab != Shape::new(x.n, 1, 2, x.c) {
+                return Err(wrong(op, "the factors are not two rows of the channels per item", inputs));
+            }
+            x
+        }
+        Op::ChannelMoments => {
+            let blocks = inputs[0].pixels().div_ceil(layout::NORM_BLOCK.into());
+            Shape { h: extent::to_u32("statistics blocks", blocks)?, w: 3, ..inputs[0] }
         }
     };
     if out.elements() == 0 || out.elements() > limits::MAX_VALUE_ELEMENTS {

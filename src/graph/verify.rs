@@ -128,7 +128,9 @@ pub fn table_input(op: &Op) -> Option<usize> {
         | Op::TimeEmbedding(_)
         | Op::Slice { .. }
         | Op::Concat
-        | Op::Upsample { .. } => None,
+        | Op::Upsample { .. }
+        | Op::ChannelAffine(_)
+        | Op::ChannelMoments => None,
     }
 }
 
@@ -198,7 +200,15 @@ fn check_op(graph: &Graph, node: &Node) -> Result<()> {
             }
             Ok(())
         }
-        Op::Input(_) | Op::Slice { .. } | Op::Concat | Op::Upsample { .. } => Ok(()),
+        Op::ChannelAffine(p) => {
+            let ab = graph.value(node.inputs[1]);
+            if !matches!(p.act, Act::None | Act::Silu) || ab.dtype != DType::F32 {
+                return Err(bad(format!("activation {:?} or factors of type {}", p.act, ab.dtype.name())));
+            }
+            Ok(())
+        }
+        Op::ChannelMoments if graph.value(node.output).dtype != DType::F32 => Err(bad("moments are f32")),
+        Op::ChannelMoments | Op::Input(_) | Op::Slice { .. } | Op::Concat | Op::Upsample { .. } => Ok(()),
     }
 }
 

@@ -1,11 +1,18 @@
 //! States of a running program: canvases, saved values, statistics, and the rows that come and go.
 
 use crate::error::{Error, Kind, Result};
+use crate::extent;
 use crate::noise;
+use crate::run::executors::Executors;
+use crate::run::kept::{DeviceCanvas, SpoolCanvas};
+use crate::run::sinks::Cell;
 use crate::run::statistics::{Factors, Moments};
-use crate::system::phase::{CanvasOp, Coefficient, Source, WindowPhase};
+use crate::system::chain::Band;
+use crate::system::phase::{CanvasOp, Coefficient, Nesting, Phase, Source, WindowPhase};
 use crate::system::program::{CanvasId, Program, Residency, SavedId, StatisticId};
 use crate::tile::{RowRing, band};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 /// Rows that feed a canvas, top to bottom.
 pub trait RowsIn {
@@ -52,6 +59,12 @@ enum State {
     Band(RowRing),
     /// A band being blended into: the ring is the sink's.
     Passing,
+    /// All of it, in a file.
+    Spool(SpoolCanvas),
+    /// All of it, on the device.
+    Device(DeviceCanvas),
+    /// Nothing, until a block that uses it begins.
+    Absent,
 }
 
 /// Everything a program's phases read and write.
@@ -60,6 +73,8 @@ pub(super) struct World<'p> {
     canvases: Vec<State>,
     saved: Vec<Vec<f32>>,
     statistics: Vec<Vec<Moments>>,
+    /// Folder of canvases that live in files.
+    spool: Option<PathBuf>,
 }
 
 fn wrong(message: String) -> Error {
@@ -69,10 +84,19 @@ fn wrong(message: String) -> Error {
 impl<'p> World<'p> {
     /// All states of `program`, zeroed.
     pub(super) fn new(program: &'p Program) -> World<'p> {
+        let blocks = program.blocks.iter().filter(|b| b.nesting == Nesting::Chained);
+        let phases = blocks.flat_map(|b| &b.phases).filter_map(|p| match p {
+            Phase::Windows(w) => Some(w),
+            Phase::Canvas(_) => None,
+        });
+        let chained: BTreeSet<CanvasId> = phases.flat_map(WindowPhase::canvases).collect();
         let canvases = program.canvases.iter().enumerate().map(|(i, canvas)| {
             let [h, w] = program.extent(CanvasId(i));
             let values = h as usize * w as usize * canvas.channels as usize;
             match canvas.residency {
+                Residency::Spool | Residency::Device => State::Absent,
+                Residency::Whole if program.transient.contains(&CanvasId(i)) => State::Absent,
+                Residency::Band if chained.contains(&CanvasId(i)) => State::Absent,
                 Residency::Whole => State::Whole(vec![0.0; values]),
                 Residency::Band => match program.window_phases().find(|(p, _)| reads(p, CanvasId(i))) {
                     Some((phase, _)) => {
@@ -92,6 +116,7 @@ impl<'p> World<'p> {
             canvases: canvases.collect(),
             saved: saved.collect(),
             statistics: program.statistics.iter().map(|s| vec![Moments::default(); s.channels as usize]).collect(),
+            spool: None,
         }
     }
 
@@ -100,7 +125,7 @@ impl<'p> World<'p> {
         let canvases = self.canvases.iter().map(|c| match c {
             State::Whole(values) => (values.len() * 4) as u64,
             State::Band(ring) => ring.bytes(),
-            State::Passing => 0,
+            State::Passing | State::Spool(_) | State::Device(_) | State::Absent => 0,
         });
         canvases.sum::<u64>() + self.saved.iter().map(|s| (s.len() * 4) as u64).sum::<u64>()
     }
@@ -109,9 +134,7 @@ impl<'p> World<'p> {
     pub(super) fn whole(&self, id: CanvasId) -> Result<&[f32]> {
         match &self.canvases[id.0] {
             State::Whole(values) => Ok(values),
-            State::Band(_) | State::Passing => {
-                Err(wrong(format!("canvas `{}` is a band", self.program.canvases[id.0].name)))
-            }
+            _ => Err(wrong(format!("canvas `{}` is not in host memory", self.program.canvases[id.0].name))),
         }
     }
 
@@ -119,9 +142,7 @@ impl<'p> World<'p> {
     pub(super) fn whole_mut(&mut self, id: CanvasId) -> Result<&mut [f32]> {
         match &mut self.canvases[id.0] {
             State::Whole(values) => Ok(values),
-            State::Band(_) | State::Passing => {
-                Err(wrong(format!("canvas `{}` is a band", self.program.canvases[id.0].name)))
-            }
+            _ => Err(wrong(format!("canvas `{}` is not in host memory", self.program.canvases[id.0].name))),
         }
     }
 
@@ -200,6 +221,14 @@ impl<'p> World<'p> {
                 values[y as usize * row.len()..][..row.len()].copy_from_slice(row);
                 Ok(())
             }
+            State::Spool(file) => file.write(y, 0, row),
+            State::Band(ring) if io.outputs.iter().all(|(c, _)| *c != id) => {
+                ring.push().copy_from_slice(row);
+                Ok(())
+            }
+            State::Device(_) | State::Absent => {
+                Err(wrong(format!("canvas `{}` takes no rows", self.program.canvases[id.0].name)))
+            }
             State::Band(_) | State::Passing => match io.outputs.iter_mut().find(|(c, _)| *c == id) {
                 Some((_, rows)) => rows.put_row(y, row),
                 None => Err(wrong(format!("nothing takes canvas `{}`", self.program.canvases[id.0].name))),
@@ -219,7 +248,9 @@ impl<'p> World<'p> {
     pub(super) fn band_capacity(&self, id: CanvasId) -> u32 {
         match &self.canvases[id.0] {
             State::Band(ring) => ring.capacity(),
-            State::Whole(_) | State::Passing => self.program.extent(id)[0],
+            State::Whole(_) | State::Passing | State::Spool(_) | State::Device(_) | State::Absent => {
+                self.program.extent(id)[0]
+            }
         }
     }
 
@@ -231,8 +262,145 @@ impl<'p> World<'p> {
         match &self.canvases[id.0] {
             State::Whole(values) => band::crop(|y| Ok(&values[y as usize * n..][..n]), extent, channels, at, size, out),
             State::Band(ring) => band::crop(|y| ring.row(y), extent, channels, at, size, out),
-            State::Passing => Err(wrong(format!("canvas `{}` cannot be read", self.program.canvases[id.0].name))),
+            State::Spool(file) => file.crop(at, size, out),
+            State::Passing | State::Device(_) | State::Absent => {
+                Err(wrong(format!("canvas `{}` cannot be read", self.program.canvases[id.0].name)))
+            }
         }
+    }
+
+    /// Makes the bands and the transient canvases that a block needs.
+    pub(super) fn open_block(
+        &mut self,
+        index: usize,
+        bands: &BTreeMap<CanvasId, Band>,
+        executors: &mut dyn Executors,
+        io: &mut Connections<'_>,
+    ) -> Result<()> {
+        let program = self.program;
+        for (&id, band) in bands {
+            let [_, w] = program.extent(id);
+            let ring = RowRing::starting_at(band.first, w, program.canvases[id.0].channels, band.rows);
+            self.canvases[id.0] = State::Band(ring);
+        }
+        for (i, canvas) in program.canvases.iter().enumerate() {
+            let id = CanvasId(i);
+            let begins = program.used_by(id).is_some_and(|[first, _]| first == index);
+            if !begins || !matches!(self.canvases[i], State::Absent) {
+                continue;
+            }
+            let extent = program.extent(id);
+            self.canvases[i] = match canvas.residency {
+                Residency::Band => continue,
+                Residency::Whole => {
+                    let values = extent::to_usize("canvas", program.canvas_bytes(id) / 4)?;
+                    State::Whole(vec![0.0; values])
+                }
+                Residency::Spool => {
+                    let Some(folder) = &self.spool else {
+                        return Err(wrong(format!("canvas `{}` needs a spool folder", canvas.name)));
+                    };
+                    State::Spool(SpoolCanvas::create(folder, i, extent, canvas.channels)?)
+                }
+                Residency::Device => {
+                    // The port that writes it decides how it is stored.
+                    let Some((graph, dtype)) = program.port_of(id) else { continue };
+                    let device = executors.executor(graph.0)?.device().clone();
+                    State::Device(DeviceCanvas::create(&device, extent, canvas.channels, dtype)?)
+                }
+            };
+            // One that is fed is read whole now.
+            if let Some((_, rows)) = io.inputs.iter_mut().find(|(c, _)| *c == id) {
+                let mut row = vec![0.0; extent::to_usize("row", program.row_bytes(id) / 4)?];
+                for y in 0..extent[0] {
+                    rows.next_row(&mut row)?;
+                    match &mut self.canvases[i] {
+                        State::Whole(to) => to[y as usize * row.len()..][..row.len()].copy_from_slice(&row),
+                        State::Spool(file) => file.write(y, 0, &row)?,
+                        State::Band(_) | State::Passing | State::Device(_) | State::Absent => {
+                            return Err(wrong(format!("canvas `{}` cannot be fed", canvas.name)));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what no later block reads.
+    pub(super) fn close_block(&mut self, index: usize, bands: &BTreeMap<CanvasId, Band>) {
+        bands.keys().for_each(|id| self.canvases[id.0] = State::Absent);
+        for (i, canvas) in self.program.canvases.iter().enumerate() {
+            let kept = canvas.residency == Residency::Whole && !self.program.transient.contains(&CanvasId(i));
+            if !kept && self.program.used_by(CanvasId(i)).is_some_and(|[_, last]| last == index) {
+                self.canvases[i] = State::Absent;
+            }
+        }
+    }
+
+    /// The canvas on the device, if that is where it is.
+    pub(super) fn on_device(&self, id: CanvasId) -> Option<&DeviceCanvas> {
+        match &self.canvases[id.0] {
+            State::Device(canvas) => Some(canvas),
+            _ => None,
+        }
+    }
+
+    /// Whether any canvas lies on the device now.
+    pub(super) fn uses_device(&self) -> bool {
+        self.canvases.iter().any(|c| matches!(c, State::Device(_)))
+    }
+
+    /// Extends a band down to row `end`.
+    pub(super) fn make_room(&mut self, id: CanvasId, end: u32) -> Result<()> {
+        let [h, _] = self.program.extent(id);
+        if let State::Band(ring) = &mut self.canvases[id.0] {
+            while ring.end() < end.min(h) {
+                ring.push().fill(0.0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a window's cell; what lies beyond the canvas is left out.
+    pub(super) fn store(&mut self, id: CanvasId, cell: &Cell, values: &[f32]) -> Result<()> {
+        let [h, w] = self.program.extent(id);
+        let c = self.program.canvases[id.0].channels as usize;
+        let count = cell.size[1].min(w.saturating_sub(cell.at[1])) as usize * c;
+        for i in 0..cell.size[0].min(h.saturating_sub(cell.at[0])) {
+            let from = (cell.from[0] + i) as usize * cell.width as usize + cell.from[1] as usize;
+            let (y, x) = (cell.at[0] + i, cell.at[1] as usize * c);
+            let values = &values[from * c..][..count];
+            match &mut self.canvases[id.0] {
+                State::Whole(to) => to[y as usize * w as usize * c + x..][..count].copy_from_slice(values),
+                State::Band(ring) => ring.row_mut(y)?[x..x + count].copy_from_slice(values),
+                State::Spool(file) => file.write(y, cell.at[1], values)?,
+                State::Passing | State::Device(_) | State::Absent => {
+                    let name = &self.program.canvases[id.0].name;
+                    return Err(wrong(format!("canvas `{name}` takes no cells from the host")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands rows `first..end` of a band that is connected to an output to it.
+    pub(super) fn drain(&mut self, id: CanvasId, first: u32, end: u32, io: &mut Connections<'_>) -> Result<()> {
+        let [h, _] = self.program.extent(id);
+        if let State::Band(ring) = &self.canvases[id.0]
+            && let Some((_, rows)) = io.outputs.iter_mut().find(|(c, _)| *c == id)
+        {
+            for y in first..end.min(h) {
+                rows.put_row(y, ring.row(y)?)?;
+            }
+            rows.settle()?;
+        }
+        Ok(())
+    }
+
+    /// Sets the folder of canvases that live in files.
+    pub(super) fn set_spool(&mut self, folder: PathBuf) {
+        self.spool = Some(folder);
     }
 
     /// Carries out an operation on whole canvases.
@@ -317,7 +485,7 @@ fn reads_source(source: &Source, id: CanvasId) -> bool {
     match source {
         Source::Crop { canvas, .. } => *canvas == id,
         Source::Saved { initial, .. } => initial.as_ref().is_some_and(|s| reads_source(s, id)),
-        Source::Constant(_) | Source::Table(_) | Source::Gather(_) | Source::Noise { .. } => false,
+        Source::Constant(_) | Source::Table(_) | Source::Gather(_) | Source::Factors(_) | Source::Noise { .. } => false,
     }
 }
 

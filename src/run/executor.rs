@@ -10,7 +10,7 @@ use crate::backend::{Backend, BufferId, ListId, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::limits;
-use crate::plan::command::{PackedWeight, Plan, SlotKind};
+use crate::plan::command::{PackedWeight, Plan, SlotId, SlotKind};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -21,6 +21,13 @@ pub struct Device {
     weights: HashMap<String, (BufferId, usize)>,
     /// Executors made on it.
     made: u64,
+}
+
+impl Device {
+    /// The backend itself.
+    pub(super) fn backend(&mut self) -> &mut dyn Backend {
+        self.backend.as_mut()
+    }
 }
 
 /// A device used by several executors; calls are serialised, as the device's own queue is.
@@ -51,7 +58,7 @@ impl SharedDevice {
 
     /// A panic while the lock was held leaves a device whose state is unknown only to that panic's
     /// job, whose executors are gone; the next job makes its own.
-    fn lock(&self) -> MutexGuard<'_, Device> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Device> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
@@ -170,6 +177,17 @@ impl Executor {
         drop(guard);
         self.mixed = false;
         if self.set_up { self.setup() } else { Ok(()) }
+    }
+
+    /// The device it runs on.
+    pub(super) fn device(&self) -> &SharedDevice {
+        &self.device
+    }
+
+    /// The buffer of a slot.
+    pub(super) fn buffer(&self, slot: SlotId) -> Result<BufferId> {
+        let found = self.buffers.get(slot.0 as usize).copied();
+        found.ok_or_else(|| internal(format!("{}: there is no slot {}", self.plan.name, slot.0)))
     }
 
     /// The plan it runs.

@@ -11,6 +11,8 @@ use crate::noise::{self, Key};
 use crate::system::phase::{Nesting, Phase, Source};
 use crate::system::program::{CanvasId, Program};
 use crate::tile::Grid;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// How a run is watched, stopped and ordered.
@@ -40,6 +42,8 @@ pub struct RunStats {
     pub scatter: f64,
     /// Host buffers made after the first row of windows of a pass.
     pub growths: u64,
+    /// Bytes moved between canvases and ports, on whichever side.
+    pub moved: u64,
     /// Items computed again in a wider storage type.
     pub redone: u64,
 }
@@ -47,15 +51,15 @@ pub struct RunStats {
 /// A program with its executors and states.
 pub struct Interpreter<'p> {
     pub(super) program: &'p Program,
-    executors: &'p mut dyn Executors,
-    world: World<'p>,
+    pub(super) executors: &'p mut dyn Executors,
+    pub(super) world: World<'p>,
     pub(super) phases: Vec<Prepared<'p>>,
     /// Rows of an output band that an earlier run finished.
     pub(super) finished: Option<(CanvasId, u32)>,
     /// The phase whose job inputs the executor of a graph holds, and which executor that was.
-    holds: Vec<Option<(usize, u64)>>,
-    stats: RunStats,
-    total: u64,
+    pub(super) holds: Vec<Option<(usize, u64)>>,
+    pub(super) stats: RunStats,
+    pub(super) total: u64,
 }
 
 impl<'p> Interpreter<'p> {
@@ -68,11 +72,16 @@ impl<'p> Interpreter<'p> {
         }
         let mut phases = Vec::new();
         let mut total = 0;
-        for (phase, steps) in program.window_phases() {
-            let prepared = Prepared::new(program, phase)?;
-            let items = prepared.grid.count() as u64 * u64::from(phase.branches);
-            total += items * u64::from(steps);
-            phases.push(prepared);
+        for block in &program.blocks {
+            for phase in &block.phases {
+                let Phase::Windows(phase) = phase else { continue };
+                let items = program.grids[phase.grid.0].count() as u64 * u64::from(phase.branches);
+                total += items * u64::from(block.steps);
+                // Phases of a chain share one staging and exist while their pass runs.
+                if block.nesting != Nesting::Chained {
+                    phases.push(Prepared::new(program, phase)?);
+                }
+            }
         }
         let holds = vec![None; executors.count()];
         let world = World::new(program);
@@ -89,6 +98,11 @@ impl<'p> Interpreter<'p> {
             (inputs + outputs) as u64 + sinks
         });
         self.world.bytes() + phases.sum::<u64>() + self.executors.host_bytes()
+    }
+
+    /// Sets the folder of canvases that live in files; without one a program that has any cannot run.
+    pub fn set_spool(&mut self, folder: PathBuf) {
+        self.world.set_spool(folder);
     }
 
     /// The program.
@@ -120,7 +134,8 @@ impl<'p> Interpreter<'p> {
         self.world.load(io)?;
         let program = self.program;
         let mut first = 0;
-        for block in &program.blocks {
+        for (number, block) in program.blocks.iter().enumerate() {
+            self.world.open_block(number, &BTreeMap::new(), self.executors, io)?;
             let windows = block.phases.iter().filter(|p| matches!(p, Phase::Windows(_))).count();
             match block.nesting {
                 Nesting::StepOutside => {
@@ -143,8 +158,12 @@ impl<'p> Interpreter<'p> {
                 Nesting::WindowOutside => {
                     self.passes(first..first + windows, 0..block.steps, block.steps, io, control)?
                 }
+                Nesting::Chained => self.chain(number, io, control)?,
             }
-            first += windows;
+            self.world.close_block(number, &BTreeMap::new());
+            if block.nesting != Nesting::Chained {
+                first += windows;
+            }
         }
         self.world.unload(io)?;
         Ok(self.stats)
@@ -177,7 +196,7 @@ impl<'p> Interpreter<'p> {
                 output.sinks.iter_mut().for_each(|s| s.begin(skipped, finished));
             }
             // What all windows saved changes from pass to pass.
-            if self.phases[p].inputs.iter().any(|i| matches!(i.source, Source::Gather(_))) {
+            if self.phases[p].inputs.iter().any(|i| matches!(i.source, Source::Gather(_) | Source::Factors(_))) {
                 self.holds[self.phases[p].phase.graph.0] = None;
             }
         }
@@ -247,36 +266,31 @@ impl<'p> Interpreter<'p> {
             }
             let computed = Instant::now();
             prepared.scatter(now, last_step, &mut self.world, io)?;
-            self.count(p, now.len(), [began, gathered, computed, Instant::now()], control);
+            let name = self.phases[p].phase.name.as_str();
+            self.count(name, now.len(), [began, gathered, computed, Instant::now()], control);
             rest = later;
         }
         Ok(())
     }
 
-    /// Counts a launch of phase `p` over `items` items that began, had its inputs, its results and its sinks filled
-    /// at `times`, and tells the observer.
-    fn count(&mut self, p: usize, items: usize, times: [Instant; 4], control: &mut Control<'_>) {
+    /// Counts a launch over `items` items that began, had its inputs, its results and its sinks filled at `times`.
+    pub(super) fn count(&mut self, stage: &str, items: usize, times: [Instant; 4], control: &mut Control<'_>) {
         let stats = &mut self.stats;
         stats.launches += 1;
         stats.items += items as u64;
-        let [gather, compute, scatter] = [0, 1, 2].map(|i| (times[i + 1] - times[i]).as_secs_f64());
-        stats.gather += gather;
-        stats.compute += compute;
-        stats.scatter += scatter;
+        stats.gather += (times[1] - times[0]).as_secs_f64();
+        stats.compute += (times[2] - times[1]).as_secs_f64();
+        stats.scatter += (times[3] - times[2]).as_secs_f64();
         let spent = stats.gather + stats.compute + stats.scatter;
-        let left = (self.total - stats.items) as f64 / stats.items as f64 * spent;
-        control.observer.progress(&Progress {
-            stage: &self.phases[p].phase.name,
-            done: stats.items,
-            total: self.total,
-            elapsed: control.began.elapsed().as_secs_f64(),
-            left: Some(left),
-        });
+        let left = self.total.saturating_sub(stats.items) as f64 / stats.items as f64 * spent;
+        let elapsed = control.began.elapsed().as_secs_f64();
+        let (done, total) = (stats.items, self.total);
+        control.observer.progress(&Progress { stage, done, total, elapsed, left: Some(left) });
     }
 }
 
 /// The windows of a grid, row by row, each row in the order asked for.
-fn sequence(grid: &Grid, order: TileOrder) -> Vec<usize> {
+pub(super) fn sequence(grid: &Grid, order: TileOrder) -> Vec<usize> {
     let columns = grid.cols.count();
     let mut all: Vec<usize> = (0..grid.count()).collect();
     for (r, row) in all.chunks_exact_mut(columns).enumerate() {

@@ -3,6 +3,7 @@
 
 pub mod budget;
 pub mod canvas;
+mod chain;
 mod clock;
 pub mod component;
 mod delivery;
@@ -12,6 +13,7 @@ pub mod executor;
 pub mod executors;
 pub mod inspect;
 pub mod interpreter;
+mod kept;
 mod key;
 mod naming;
 pub mod options;

@@ -2,8 +2,8 @@
 
 use super::interpreter::Interpreter;
 use super::sinks::Working;
-use crate::system::phase::{Phase, Source};
-use crate::system::program::{CanvasId, Program, SavedId};
+use crate::system::phase::{Block, Phase, Sink, Source};
+use crate::system::program::{CanvasId, Program, Residency, SavedId};
 use crate::tile::Axis;
 
 /// The first row of windows that reaches below row `done` of the canvas whose windows `axis` gives. What
@@ -38,6 +38,35 @@ impl Interpreter<'_> {
                     _ => return (0, 0),
                 };
                 start = Some(start.map_or(row, |s: usize| s.min(row)));
+            }
+        }
+        start.map_or((0, 0), |row| (row, done))
+    }
+}
+
+impl Interpreter<'_> {
+    /// The row of windows at which the last phases of a chained pass begin, and the finished rows of its output.
+    /// Only a pass whose one result is that output begins in the middle.
+    pub(super) fn start_of_chain(&self, block: &Block) -> (usize, u32) {
+        let Some((output, done)) = self.finished.filter(|(_, done)| *done > 0) else { return (0, 0) };
+        let mut start = None;
+        for phase in &block.phases {
+            let Phase::Windows(phase) = phase else { return (0, 0) };
+            for (_, sink) in &phase.sinks {
+                let rows = &self.program.grids[phase.grid.0].rows;
+                match sink {
+                    Sink::Blend { canvas, ratio, .. } if *canvas == output => {
+                        let Ok(axis) = rows.scaled(|v| ratio.of(v)) else { return (0, 0) };
+                        start = Some(first_row(&axis, done).min(rows.count() - 1));
+                    }
+                    Sink::Store { canvas, ratio } if *canvas == output => {
+                        let reaches = |k: &usize| ratio.of(rows.cell(*k)[1]).is_ok_and(|end| end > done);
+                        start = Some((0..rows.count()).find(reaches).unwrap_or(rows.count() - 1));
+                    }
+                    // Of the phases before, rows that nobody needs are not made.
+                    Sink::Store { canvas, .. } if self.program.canvases[canvas.0].residency == Residency::Band => {}
+                    _ => return (0, 0),
+                }
             }
         }
         start.map_or((0, 0), |row| (row, done))

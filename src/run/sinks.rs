@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 pub(super) enum Working {
     Blend(Box<Blend>),
     Save { saved: SavedId, gains: Vec<f32> },
+    Store { canvas: CanvasId, ratio: Ratio },
+    Partials { statistic: StatisticId, partials: Vec<Vec<Moments>> },
     Moments { statistic: StatisticId, ratio: Ratio, partials: Vec<Vec<Moments>> },
 }
 
@@ -70,6 +72,12 @@ impl Working {
                 }))
             }
             Sink::Save { saved, gains } => Working::Save { saved: *saved, gains: gains.clone() },
+            Sink::Store { canvas, ratio } => Working::Store { canvas: *canvas, ratio: *ratio },
+            Sink::Partials { statistic } => {
+                let channels = program.statistics[statistic.0].channels as usize;
+                let partials = vec![vec![Moments::default(); channels]; grid.count()];
+                Working::Partials { statistic: *statistic, partials }
+            }
             Sink::Moments { statistic, ratio } => {
                 let channels = program.statistics[statistic.0].channels as usize;
                 let partials = vec![vec![Moments::default(); channels]; grid.count()];
@@ -82,8 +90,10 @@ impl Working {
     pub(super) fn bytes(&self) -> u64 {
         match self {
             Working::Blend(b) => b.band.bytes(),
-            Working::Save { .. } => 0,
-            Working::Moments { partials, .. } => partials.iter().map(|p| (p.len() * size_of::<Moments>()) as u64).sum(),
+            Working::Save { .. } | Working::Store { .. } => 0,
+            Working::Partials { partials, .. } | Working::Moments { partials, .. } => {
+                partials.iter().map(|p| (p.len() * size_of::<Moments>()) as u64).sum()
+            }
         }
     }
 
@@ -91,7 +101,7 @@ impl Working {
     pub(super) fn growths(&self) -> u64 {
         match self {
             Working::Blend(b) => b.made,
-            Working::Save { .. } | Working::Moments { .. } => 0,
+            Working::Save { .. } | Working::Store { .. } | Working::Partials { .. } | Working::Moments { .. } => 0,
         }
     }
 
@@ -103,8 +113,8 @@ impl Working {
                 b.band.restart_at(finished);
                 b.next = skipped;
             }
-            Working::Save { .. } => {}
-            Working::Moments { partials, .. } => {
+            Working::Save { .. } | Working::Store { .. } => {}
+            Working::Partials { partials, .. } | Working::Moments { partials, .. } => {
                 partials.iter_mut().for_each(|p| p.fill(Moments::default()));
             }
         }
@@ -127,12 +137,58 @@ impl Working {
                 }
                 Ok(())
             }
+            Working::Store { canvas, ratio } => world.store(*canvas, &Cell::new(a, *ratio)?, a.values),
+            Working::Partials { partials, .. } => {
+                // From nothing: a launch may be tried again.
+                partials[a.window.index].fill(Moments::default());
+                Moments::add_blocks(&mut partials[a.window.index], a.values);
+                Ok(())
+            }
             Working::Moments { ratio, partials, .. } => {
                 if a.branch == 0 {
                     cell_moments(a, *ratio, &mut partials[a.window.index])?;
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// A row of windows of a chained pass begins: makes room for its cells in a band.
+    pub(super) fn begin_row(&self, grid: &Grid, row: usize, world: &mut World<'_>) -> Result<()> {
+        match self {
+            Working::Store { canvas, ratio } => world.make_room(*canvas, ratio.of(grid.rows.cell(row)[1])?),
+            Working::Blend(_) | Working::Save { .. } | Working::Partials { .. } | Working::Moments { .. } => Ok(()),
+        }
+    }
+
+    /// It ends: what is finished leaves.
+    pub(super) fn end_row(
+        &mut self,
+        grid: &Grid,
+        row: usize,
+        world: &mut World<'_>,
+        io: &mut Connections<'_>,
+    ) -> Result<()> {
+        match self {
+            Working::Store { canvas, ratio } => {
+                let [first, end] = grid.rows.cell(row);
+                world.drain(*canvas, ratio.of(first)?, ratio.of(end)?, io)
+            }
+            Working::Blend(b) => {
+                let next = grid.rows.origins.get(row + 1).map_or(Ok(u32::MAX), |&o| b.ratio.of(o))?;
+                let canvas = b.canvas;
+                b.band.finish(next, |y, row| world.put(canvas, y, row, io))?;
+                world.settle(canvas, io)
+            }
+            Working::Save { .. } | Working::Partials { .. } | Working::Moments { .. } => Ok(()),
+        }
+    }
+
+    /// The canvas that an output is stored in as it is.
+    pub(super) fn stored_in(&self) -> Option<(CanvasId, Ratio)> {
+        match self {
+            Working::Store { canvas, ratio } => Some((*canvas, *ratio)),
+            Working::Blend(_) | Working::Save { .. } | Working::Partials { .. } | Working::Moments { .. } => None,
         }
     }
 
@@ -154,8 +210,8 @@ impl Working {
                 b.band.finish(u32::MAX, |y, row| world.put(canvas, y, row, io))?;
                 world.settle(canvas, io)
             }
-            Working::Blend(_) | Working::Save { .. } => Ok(()),
-            Working::Moments { statistic, partials, .. } => {
+            Working::Blend(_) | Working::Save { .. } | Working::Store { .. } => Ok(()),
+            Working::Partials { statistic, partials } | Working::Moments { statistic, partials, .. } => {
                 let mut total = partials.first().cloned().unwrap_or_default();
                 for partial in partials.iter().skip(1) {
                     total.iter_mut().zip(partial).for_each(|(t, p)| t.merge(p));
@@ -224,6 +280,37 @@ impl Blend {
         self.next += 1;
         debug_assert!(self.next <= grid.count());
         Ok(())
+    }
+}
+
+/// A window's cell on a canvas: where it lies there and in the window's own values.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cell {
+    /// First row and column on the canvas.
+    pub(super) at: [u32; 2],
+    /// Rows and columns.
+    pub(super) size: [u32; 2],
+    /// First row and column in the window.
+    pub(super) from: [u32; 2],
+    /// Columns of the window.
+    pub(super) width: u32,
+}
+
+impl Cell {
+    pub(super) fn new(a: &Arrival<'_>, ratio: Ratio) -> Result<Cell> {
+        Cell::of(a.grid, a.window, ratio)
+    }
+
+    /// The cell of `window` on a canvas of `ratio` pixels per grid pixel.
+    pub(super) fn of(grid: &Grid, window: Window, ratio: Ratio) -> Result<Cell> {
+        let [top, bottom] = grid.rows.cell(window.row);
+        let [left, right] = grid.cols.cell(window.col);
+        Ok(Cell {
+            at: [ratio.of(top)?, ratio.of(left)?],
+            size: [ratio.of(bottom - top)?, ratio.of(right - left)?],
+            from: [ratio.of(top - window.y)?, ratio.of(left - window.x)?],
+            width: ratio.of(grid.cols.size)?,
+        })
     }
 }
 

@@ -44,6 +44,17 @@ impl Moments {
         }
     }
 
+    /// Counts what an `Op::ChannelMoments` counted over one item, block by block: `[blocks, 3, channels]`.
+    pub fn add_blocks(per_channel: &mut [Moments], values: &[f32]) {
+        let c = per_channel.len().max(1);
+        for block in values.chunks_exact(3 * c) {
+            for (k, m) in per_channel.iter_mut().enumerate() {
+                let [count, mean, m2] = [block[k], block[c + k], block[2 * c + k]].map(f64::from);
+                m.merge(&Moments { count, mean, m2 });
+            }
+        }
+    }
+
     /// Variance of the values themselves.
     pub fn variance(&self) -> f64 {
         if self.count > 0.0 { self.m2 / self.count } else { 0.0 }
@@ -90,6 +101,11 @@ impl Factors {
                 Factors { a, b }
             }
         }
+    }
+
+    /// `a` of all channels, then `b`: an input of `Op::ChannelAffine`.
+    pub fn rows(&self) -> Vec<f32> {
+        self.a.iter().chain(&self.b).copied().collect()
     }
 
     /// Applies them to interleaved pixels.

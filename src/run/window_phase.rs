@@ -92,19 +92,7 @@ impl<'p> Prepared<'p> {
 
     /// Writes what does not differ between windows and runs the setup list.
     pub(super) fn settle(&mut self, executor: &mut Executor, world: &World<'_>) -> Result<()> {
-        for input in self.inputs.iter_mut().filter(|i| i.lifetime != Lifetime::Window) {
-            match input.source {
-                Source::Constant(values) => executor.write_input(input.name, values)?,
-                Source::Table(table) => executor.write_input(input.name, &world.program.tables[table.0].values)?,
-                Source::Gather(saved) => executor.write_input(input.name, world.gathered(*saved))?,
-                Source::Crop { .. } | Source::Saved { .. } | Source::Noise { .. } => {
-                    let why = format!("`{}` does not differ between windows", input.name);
-                    return Err(Error::new(Kind::Internal, "run", why));
-                }
-            }
-        }
-        executor.setup()?;
-        Ok(())
+        settle(world.program, self.phase, executor, world)
     }
 
     /// Fills the staging of every window input, and the items.
@@ -118,25 +106,7 @@ impl<'p> Prepared<'p> {
     ) -> Result<()> {
         self.items.clear();
         for &(window, branch) in batch {
-            let w = self.grid.window(window);
-            let ctx_row = match &self.phase.contexts {
-                Contexts::Branch => branch,
-                Contexts::Window { rows, .. } => rows[window] * self.phase.branches + branch,
-            };
-            let keys = match &self.phase.contexts {
-                Contexts::Branch => 0,
-                Contexts::Window { tokens, .. } => tokens.get(ctx_row as usize).copied().unwrap_or(0),
-            };
-            self.items.push(Item {
-                origin: [w.y as i32, w.x as i32],
-                valid_rect: self.grid.valid_rect(),
-                step_row: step,
-                ctx_row,
-                branch,
-                out_slot: window as u32,
-                keys,
-                ..Item::default()
-            });
+            self.items.push(item(self.phase, self.grid, window, branch, step));
         }
         let grid = self.grid;
         for input in self.inputs.iter_mut().filter(|i| i.lifetime == Lifetime::Window) {
@@ -187,9 +157,56 @@ impl<'p> Prepared<'p> {
     }
 }
 
+/// What tells the device which window and branch a batch element is.
+pub(super) fn item(phase: &WindowPhase, grid: &Grid, window: usize, branch: u32, step: u32) -> Item {
+    let w = grid.window(window);
+    let ctx_row = match &phase.contexts {
+        Contexts::Branch => branch,
+        Contexts::Window { rows, .. } => rows[window] * phase.branches + branch,
+    };
+    let keys = match &phase.contexts {
+        Contexts::Branch => 0,
+        Contexts::Window { tokens, .. } => tokens.get(ctx_row as usize).copied().unwrap_or(0),
+    };
+    Item {
+        origin: [w.y as i32, w.x as i32],
+        valid_rect: grid.valid_rect(),
+        step_row: step,
+        ctx_row,
+        branch,
+        out_slot: window as u32,
+        keys,
+        ..Item::default()
+    }
+}
+
+/// Writes the inputs of a phase that do not differ between windows and runs the setup list.
+pub(super) fn settle(program: &Program, phase: &WindowPhase, executor: &mut Executor, world: &World<'_>) -> Result<()> {
+    let graph = &program.graphs[phase.graph.0];
+    let window = |name: &str| {
+        let mut inputs = graph.nodes.iter().filter(|n| n.op == Op::Input(Lifetime::Window));
+        inputs.any(|n| graph.value(n.output).name == name)
+    };
+    for (name, source) in phase.sources.iter().filter(|(name, _)| !window(name)) {
+        match source {
+            Source::Constant(values) => executor.write_input(name, values)?,
+            Source::Table(table) => executor.write_input(name, &program.tables[table.0].values)?,
+            Source::Gather(saved) => executor.write_input(name, world.gathered(*saved))?,
+            Source::Factors(affine) => {
+                executor.write_input(name, &Factors::new(affine, |id| world.statistic(id)).rows())?;
+            }
+            Source::Crop { .. } | Source::Saved { .. } | Source::Noise { .. } => {
+                let why = format!("`{name}` does not differ between windows");
+                return Err(Error::new(Kind::Internal, "run", why));
+            }
+        }
+    }
+    executor.setup()
+}
+
 /// One item's values of one source.
 #[expect(clippy::too_many_arguments, reason = "a source may draw on every state of the run")]
-fn fill(
+pub(super) fn fill(
     source: &Source,
     grid: &Grid,
     w: Window,
@@ -224,6 +241,7 @@ fn fill(
             }
         },
         Source::Gather(saved) => to.copy_from_slice(world.gathered(*saved)),
+        Source::Factors(affine) => to.copy_from_slice(&Factors::new(affine, |id| world.statistic(id)).rows()),
         Source::Noise { stage, purpose, gain } => {
             let key = program.noise_key(*stage, *purpose, step);
             // Positions in the picture's own pixels of this input, so that windows agree where they overlap.

@@ -21,12 +21,18 @@ impl Program {
                         grids.push(w.grid);
                     }
                     Phase::Canvas(op) => {
-                        if block.nesting == Nesting::WindowOutside {
+                        if block.nesting != Nesting::StepOutside {
                             return Err(wrong("a canvas operation needs all windows, its block has windows outside"));
                         }
                         self.check_canvas_op(op)?;
                     }
                 }
+            }
+            if block.nesting == Nesting::Chained {
+                if block.steps != 1 {
+                    return Err(wrong("a chained block has one step"));
+                }
+                super::chain::schedule(self, block, 0)?;
             }
             if block.nesting == Nesting::WindowOutside && grids.windows(2).any(|g| g[0] != g[1]) {
                 return Err(wrong("phases of different grids cannot share one loop over windows"));
@@ -37,7 +43,22 @@ impl Program {
 
     fn check_bands(&self) -> Result<()> {
         for (i, canvas) in self.canvases.iter().enumerate() {
-            if canvas.residency == Residency::Whole {
+            if canvas.residency.is_kept() {
+                let chained = self.blocks.iter().filter(|b| b.nesting != Nesting::Chained);
+                let mut others = chained.flat_map(|b| &b.phases);
+                let plain = others.any(|p| match p {
+                    Phase::Windows(w) => w.canvases().any(|c| c.0 == i),
+                    Phase::Canvas(op) => op.canvases().contains(&CanvasId(i)),
+                });
+                if canvas.residency != Residency::Whole && plain {
+                    return Err(wrong(format!("canvas `{}` serves chained blocks only", canvas.name)));
+                }
+                continue;
+            }
+            let chains = |b: &&Block| b.nesting == Nesting::Chained;
+            let inside =
+                |b: &&Block| b.phases.iter().any(|p| matches!(p, Phase::Windows(w) if w.canvases().any(|c| c.0 == i)));
+            if self.blocks.iter().filter(inside).count() == 1 && self.blocks.iter().filter(inside).any(|b| chains(&b)) {
                 continue;
             }
             let uses = |w: &WindowPhase| {
@@ -168,7 +189,7 @@ impl Program {
             let Some((_, id)) = graph.outputs.iter().find(|(n, _)| n == name) else {
                 return Err(wrong(format!("{} has no output `{name}`", graph.name)));
             };
-            self.check_sink(sink, graph.value(*id).shape, w).map_err(|e| e.at(format!("output `{name}`")))?;
+            self.check_sink(sink, graph.value(*id).shape, w, block).map_err(|e| e.at(format!("output `{name}`")))?;
         }
         let reads =
             |id: CanvasId| w.sources.iter().any(|(_, s)| matches!(s, Source::Crop { canvas, .. } if *canvas == id));
@@ -242,11 +263,20 @@ impl Program {
                 let saved = get(&self.saved, saved.0, "saved value")?;
                 size(self.grids[saved.grid.0].count() * saved.shape.pixels() as usize * saved.shape.c as usize)
             }
+            Source::Factors(affine) => {
+                if life != Lifetime::Job || (port.h, port.w) != (1, 2) {
+                    return Err(wrong(format!("factors are two rows of channels over the job, not {port}")));
+                }
+                self.check_affine(affine, port.c)
+            }
             Source::Noise { .. } => per_window("noise"),
         }
     }
 
-    fn check_sink(&self, sink: &Sink, port: Shape, w: &WindowPhase) -> Result<()> {
+    fn check_sink(&self, sink: &Sink, port: Shape, w: &WindowPhase, block: &Block) -> Result<()> {
+        let chained = || {
+            if block.nesting == Nesting::Chained { Ok(()) } else { Err(wrong("only chained blocks store cells")) }
+        };
         let branches = |gains: &[f32]| {
             if gains.len() == w.branches as usize {
                 return Ok(());
@@ -270,6 +300,26 @@ impl Program {
                 let saved = get(&self.saved, saved.0, "saved value")?;
                 if saved.grid != w.grid || (Shape { n: 1, ..port }) != saved.shape {
                     return Err(wrong(format!("`{}` is {} of grid {}", saved.name, saved.shape, saved.grid.0)));
+                }
+                Ok(())
+            }
+            Sink::Store { canvas, ratio } => {
+                chained()?;
+                let c = get(&self.canvases, canvas.0, "canvas")?;
+                let want = [ratio.of(grid.rows.size)?, ratio.of(grid.cols.size)?];
+                let whole = [ratio.of(grid.rows.extent)?, ratio.of(grid.cols.extent)?];
+                let have = self.extent(*canvas);
+                // A canvas may end within the last grid pixel: the picture is padded to whole latents.
+                let covers = |i: usize| have[i] <= whole[i] && u64::from(whole[i] - have[i]) < u64::from(ratio.num);
+                if want != [port.h, port.w] || c.channels != port.c || !covers(0) || !covers(1) {
+                    return Err(wrong(format!("{port} does not cover canvas `{}` by windows", c.name)));
+                }
+                Ok(())
+            }
+            Sink::Partials { statistic } => {
+                chained()?;
+                if port.w != 3 || get(&self.statistics, statistic.0, "statistic")?.channels != port.c {
+                    return Err(wrong(format!("statistic {} does not count {port}", statistic.0)));
                 }
                 Ok(())
             }

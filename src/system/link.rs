@@ -132,7 +132,9 @@ fn shift_weights(op: &Op, by: u32) -> Op {
         | Op::Pointwise(_)
         | Op::Slice { .. }
         | Op::Concat
-        | Op::Upsample { .. } => {}
+        | Op::Upsample { .. }
+        | Op::ChannelAffine(_)
+        | Op::ChannelMoments => {}
     }
     op
 }

@@ -1,6 +1,7 @@
 //! Systems: programs as data. A system says which graphs run over which windows, what feeds them and
 //! where their results go; `run` is the only thing that interprets it.
 
+pub mod chain;
 mod check;
 pub mod link;
 pub mod multidiffusion;
@@ -11,5 +12,6 @@ pub mod program;
 pub mod registry;
 pub mod schedule;
 pub mod state;
+pub mod vae_modes;
 
 pub use program::Program;

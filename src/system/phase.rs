@@ -34,6 +34,9 @@ pub enum Source {
     },
     /// What every window saved, in window order: one long table for an input over contexts or the job.
     Gather(SavedId),
+    /// Factors that follow from statistics, `a` of all channels, then `b`: for inputs over the job, settled at
+    /// the start of each pass.
+    Factors(Affine),
     /// Standard normals times `gain` at the pixel's own position in the picture, the same in every window.
     Noise {
         /// Stage of a cascade.
@@ -69,6 +72,20 @@ pub enum Sink {
         saved: SavedId,
         /// Factor per branch.
         gains: Vec<f32>,
+    },
+    /// The window's cell of a canvas, as it is: cells divide the picture without overlap, so nothing is blended.
+    /// Only in chained blocks.
+    Store {
+        /// The canvas. What of a cell lies beyond it is left out.
+        canvas: CanvasId,
+        /// Its pixels per grid pixel.
+        ratio: Ratio,
+    },
+    /// The output holds moments (`Op::ChannelMoments`) of the window's cell, which are merged block by block in
+    /// window order. Only in chained blocks, whose launches tell the device what belongs to a cell.
+    Partials {
+        /// Result.
+        statistic: StatisticId,
     },
     /// Moments per channel over the window's cell (cells divide the picture without overlap), merged in
     /// window order. The first branch counts.
@@ -112,6 +129,36 @@ pub struct WindowPhase {
     pub sources: Vec<(String, Source)>,
     /// Sinks of graph outputs, by name; an output may have several.
     pub sinks: Vec<(String, Sink)>,
+}
+
+impl WindowPhase {
+    /// Canvases it reads and writes.
+    pub fn canvases(&self) -> impl Iterator<Item = CanvasId> + '_ {
+        self.sources.iter().filter_map(|(_, s)| s.canvas()).chain(self.sinks.iter().filter_map(|(_, s)| s.canvas()))
+    }
+}
+
+impl Source {
+    /// The canvas it is cut from.
+    pub fn canvas(&self) -> Option<CanvasId> {
+        match self {
+            Source::Crop { canvas, .. } => Some(*canvas),
+            Source::Saved { initial, .. } => initial.as_ref().and_then(|s| s.canvas()),
+            Source::Constant(_) | Source::Table(_) | Source::Gather(_) | Source::Factors(_) | Source::Noise { .. } => {
+                None
+            }
+        }
+    }
+}
+
+impl Sink {
+    /// The canvas it writes.
+    pub fn canvas(&self) -> Option<CanvasId> {
+        match self {
+            Sink::Blend { canvas, .. } | Sink::Store { canvas, .. } => Some(*canvas),
+            Sink::Save { .. } | Sink::Moments { .. } | Sink::Partials { .. } => None,
+        }
+    }
 }
 
 /// A coefficient of a canvas operation.
@@ -165,6 +212,17 @@ pub enum CanvasOp {
     },
 }
 
+impl CanvasOp {
+    /// Canvases it reads and writes.
+    pub fn canvases(&self) -> Vec<CanvasId> {
+        match self {
+            CanvasOp::Combine { to, terms, .. } => terms.iter().map(|t| t.0).chain([*to]).collect(),
+            CanvasOp::Resize { from, to } | CanvasOp::Affine { from, to, .. } => vec![*from, *to],
+            CanvasOp::Moments { from, .. } => vec![*from],
+        }
+    }
+}
+
 /// One phase.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Phase {
@@ -181,6 +239,9 @@ pub enum Nesting {
     StepOutside,
     /// All steps of one batch of windows, then the next batch: window phases of one grid only.
     WindowOutside,
+    /// Window phases joined by bands: rows of windows of a later phase pull the rows they need through the
+    /// phases before, in one pass, see [`super::chain`]. One step; no canvas operations.
+    Chained,
 }
 
 /// Phases in order, repeated over steps.

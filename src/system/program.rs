@@ -5,14 +5,14 @@
 //! be printed, checked ([`Program::check`]), costed and thrown away. Canvases, saved values and statistics
 //! are always f32.
 
-use super::phase::{Block, Phase, Sink, Source, WindowPhase};
+use super::phase::{Block, Nesting, Phase, Sink, Source, WindowPhase};
 pub use super::state::{
     Affine, Canvas, CanvasId, Extent, GraphId, GridId, Ratio, Residency, Saved, SavedId, Statistic, StatisticId, Table,
     TableId,
 };
 pub(super) use super::state::{get, wrong};
 use crate::error::Result;
-use crate::graph::{Graph, Lifetime};
+use crate::graph::{DType, Graph, Lifetime};
 use crate::noise;
 use crate::tile::Grid;
 
@@ -39,6 +39,8 @@ pub struct Program {
     pub blocks: Vec<Block>,
     /// Seed of the noise.
     pub seed: u64,
+    /// Canvases that exist only from the block that first writes them to the last that reads them.
+    pub transient: Vec<CanvasId>,
 }
 
 impl Program {
@@ -55,6 +57,7 @@ impl Program {
             grids: Vec::new(),
             blocks: Vec::new(),
             seed,
+            transient: Vec::new(),
         }
     }
 
@@ -94,19 +97,73 @@ impl Program {
     /// Host bytes of canvases and saved values: what residency costs beside staging.
     pub fn host_bytes(&self) -> u64 {
         let mut bytes = 0u64;
+        let mut chained = std::collections::BTreeSet::new();
+        let mut held = vec![0u64; self.blocks.len()];
+        for (block, held) in self.blocks.iter().zip(&mut held).filter(|(b, _)| b.nesting == Nesting::Chained) {
+            let Ok(schedule) = super::chain::schedule(self, block, 0) else { continue };
+            for (id, band) in schedule.bands {
+                *held += self.row_bytes(id) * u64::from(band.rows);
+                chained.insert(id);
+            }
+        }
         for (i, canvas) in self.canvases.iter().enumerate() {
             let [h, w] = self.extent(CanvasId(i));
             let rows = match canvas.residency {
+                Residency::Whole if self.transient.contains(&CanvasId(i)) => 0,
                 Residency::Whole => u64::from(h),
+                Residency::Band if chained.contains(&CanvasId(i)) => 0,
                 Residency::Band => u64::from(h.min(self.band_rows(CanvasId(i)))),
+                Residency::Spool | Residency::Device => 0,
             };
             bytes = bytes.saturating_add(rows * u64::from(w) * u64::from(canvas.channels) * 4);
         }
+        let blocks = (0..self.blocks.len()).map(|b| self.transient_bytes(b, Residency::Whole).saturating_add(held[b]));
+        bytes = bytes.saturating_add(blocks.max().unwrap_or(0));
         for saved in &self.saved {
             let windows = self.grids.get(saved.grid.0).map_or(0, Grid::count) as u64;
             bytes = bytes.saturating_add(windows * saved.shape.pixels() * u64::from(saved.shape.c) * 4);
         }
         bytes
+    }
+
+    /// Bytes of a row of a canvas, f32.
+    pub fn row_bytes(&self, id: CanvasId) -> u64 {
+        u64::from(self.extent(id)[1]) * u64::from(self.canvases[id.0].channels) * 4
+    }
+
+    /// Bytes of all of a canvas, f32.
+    pub fn canvas_bytes(&self, id: CanvasId) -> u64 {
+        u64::from(self.extent(id)[0]) * self.row_bytes(id)
+    }
+
+    /// First and last block that uses a canvas.
+    pub fn used_by(&self, id: CanvasId) -> Option<[usize; 2]> {
+        let uses = |b: &Block| {
+            b.phases.iter().any(|p| match p {
+                Phase::Windows(w) => w.canvases().any(|c| c == id),
+                Phase::Canvas(op) => op.canvases().contains(&id),
+            })
+        };
+        Some([self.blocks.iter().position(uses)?, self.blocks.iter().rposition(uses)?])
+    }
+
+    /// The graph whose output is stored in a canvas, and that output's type.
+    pub fn port_of(&self, id: CanvasId) -> Option<(GraphId, DType)> {
+        self.window_phases().find_map(|(w, _)| {
+            let (name, _) = w.sinks.iter().find(|(_, s)| s.canvas() == Some(id))?;
+            let graph = self.graphs.get(w.graph.0)?;
+            let (_, value) = graph.outputs.iter().find(|(n, _)| n == name)?;
+            Some((w.graph, graph.value(*value).dtype))
+        })
+    }
+
+    /// Bytes (f32) of the transient canvases of one residency that exist during a block.
+    pub fn transient_bytes(&self, block: usize, residency: Residency) -> u64 {
+        let alive = self.transient.iter().filter(|id| {
+            self.canvases[id.0].residency == residency
+                && self.used_by(**id).is_some_and(|[first, last]| (first..=last).contains(&block))
+        });
+        alive.map(|id| self.canvas_bytes(*id)).sum()
     }
 
     /// Rows of a band: the tallest window that touches the canvas.

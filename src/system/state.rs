@@ -49,8 +49,13 @@ pub enum Residency {
     /// All of it, in host memory.
     Whole,
     /// Only the rows that the current row of windows needs. One phase reads it (an input) or blends into
-    /// it (an output).
+    /// it (an output), or the phases of one chained block write and read it.
     Band,
+    /// All of it, in a file of the spool folder. Written and read by chained blocks only.
+    Spool,
+    /// All of it, in device memory, as the ports of the graphs hold it: written by stores, read by crops of
+    /// chained blocks, both without gain or mirrored rims.
+    Device,
 }
 
 /// A picture-like state.
@@ -64,6 +69,16 @@ pub struct Canvas {
     pub channels: u32,
     /// Residency.
     pub residency: Residency,
+}
+
+impl Residency {
+    /// Whether all of a canvas exists at once.
+    pub fn is_kept(self) -> bool {
+        match self {
+            Residency::Whole | Residency::Spool | Residency::Device => true,
+            Residency::Band => false,
+        }
+    }
 }
 
 /// Constants by row: coefficients per step, tokens per context, codes per window.

@@ -23,6 +23,11 @@ impl RowRing {
         RowRing { width, channels, capacity, first: 0, end: 0, data: vec![0.0; width * channels * capacity] }
     }
 
+    /// The same, with `first` as the first row that is pushed.
+    pub fn starting_at(first: u32, width: u32, channels: u32, capacity: u32) -> RowRing {
+        RowRing { first, end: first, ..RowRing::new(width, channels, capacity) }
+    }
+
     /// Values of one row.
     pub fn row_len(&self) -> usize {
         self.width * self.channels
@@ -65,6 +70,12 @@ impl RowRing {
         let n = self.row_len();
         let at = y as usize % self.capacity * n;
         Ok(&self.data[at..at + n])
+    }
+
+    /// See [`RowRing::row`].
+    pub fn row_mut(&mut self, y: u32) -> Result<&mut [f32]> {
+        self.row(y)?;
+        Ok(self.slot(y))
     }
 
     fn slot(&mut self, y: u32) -> &mut [f32] {

@@ -16,7 +16,7 @@ mod scratch;
 mod time_embedding;
 mod vector;
 
-use super::{Backend, BufferId, ListId, Stop, insert};
+use super::{Backend, BufferId, ListId, Rows, Stop, insert};
 use crate::abi::params::STATUS_NARROW;
 use crate::abi::{Access, Caps};
 use crate::error::{Error, Kind, Result};
@@ -131,6 +131,21 @@ impl Backend for Cpu {
         let block = self.block(buffer)?;
         let span = span(block.len(), offset, bytes.len())?;
         bytes.copy_from_slice(&block.bytes()[span]);
+        Ok(())
+    }
+
+    fn copy_rows(&mut self, copy: &Rows) -> Result<()> {
+        let index = |b: BufferId| extent::to_usize("buffer", b.0.into());
+        let (from, to) = (index(copy.from)?, index(copy.to)?);
+        let Ok([Some(from), Some(to)]) = self.buffers.get_disjoint_mut([from, to]) else {
+            return Err(no_buffer(copy.to));
+        };
+        let len = extent::to_usize("row", copy.bytes)?;
+        for i in 0..u64::from(copy.rows) {
+            let source = span(from.len(), copy.from_offset + i * copy.from_pitch, len)?;
+            let target = span(to.len(), copy.to_offset + i * copy.to_pitch, len)?;
+            to.bytes_mut()[target].copy_from_slice(&from.bytes()[source]);
+        }
         Ok(())
     }
 

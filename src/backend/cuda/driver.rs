@@ -320,6 +320,22 @@ impl Stream {
         }
     }
 
+    /// Copies `bytes` from one allocation to another, behind everything in the stream.
+    pub(super) fn copy(
+        &self,
+        from: &DeviceMemory,
+        read: u64,
+        to: &DeviceMemory,
+        written: u64,
+        bytes: usize,
+    ) -> Call<()> {
+        check(from, read, bytes)?;
+        check(to, written, bytes)?;
+        self.context.bind()?;
+        // SAFETY: both ranges lie in their allocations (checked above), which the stream outlives.
+        Ok(unsafe { result::memcpy_dtod_async(to.at + written, from.at + read, bytes, self.handle) }?)
+    }
+
     /// Puts the mark behind everything in the stream.
     pub(super) fn mark(&self, event: &Event) -> Call<()> {
         self.context.bind()?;

@@ -2,7 +2,7 @@
 
 use super::driver::{DeviceMemory, Staging, Stream};
 use super::faults::Faults;
-use crate::backend::{BufferId, insert};
+use crate::backend::{BufferId, Rows, insert};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 
@@ -88,6 +88,20 @@ impl Memory {
         let from = self.entries.get(id.0 as usize).and_then(Option::as_ref);
         let from = from.ok_or_else(|| bad(format!("buffer {} is not allocated", id.0)))?;
         self.staging.download(stream, from, offset, bytes).map_err(|e| faults.error("a read", e))
+    }
+
+    /// Copies rows between two buffers, in the order of the stream.
+    pub(super) fn copy_rows(&mut self, stream: &Stream, faults: &mut Faults, copy: &Rows) -> Result<()> {
+        faults.check("a copy")?;
+        let len = extent::to_usize("row", copy.bytes)?;
+        for i in 0..u64::from(copy.rows) {
+            let (read, written) = (copy.from_offset + i * copy.from_pitch, copy.to_offset + i * copy.to_pitch);
+            self.check_range(copy.from, read, len)?;
+            self.check_range(copy.to, written, len)?;
+            let (from, to) = (self.get(copy.from)?, self.get(copy.to)?);
+            stream.copy(from, read, to, written, len).map_err(|e| faults.error("a copy", e))?;
+        }
+        Ok(())
     }
 
     /// Bytes held by `alloc` now.

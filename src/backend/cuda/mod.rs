@@ -12,7 +12,7 @@ mod memory;
 mod modules;
 mod run;
 
-use super::{Backend, BufferId, ListId, Stop, insert};
+use super::{Backend, BufferId, ListId, Rows, Stop, insert};
 use crate::abi::{Caps, Stem};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
@@ -129,6 +129,10 @@ impl Backend for CudaBackend {
 
     fn read(&mut self, buffer: BufferId, offset: u64, bytes: &mut [u8]) -> Result<()> {
         self.memory.read(&self.gpu.stream, &mut self.gpu.faults, buffer, offset, bytes)
+    }
+
+    fn copy_rows(&mut self, copy: &Rows) -> Result<()> {
+        self.memory.copy_rows(&self.gpu.stream, &mut self.gpu.faults, copy)
     }
 
     fn prepare(&mut self, commands: &[Dispatch], slots: &[BufferId]) -> Result<ListId> {

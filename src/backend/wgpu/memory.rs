@@ -1,7 +1,7 @@
 //! Buffers of a wgpu device: allocation, upload, read-back.
 
 use super::shared::{Faults, scoped, wait};
-use crate::backend::{BufferId, insert};
+use crate::backend::{BufferId, Rows, insert};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::limits::WGPU_STAGING_BYTES;
@@ -183,6 +183,36 @@ impl Memory {
             copied.map_err(|e| failed(e.to_string()))?;
             at += size;
         }
+        Ok(())
+    }
+
+    /// Copies rows between two buffers, in the order of the queue.
+    pub(super) fn copy_rows(
+        &mut self,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        faults: &Faults,
+        copy: &Rows,
+    ) -> Result<()> {
+        let len = extent::to_usize("row", copy.bytes)?;
+        let last = u64::from(copy.rows).saturating_sub(1);
+        let mut places = Vec::with_capacity(2);
+        for (id, offset, pitch) in
+            [(copy.from, copy.from_offset, copy.from_pitch), (copy.to, copy.to_offset, copy.to_pitch)]
+        {
+            self.check_range(id, offset, len)?;
+            places.push(&self.check_range(id, offset.saturating_add(last.saturating_mul(pitch)), len)?.buffer);
+        }
+        let [from, to] = places[..] else { return Err(unknown(copy.to)) };
+        scoped(device, faults, "a copy", || {
+            let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("copy") });
+            for i in 0..u64::from(copy.rows) {
+                let (read, written) = (copy.from_offset + i * copy.from_pitch, copy.to_offset + i * copy.to_pitch);
+                encoder.copy_buffer_to_buffer(from, read, to, written, copy.bytes);
+            }
+            queue.submit([encoder.finish()]);
+        })?;
+        self.in_flight = 0;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ mod preprocess;
 mod run;
 mod shared;
 
-use super::{Backend, BufferId, ListId, Stop, insert};
+use super::{Backend, BufferId, ListId, Rows, Stop, insert};
 use crate::abi::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::plan::command::{Dispatch, Slot, SlotKind};
@@ -93,6 +93,10 @@ impl Backend for WgpuBackend {
 
     fn read(&mut self, buffer: BufferId, offset: u64, bytes: &mut [u8]) -> Result<()> {
         self.memory.read(&self.device, &self.queue, &self.faults, buffer, offset, bytes)
+    }
+
+    fn copy_rows(&mut self, copy: &Rows) -> Result<()> {
+        self.memory.copy_rows(&self.device, &self.queue, &self.faults, copy)
     }
 
     fn prepare(&mut self, commands: &[Dispatch], slots: &[BufferId]) -> Result<ListId> {

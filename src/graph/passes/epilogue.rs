@@ -63,7 +63,9 @@ pub(super) fn fold(graph: &mut Graph) -> Result<()> {
             | Op::TimeEmbedding(_)
             | Op::Slice { .. }
             | Op::Concat
-            | Op::Upsample { .. } => {}
+            | Op::Upsample { .. }
+            | Op::ChannelAffine(_)
+            | Op::ChannelMoments => {}
         }
         let deepest = merged.inputs.iter().map(|v| depth[v.0 as usize]).max();
         depth[merged.output.0 as usize] = deepest.map_or(0, |d| d + 1);
@@ -104,7 +106,9 @@ fn epilogue(op: &mut Op) -> Option<Epilogue<'_>> {
         | Op::Pointwise(_)
         | Op::Slice { .. }
         | Op::Concat
-        | Op::Upsample { .. } => None,
+        | Op::Upsample { .. }
+        | Op::ChannelAffine(_)
+        | Op::ChannelMoments => None,
     }
 }
 
@@ -128,6 +132,8 @@ fn room(op: &Op) -> Option<Room> {
         | Op::Pointwise(_)
         | Op::Slice { .. }
         | Op::Concat
-        | Op::Upsample { .. } => None,
+        | Op::Upsample { .. }
+        | Op::ChannelAffine(_)
+        | Op::ChannelMoments => None,
     }
 }

@@ -21,7 +21,9 @@ pub(super) fn fold_concat(graph: &mut Graph) -> Result<()> {
             | Op::Pointwise(_)
             | Op::Slice { .. }
             | Op::Concat
-            | Op::Upsample { .. } => false,
+            | Op::Upsample { .. }
+            | Op::ChannelAffine(_)
+            | Op::ChannelMoments => false,
         };
         if !foldable {
             continue;
@@ -44,7 +46,9 @@ pub(super) fn fold_concat(graph: &mut Graph) -> Result<()> {
             | Op::Pointwise(_)
             | Op::Slice { .. }
             | Op::Concat
-            | Op::Upsample { .. } => {}
+            | Op::Upsample { .. }
+            | Op::ChannelAffine(_)
+            | Op::ChannelMoments => {}
         }
     }
     super::remove_dead(graph)

@@ -45,7 +45,9 @@ fn wanted(graph: &Graph, node: &Node) -> Vec<Option<DType>> {
         | Op::TimeEmbedding(_)
         | Op::Slice { .. }
         | Op::Concat
-        | Op::Upsample { .. } => {}
+        | Op::Upsample { .. }
+        | Op::ChannelAffine(_)
+        | Op::ChannelMoments => {}
     }
     if let Some(i) = verify::table_input(&node.op) {
         want[i] = Some(DType::F32);

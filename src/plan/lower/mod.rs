@@ -223,6 +223,8 @@ impl Context<'_> {
                 let params = PointwiseParams { offset: *begin, c: *channels, ..self.pointwise_params(node, &plain) };
                 self.simple(node, Params::Pointwise(params), &[Some(node.inputs[0]), None, None])
             }
+            Op::ChannelAffine(p) => self.channel_affine(node, p),
+            Op::ChannelMoments => self.channel_moments(node),
             Op::Concat | Op::Upsample { .. } => {
                 Err(Error::new(Kind::Internal, "plan", format!("{} has no kernel of its own", node.op.name())))
             }

@@ -10,7 +10,7 @@ use crate::abi::{Params, Types};
 use crate::error::Result;
 use crate::extent;
 use crate::graph::layout::Packing;
-use crate::graph::op::{Attention, Conv2d, GroupNorm, LayerNorm, Linear, Node, Pointwise};
+use crate::graph::op::{Attention, ChannelAffine, Conv2d, GroupNorm, LayerNorm, Linear, Node, Pointwise};
 use crate::graph::{DType, Lifetime, ValueId, verify};
 
 impl Context<'_> {
@@ -123,6 +123,42 @@ impl Context<'_> {
         let types = self.types(x, node.output, false);
         let list = vec![sources[0], sources[1], Some(ab), Some(buffer(node.output))];
         self.push(node, Params::NormApply(apply), types, list)
+    }
+
+    /// The last of a group norm's three launches, with factors from elsewhere.
+    pub(super) fn channel_affine(&mut self, node: &Node, p: &ChannelAffine) -> Result<()> {
+        let [x, ab] = [0, 1].map(|i| node.inputs[i]);
+        let (xs, ys) = (self.shape(x), self.shape(node.output));
+        let params = Params::NormApply(NormApplyParams {
+            n: xs.n,
+            pixels: extent::to_u32("pixels", xs.pixels())?,
+            c: xs.c,
+            c2: 0,
+            pitch_x: xs.pitch(),
+            pitch_x2: 0,
+            pitch_y: ys.pitch(),
+            act: act_code(p.act),
+        });
+        let types = self.types(x, node.output, false);
+        self.push(node, params, types, vec![Some(buffer(x)), None, Some(buffer(ab)), Some(buffer(node.output))])
+    }
+
+    /// The first of a group norm's three launches, whose partial statistics are the node's own value.
+    pub(super) fn channel_moments(&mut self, node: &Node) -> Result<()> {
+        let x = node.inputs[0];
+        let xs = self.shape(x);
+        let params = Params::GroupNormStats(GroupNormStatsParams {
+            n: xs.n,
+            h: xs.h,
+            w: xs.w,
+            pitch_x: xs.pitch(),
+            pitch_x2: 0,
+            blocks: self.shape(node.output).h,
+            parts: 0,
+            pad0: 0,
+        });
+        let types = Types { x: self.dtype(x), w: DType::F32, y: DType::F32 };
+        self.push(node, params, types, vec![Some(buffer(x)), None, Some(buffer(node.output))])
     }
 
     pub(super) fn layer_norm(&mut self, node: &Node, p: &LayerNorm) -> Result<()> {

@@ -110,7 +110,9 @@ fn module_path(graph: &Graph, node: &Node) -> String {
         | Op::Pointwise(_)
         | Op::Slice { .. }
         | Op::Concat
-        | Op::Upsample { .. } => name.to_owned(),
+        | Op::Upsample { .. }
+        | Op::ChannelAffine(_)
+        | Op::ChannelMoments => name.to_owned(),
     }
 }
 
