@@ -1,12 +1,12 @@
 //! `tessera upscale`: the main job.
 
-use super::out;
 use super::progress::{Display, Style, say};
 use super::units::{bytes, format, lossy, mebibytes};
+use super::{folder, out};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use tessera::run::{self, Cancel, Format, Report, Resume, Size, UpscaleOptions, is_pipe};
+use tessera::run::{self, Cancel, FolderOptions, Format, Report, Resume, Size, UpscaleOptions, is_pipe};
 use tessera::{Error, Kind, Result};
 
 /// Shown below the options.
@@ -17,14 +17,15 @@ Examples:
   tessera upscale -i photo.png -o wall.png --width 7680 --ram 4GiB
   tessera upscale -i photo.png -o wall.png --width 7680 --resume     goes on where it was interrupted
   decode a.raw | tessera upscale -i - -o - | encode   PPM or PNG in, PAM out, nothing on disk
+  tessera upscale -i photos -o large -f png --skip-existing          every picture of a folder
   tessera upscale -i photo.png --dry-run              what it would do, and with how much memory";
 
 #[derive(Debug, Args)]
 pub(super) struct UpscaleArgs {
-    /// The picture: PNG, JPEG, TIFF, PPM or PAM; - is standard input
+    /// The picture: PNG, JPEG, TIFF, PPM or PAM; - is standard input; or a folder of pictures
     #[arg(short, long, value_name = "FILE")]
     input: PathBuf,
-    /// Where it goes; - is standard output [default: {stem}_{scale}x.{ext} beside the input]
+    /// Where it goes; - is standard output; a folder for a folder [default: {stem}_{scale}x.{ext} beside the input]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// The output's format: png, jpg, tif, ppm or pam [default: by the name's ending; pam into a pipe]
@@ -33,6 +34,12 @@ pub(super) struct UpscaleArgs {
     /// Replaces an output that exists, and begins an unfinished one anew
     #[arg(long)]
     overwrite: bool,
+    /// Leaves an output that exists as it is
+    #[arg(long, conflicts_with = "overwrite")]
+    skip_existing: bool,
+    /// With a folder: also the folders in it, and those in them
+    #[arg(long)]
+    recursive: bool,
     /// Goes on with an unfinished job; keeps finished rows on disk, however short the job
     #[arg(long, conflicts_with = "no_resume")]
     resume: bool,
@@ -139,32 +146,40 @@ impl UpscaleArgs {
             _ => Resume::Auto,
         };
         o.spool_dir.clone_from(&self.spool_dir);
+        o.skip_existing = self.skip_existing;
         o
     }
 }
 
 /// Upscales, shows progress on stderr, prints the path or the report.
-pub(super) fn run(args: &UpscaleArgs, cancel: &Cancel) -> Result<()> {
+/// True when nothing failed, which can be false for folders only.
+pub(super) fn run(args: &UpscaleArgs, cancel: &Cancel) -> Result<bool> {
     let piped = args.output.as_deref().is_some_and(is_pipe);
     if piped && args.json && !args.dry_run {
         return Err(Error::new(Kind::Usage, "usage", "--json writes to standard output, where the picture goes")
             .advise("name an output file, or leave --json away"));
     }
     let mut display = Display::new(args.progress);
+    if args.input.is_dir() {
+        let options = FolderOptions { each: args.options(), recursive: args.recursive };
+        return folder::run(&options, args.json, display, cancel);
+    }
     let outcome = run::upscale(&args.options(), &mut display, cancel);
     display.finish();
     let report = outcome?;
     if args.json {
-        return out(&report_json(&report).to_string());
+        out(&report_json(&report).to_string())?;
+    } else if report.dry_run {
+        out(&dry_run_text(&report))?;
+    } else {
+        if !report.skipped {
+            say(&summary(&report));
+        }
+        if !piped {
+            out(&report.path.display().to_string())?;
+        }
     }
-    if report.dry_run {
-        return out(&dry_run_text(&report));
-    }
-    say(&summary(&report));
-    if piped {
-        return Ok(());
-    }
-    out(&report.path.display().to_string())
+    Ok(true)
 }
 
 fn summary(r: &Report) -> String {
@@ -194,7 +209,7 @@ fn dry_run_text(r: &Report) -> String {
 }
 
 /// The report as `--json` prints it. Keys are never renamed; new ones may come.
-fn report_json(r: &Report) -> Value {
+pub(super) fn report_json(r: &Report) -> Value {
     let phases: Vec<Value> = r.phases.iter().map(|(name, s)| json!({"name": name, "seconds": s})).collect();
     json!({
         "input": {"width": r.input.0, "height": r.input.1},
@@ -220,5 +235,6 @@ fn report_json(r: &Report) -> Value {
         },
         "notes": r.notes,
         "dry_run": r.dry_run,
+        "skipped": r.skipped,
     })
 }

@@ -1,9 +1,11 @@
-//! A file that only grows, piece by piece, each piece safe on disk before the next: journals.
+//! A file that only grows, piece by piece, each piece safe on disk before the next: journals. It belongs to one run
+//! at a time.
 
 use super::atomic::still_named;
 use super::row_file::{in_the_way, refuse_link, write_all_at};
 use super::{File, io_error, retry};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
+use std::fs::TryLockError;
 use std::path::{Path, PathBuf};
 
 /// See the module's text. The file stays when this is dropped.
@@ -38,6 +40,10 @@ impl AppendFile {
         let inner = retry(open).map_err(|e| io_error("cannot open", path, &e))?;
         if !still_named(&inner, path) {
             return Err(in_the_way(path));
+        }
+        if let Err(TryLockError::WouldBlock) = inner.try_lock() {
+            let why = format!("another run is writing {}", path.display());
+            return Err(Error::new(Kind::Io, "files", why).advise("wait for it"));
         }
         Ok(AppendFile { inner, path: path.to_owned(), len: 0 })
     }
@@ -93,10 +99,14 @@ mod tests {
                 assert_eq!(second.is_ok(), hits == 0 || matches!(fault, Fault::Interrupted | Fault::Short));
                 file.append(b"third\n").unwrap();
                 let expected: &[u8] = if second.is_ok() { b"first\nsecond\nthird\n" } else { b"first\nthird\n" };
+                assert!(AppendFile::open(&path, false, 100).is_err(), "one at a time");
+                drop(file);
                 let (mut again, bytes) = AppendFile::open(&path, false, 100).unwrap();
                 assert_eq!(bytes, expected);
                 assert_eq!(again.len(), expected.len() as u64);
+                drop(again);
                 assert!(AppendFile::open(&path, false, 5).is_err(), "more than allowed");
+                (again, _) = AppendFile::open(&path, false, 100).unwrap();
                 again.truncate(6).unwrap();
                 again.append(b"x").unwrap();
                 assert_eq!(std::fs::read(&path).unwrap(), b"first\nx");

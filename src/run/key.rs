@@ -66,7 +66,7 @@ impl Deciding {
 }
 
 /// The options without those that change no pixel or that other parts of the key stand for.
-fn deciding(options: &UpscaleOptions) -> UpscaleOptions {
+pub(super) fn deciding(options: &UpscaleOptions) -> UpscaleOptions {
     let free = UpscaleOptions::new("", Size::Scale(1.0));
     UpscaleOptions {
         input: free.input,
@@ -86,6 +86,7 @@ fn deciding(options: &UpscaleOptions) -> UpscaleOptions {
         tile_order: free.tile_order,
         resume: free.resume,
         spool_dir: free.spool_dir,
+        skip_existing: free.skip_existing,
         ..options.clone()
     }
 }
@@ -94,7 +95,7 @@ fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn text_hash(text: &str) -> String {
+pub(super) fn text_hash(text: &str) -> String {
     hex(Sha256::new_with_prefix(text))
 }
 

@@ -148,6 +148,8 @@ pub struct UpscaleOptions {
     pub seed: u64,
     /// Whether an existing output may be replaced.
     pub overwrite: bool,
+    /// An output that is there already is left as it is, and nothing is done.
+    pub skip_existing: bool,
     /// See [`Resume`].
     pub resume: Resume,
     /// Where finished rows are kept until the picture is complete; `None`: beside the output.
@@ -180,6 +182,7 @@ impl UpscaleOptions {
             jpeg: 0.0,
             seed: 0,
             overwrite: false,
+            skip_existing: false,
             resume: Resume::Auto,
             spool_dir: None,
             dry_run: false,
@@ -313,6 +316,8 @@ pub struct Report {
     pub notes: Vec<String>,
     /// Whether nothing was run.
     pub dry_run: bool,
+    /// Whether the output was there already and was left as it is.
+    pub skipped: bool,
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub fn upscale(options: &UpscaleOptions, observer: &mut dyn Observer, cancel: &C
     upscale_with(&mut engine, options, observer, cancel)
 }
 
-fn check_options(options: &UpscaleOptions) -> Result<()> {
+pub(super) fn check_options(options: &UpscaleOptions) -> Result<()> {
     for (name, value) in [("noise", options.noise), ("jpeg", options.jpeg)] {
         if !(0.0..=1.0).contains(&value) {
             return Err(Error::new(Kind::Usage, "run", format!("{name} is {value}, it must be from 0 to 1")));
@@ -66,6 +66,11 @@ pub fn upscale_with(
         None => default_output(&options.input, options.format, options.size, &target),
     };
     let out_header = Header { width: target.width, height: target.height, notes: Vec::new(), ..header.clone() };
+    if options.skip_existing && std::fs::symlink_metadata(&path).is_ok() {
+        observer.note(&format!("{} is there already", path.display()));
+        let (input, output) = ((header.width, header.height), (target.width, target.height));
+        return Ok(Report { input, output, scale: target.scale, path, skipped: true, ..Report::default() });
+    }
     let writing = options.writing();
     let placed = delivery::check_spool(options, &path)?;
     let allowed = WriteOptions { overwrite: writing.overwrite || placed, ..writing.clone() };

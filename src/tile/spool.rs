@@ -79,6 +79,11 @@ pub fn look(path: &Path) -> Result<Found> {
     })
 }
 
+/// Whether a living run works in the spool at `path`.
+pub fn is_busy(path: &Path) -> Result<bool> {
+    Ok(matches!(LockedFolder::open(path)?, Lock::Busy))
+}
+
 /// Removes the spool at `path`, when there is one; gives its bytes. `None`: a living run works in it.
 pub fn remove(path: &Path) -> Result<Option<u64>> {
     if path.is_dir() && !is_ours(path)? {
