@@ -9,12 +9,24 @@ pub const MAX_INPUT_PIXELS: u64 = 1 << 32;
 pub const MAX_OUTPUT_PIXELS: u64 = 1 << 36;
 /// JPEG's own limit for a side, pixels.
 pub const MAX_JPEG_SIDE: u64 = 65_535;
+/// WebP's own limit for a side, pixels.
+pub const MAX_WEBP_SIDE: u64 = 16_383;
+/// The picture of the highest level AV1 defines (6.2): most pixels across, down, and in all.
+pub const MAX_AVIF: (u64, u64, u64) = (16_384, 8_704, 35_651_584);
+/// Bytes the AVIF encoder holds for each pixel at its peak, measured.
+pub const AVIF_PIXEL_BYTES: u64 = 64;
+/// Largest memory an encoder may take for one picture that can't be written by rows, bytes.
+pub const MAX_ENCODE_BYTES: u64 = 4 << 30;
 /// Largest ICC profile carried, bytes; larger ones are metadata bombs.
 pub const MAX_ICC_BYTES: usize = 4 << 20;
 /// Largest EXIF block read, bytes.
 pub const MAX_EXIF_BYTES: usize = 1 << 20;
 /// Largest memory a decoder may take for one picture that can't be read by rows, bytes.
 pub const MAX_DECODE_BYTES: u64 = 16 << 30;
+/// Largest decoded picture that stays in memory where there is a spool for larger ones, bytes.
+pub const DECODED_IN_MEMORY: u64 = 64 << 20;
+/// Bytes of the buffer in which a part of a picture is turned by 90 degrees.
+pub const TURNING_BUFFER: u64 = 16 << 20;
 /// Most scans of a progressive JPEG: each walks the whole picture, so many of them are a bomb.
 /// Encoders write about ten.
 pub const MAX_JPEG_SCANS: usize = 100;

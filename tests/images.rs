@@ -596,7 +596,7 @@ fn outputs_are_refused_before_any_work() {
     refuse("plain", &small, true, "folder");
     refuse("new.png/", &small, true, "folder");
     refuse("old.png", &small, false, "exists");
-    refuse("a.webp", &small, false, ".webp");
+    refuse("a.gif", &small, false, ".gif");
     refuse("a", &small, false, "no extension");
     refuse("a.jpg", &header(70_000, 8, Colour::Rgb, Depth::Eight, None), false, "65535");
     refuse("a.jpg", &header(8, 8, Colour::Rgba, Depth::Eight, None), false, "alpha");
@@ -618,7 +618,7 @@ fn outputs_are_refused_before_any_work() {
     if tessera::fs::free_space(dir.path()).is_some_and(|free| free < 100 << 30) {
         refuse("a.tif", &huge, false, "bytes are free");
     }
-    for (name, header) in [("old.png", &small), ("folder.png", &small), ("a.webp", &small), ("none/a.png", &small)] {
+    for (name, header) in [("old.png", &small), ("folder.png", &small), ("a.gif", &small), ("none/a.png", &small)] {
         assert!(create(&at(name), header, false).is_err(), "{name}");
     }
     check_output(&at("a.png"), Some(&at("in.png")), &small, false).unwrap();
@@ -779,7 +779,7 @@ fn what_is_held_whole_is_said() {
     }
     assert!(open(&data("progressive_420.jpg")).unwrap().resident_bytes() > 40 * 28 * 9);
     let head = header(100, 10, Colour::Rgb, Depth::Sixteen, None);
-    for (name, bytes) in [("a.png", 0), ("a.tif", 0), ("a.jpg", 3000)] {
+    for (name, bytes) in [("a.png", 0), ("a.tif", 0), ("a.jpg", 0)] {
         assert_eq!(output_resident_bytes(Path::new(name), &head).unwrap(), bytes);
     }
 }

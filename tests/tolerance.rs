@@ -94,6 +94,10 @@ pub fn rounded_exponentials(x: DType) -> f64 {
 /// step, the conversion from YCbCr adds one, and chroma is interpolated by other filters.
 pub const JPEG_DECODERS: u64 = 6;
 
+/// Lossy WebP samples of two decoders, in steps of 255: the format fixes the planes bit for bit, chroma is
+/// interpolated and converted with rounding of at most one step each.
+pub const WEBP_DECODERS: u64 = 2;
+
 /// RMS error, in [0, 1], of a smooth picture through JPEG at quality 95: the quantiser's steps there
 /// are 1 to 10 of 255, uniform errors of a third of that.
 pub const JPEG_95_RMS: f64 = 0.012;

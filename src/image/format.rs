@@ -8,10 +8,9 @@ use std::path::Path;
 pub(super) const PNG_SIGNATURE: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
 
 /// First bytes of formats that are not read, so that the error can name them.
-const KNOWN: [(usize, &[u8], &str); 17] = [
+const KNOWN: [(usize, &[u8], &str); 16] = [
     (0, b"GIF8", "a GIF"),
     (0, b"BM", "a BMP"),
-    (8, b"WEBP", "a WebP picture"),
     (4, b"ftypavif", "an AVIF picture"),
     (4, b"ftyphei", "a HEIC picture"),
     (4, b"ftypmif1", "a HEIF picture"),
@@ -39,12 +38,15 @@ pub(super) fn sniff(head: &[u8]) -> Result<Format> {
     if [&b"II*\0"[..], b"MM\0*", b"II+\0", b"MM\0+"].iter().any(|magic| head.starts_with(magic)) {
         return Ok(Format::Tiff);
     }
+    if head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WEBP") {
+        return Ok(Format::WebP);
+    }
     match head {
         [b'P', b'5' | b'6', space, ..] if space.is_ascii_whitespace() || *space == b'#' => return Ok(Format::Ppm),
         [b'P', b'7', b'\n' | b'\r', ..] => return Ok(Format::Pam),
         _ => {}
     }
-    Err(unknown(head).advise("convert it to PNG, JPEG, TIFF or PPM"))
+    Err(unknown(head).advise("convert it to PNG, JPEG, TIFF, WebP or PPM"))
 }
 
 fn unknown(head: &[u8]) -> Error {
@@ -82,6 +84,8 @@ pub(super) fn of_extension(path: &Path) -> Option<Format> {
         "tif" | "tiff" => Some(Format::Tiff),
         "ppm" | "pgm" | "pnm" => Some(Format::Ppm),
         "pam" => Some(Format::Pam),
+        "webp" => Some(Format::WebP),
+        "avif" => Some(Format::Avif),
         _ => None,
     }
 }
@@ -94,14 +98,14 @@ pub(super) fn of_output(path: &Path, asked: Option<Format>) -> Result<Format> {
     }
     if is_pipe(path) {
         return Err(Error::new(Kind::Usage, "image", "standard output has no name to tell the format")
-            .advise("name the format: png, jpg, ppm or pam"));
+            .advise("name the format: png, jpg, webp, avif, ppm or pam"));
     }
     of_extension(path).ok_or_else(|| {
         let what = match path.extension() {
             Some(e) => format!("the output format .{} is not known", e.to_string_lossy()),
             None => format!("{} has no extension to tell the output format", path.display()),
         };
-        Error::new(Kind::Usage, "image", what).advise("end the name in .png, .jpg, .tif, .ppm or .pam")
+        Error::new(Kind::Usage, "image", what).advise("end the name in .png, .jpg, .tif, .webp, .avif, .ppm or .pam")
     })
 }
 
@@ -133,9 +137,9 @@ mod tests {
         assert_eq!(sniff(b"P6 3 4 255\n").unwrap(), Format::Ppm);
         assert_eq!(sniff(b"P5#a comment").unwrap(), Format::Ppm);
         assert_eq!(sniff(b"P7\nWIDTH 3").unwrap(), Format::Pam);
+        assert_eq!(sniff(b"RIFF....WEBPVP8 ").unwrap(), Format::WebP);
         for (head, word) in [
             (&b"GIF89a"[..], "GIF"),
-            (b"RIFF....WEBPVP8 ", "WebP"),
             (b"\0\0\0\x1cftypavif", "AVIF"),
             (b"\x89PN", "ends after 3 bytes"),
             (b"P3 1 1 255 0 0 0", "text form"),

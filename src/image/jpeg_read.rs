@@ -8,7 +8,7 @@
 use super::input::Input;
 use super::jpeg_end::{entropy_end, truncated};
 use super::orient::Orientation;
-use super::raster::{Raster, Samples, Whole};
+use super::whole::{Decode, Pending};
 use super::{Colour, Depth, Format, Header, Stored, bad, check_decode, check_extent, exif, jpeg_entropy, zeroed};
 use crate::error::{Error, Result};
 use crate::{extent, limits};
@@ -186,7 +186,7 @@ pub(super) fn open(input: Input, notes: Vec<String>) -> Result<(Box<dyn Stored>,
         header.icc = None;
     }
     let orientation = markers.orientation.unwrap_or(Orientation::UPRIGHT);
-    Ok((Box::new(Pending { header, markers, bytes, decoded: None }), orientation))
+    Ok((Box::new(Pending::new(header, Box::new(Undecoded { markers, bytes }))), orientation))
 }
 
 /// Bytes held for each sample while decoding: itself, and the 16-bit coefficients of all of a
@@ -195,52 +195,24 @@ fn per_sample(markers: &Markers) -> u64 {
     if markers.progressive { 3 } else { 1 }
 }
 
-/// A JPEG whose pixels are decoded when the first row is asked for, so that probing stays cheap.
-struct Pending {
-    header: Header,
+/// A JPEG whose pixels are still to be decoded.
+struct Undecoded {
     markers: Markers,
     bytes: Vec<u8>,
-    decoded: Option<Whole>,
 }
 
-impl Pending {
-    fn decode(&mut self) -> Result<&mut Whole> {
-        if self.decoded.is_none() {
-            let bytes = std::mem::take(&mut self.bytes);
-            let whole = &bytes[..self.markers.end];
-            // Side by side: the walk takes about a third of the decoding time.
-            let (complete, samples) = rayon::join(|| jpeg_entropy::check(whole), || pixels(whole, &self.markers));
-            complete?;
-            let samples = samples?;
-            let raster = Raster {
-                width: extent::to_usize("width", self.header.width)?,
-                height: extent::to_usize("height", self.header.height)?,
-                channels: self.header.colour.channels(),
-                samples: Samples::Eight(samples),
-            };
-            self.decoded = Some(Whole { header: self.header.clone(), raster, next: 0 });
-        }
-        self.decoded.as_mut().ok_or_else(|| bad("the JPEG was not decoded"))
-    }
-}
-
-impl Stored for Pending {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn read_row(&mut self, row: &mut [f32]) -> Result<()> {
-        self.decode()?.read_row(row)
+impl Decode for Undecoded {
+    fn decode(self: Box<Self>) -> Result<Vec<u8>> {
+        let whole = &self.bytes[..self.markers.end];
+        // Side by side: the walk takes about a third of the decoding time.
+        let (complete, samples) = rayon::join(|| jpeg_entropy::check(whole), || pixels(whole, &self.markers));
+        complete?;
+        samples
     }
 
     fn resident_bytes(&self) -> u64 {
-        let pixels = self.header.width * self.header.height;
+        let pixels = self.markers.width * self.markers.height;
         pixels * u64::from(self.markers.components) * per_sample(&self.markers) + self.bytes.len() as u64
-    }
-
-    fn into_raster(mut self: Box<Self>) -> Result<Raster> {
-        self.decode()?;
-        self.decoded.map(|w| w.raster).ok_or_else(|| bad("the JPEG was not decoded"))
     }
 }
 

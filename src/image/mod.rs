@@ -1,10 +1,11 @@
-//! Pictures in and out: PNG, JPEG, TIFF and PPM, by rows where the format permits. The path `-` is standard
+//! Pictures in and out: PNG, JPEG, TIFF, WebP and PPM, by rows where the format permits. The path `-` is standard
 //! input and standard output.
 //!
 //! Values are `f32` in [0, 1], interleaved, top to bottom, alpha straight (not premultiplied). The
 //! EXIF orientation is applied while reading; the extents in a [`Header`] are the turned ones. The
 //! format of an input is decided by its bytes, that of an output by its extension.
 
+mod avif_write;
 pub mod colour;
 mod exif;
 mod format;
@@ -25,9 +26,13 @@ mod pnm_write;
 mod raster;
 pub mod resample;
 mod rows;
+mod spooled;
 mod target;
 mod tiff_read;
 mod tiff_write;
+mod webp_read;
+mod whole;
+mod whole_write;
 
 use crate::error::{Error, Kind, Result};
 use crate::fs::File;
@@ -42,6 +47,7 @@ pub use output::{
     output_resident_bytes, output_resident_bytes_with,
 };
 pub use rows::{pack_row, unpack_row};
+pub use spooled::ReadOptions;
 
 /// What the channels of a picture mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -128,11 +134,16 @@ pub enum Format {
     Ppm,
     /// Portable arbitrary map (P7), which may have alpha.
     Pam,
+    /// WebP: read in both kinds, written without loss.
+    WebP,
+    /// AVIF, which is written only.
+    Avif,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Format; 5] = [Format::Png, Format::Jpeg, Format::Tiff, Format::Ppm, Format::Pam];
+    pub const ALL: [Format; 7] =
+        [Format::Png, Format::Jpeg, Format::Tiff, Format::Ppm, Format::Pam, Format::WebP, Format::Avif];
 
     /// The format that people name so, in any case: an extension, without its dot.
     pub fn from_name(name: &str) -> Option<Format> {
@@ -150,6 +161,8 @@ impl Format {
             Format::Tiff => "tif",
             Format::Ppm => "ppm",
             Format::Pam => "pam",
+            Format::WebP => "webp",
+            Format::Avif => "avif",
         }
     }
 
@@ -161,6 +174,8 @@ impl Format {
             Format::Tiff => "TIFF",
             Format::Ppm => "PPM",
             Format::Pam => "PAM",
+            Format::WebP => "WebP",
+            Format::Avif => "AVIF",
         }
     }
 }
@@ -215,8 +230,10 @@ trait Stored: Send {
     fn header(&self) -> &Header;
     /// The next row as stored.
     fn read_row(&mut self, row: &mut [f32]) -> Result<()>;
-    /// Bytes held beside a few rows.
-    fn resident_bytes(&self) -> u64 {
+    /// Says where all of it is to be held, if it must be. Called before any row is read.
+    fn hold(&mut self, _options: &ReadOptions) {}
+    /// Bytes that reading it takes at its peak, beside a few rows, when it is held so.
+    fn resident_bytes(&self, _options: &ReadOptions) -> u64 {
         0
     }
     /// All of it at once, for pictures that must be turned. Called before any row is read.
@@ -293,6 +310,8 @@ fn open_input(mut input: Input, name: Option<&Path>) -> Result<(Box<dyn Stored>,
         Format::Jpeg => jpeg_read::open(input, notes),
         Format::Tiff => tiff_read::open(input, notes),
         Format::Ppm | Format::Pam => pnm_read::open(input, format, notes),
+        Format::WebP => webp_read::open(input, notes),
+        Format::Avif => Err(bad("AVIF is not read").advise("convert it to PNG, JPEG, TIFF, WebP or PPM")),
     })
 }
 
@@ -314,21 +333,42 @@ fn at(path: &Path, e: Error) -> Error {
     if e.message().contains(path.to_string_lossy().as_ref()) { e } else { e.at(path.display()) }
 }
 
-/// The header of the picture at `path`; no pixel is decoded. Standard input is kept for [`open`].
+/// What a probe tells.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// What is known of the picture.
+    pub header: Header,
+    /// Bytes that reading it takes at its peak, beside a few rows.
+    pub resident_bytes: u64,
+}
+
+/// The header of the picture at `path`: [`probe_with`] with plain options.
 pub fn probe(path: &Path) -> Result<Header> {
+    Ok(probe_with(path, &ReadOptions::default())?.header)
+}
+
+/// What is known of the picture at `path` before it is read; no pixel is decoded. Standard input is kept for
+/// [`open_with`].
+pub fn probe_with(path: &Path, options: &ReadOptions) -> Result<Probe> {
     let (stored, orientation) = open_stored(path).map_err(|e| at(path, e))?;
     let header = stored.header();
     let (width, height) = orientation.turned(header.width, header.height);
     let header = Header { width, height, ..header.clone() };
+    let resident_bytes = orient::resident(&*stored, orientation, options)?;
     if is_pipe(path) {
         pipe::put_back(stored, orientation);
     }
-    Ok(header)
+    Ok(Probe { header, resident_bytes })
+}
+
+/// Opens the picture at `path` for reading by rows, upright: [`open_with`] with plain options.
+pub fn open(path: &Path) -> Result<Box<dyn RowSource>> {
+    open_with(path, &ReadOptions::default())
 }
 
 /// Opens the picture at `path` for reading by rows, upright. Standard input can be opened once.
-pub fn open(path: &Path) -> Result<Box<dyn RowSource>> {
+pub fn open_with(path: &Path, options: &ReadOptions) -> Result<Box<dyn RowSource>> {
     let (stored, orientation) = open_stored(path).map_err(|e| at(path, e))?;
-    let upright = guard::guard(|| orient::upright(stored, orientation)).map_err(|e| at(path, e))?;
+    let upright = guard::guard(|| orient::upright(stored, orientation, options)).map_err(|e| at(path, e))?;
     Ok(Box::new(guard::Guarded::new(upright, path)))
 }

@@ -1,6 +1,7 @@
 //! The eight EXIF orientations, applied while reading.
 
-use super::raster::Raster;
+use super::raster::{self, Raster};
+use super::spooled::{Columns, ReadOptions, Spooled};
 use super::{Header, RowSource, Stored};
 use crate::error::Result;
 
@@ -43,22 +44,51 @@ impl Orientation {
     }
 }
 
-/// `stored`, turned upright: by rows where the rows stay rows in order, whole otherwise.
-pub(super) fn upright(stored: Box<dyn Stored>, orientation: Orientation) -> Result<Box<dyn RowSource>> {
-    match orientation.0 {
-        1 => Ok(Box::new(Plain { stored, mirrored: false })),
-        2 => Ok(Box::new(Plain { stored, mirrored: true })),
-        _ => {
-            let (width, height) = orientation.turned(stored.header().width, stored.header().height);
-            let header = Header { width, height, ..stored.header().clone() };
-            let reader_bytes = stored.resident_bytes();
-            Ok(Box::new(Turned { header, raster: stored.into_raster()?, reader_bytes, orientation, next: 0 }))
-        }
+/// `stored`, turned upright: by rows where the rows stay rows in order, from memory or the spool otherwise.
+pub(super) fn upright(
+    mut stored: Box<dyn Stored>,
+    orientation: Orientation,
+    options: &ReadOptions,
+) -> Result<Box<dyn RowSource>> {
+    if orientation.0 <= 2 {
+        let resident = stored.resident_bytes(options);
+        stored.hold(options);
+        return Ok(Box::new(Plain { stored, resident, mirrored: orientation.0 == 2 }));
     }
+    let before = stored.header();
+    let (width, height) = orientation.turned(before.width, before.height);
+    let bytes = raster::bytes(width, height, before.colour, before.depth)?;
+    let header = Header { width, height, ..before.clone() };
+    let resident = resident(&*stored, orientation, options)?;
+    let held = match options.folder(bytes) {
+        Some(folder) if orientation.swaps() => Held::Columns(Columns::collect(folder, stored)?),
+        Some(folder) => Held::Rows(Spooled::collect(folder, stored)?),
+        None => Held::Memory(stored.into_raster()?),
+    };
+    Ok(Box::new(Turned { header, held, resident, orientation, next: 0 }))
+}
+
+/// Bytes that reading `stored` upright holds at its peak beside a few rows.
+pub(super) fn resident(stored: &dyn Stored, orientation: Orientation, options: &ReadOptions) -> Result<u64> {
+    if orientation.0 <= 2 {
+        return Ok(stored.resident_bytes(options));
+    }
+    let header = stored.header();
+    let bytes = raster::bytes(header.width, header.height, header.colour, header.depth)?;
+    Ok(match options.folder(bytes) {
+        // What decodes whole stays in memory until it is turned.
+        Some(_) if orientation.swaps() => {
+            stored.resident_bytes(&ReadOptions::default()).saturating_add(Columns::resident_bytes(header))
+        }
+        Some(_) => stored.resident_bytes(&ReadOptions::default()),
+        // What the reader of a picture that comes whole took is the same memory, or gone by then.
+        None => bytes.max(stored.resident_bytes(&ReadOptions::default())),
+    })
 }
 
 struct Plain {
     stored: Box<dyn Stored>,
+    resident: u64,
     mirrored: bool,
 }
 
@@ -68,25 +98,29 @@ impl RowSource for Plain {
     }
 
     fn resident_bytes(&self) -> u64 {
-        self.stored.resident_bytes()
+        self.resident
     }
 
     fn read_row(&mut self, row: &mut [f32]) -> Result<()> {
         self.stored.read_row(row)?;
         if self.mirrored {
-            let channels = self.stored.header().colour.channels();
-            // Reversing all values reverses the channels too; reversing each pixel sets them right.
-            row.reverse();
-            row.chunks_exact_mut(channels).for_each(<[f32]>::reverse);
+            mirror(row, self.stored.header().colour.channels());
         }
         Ok(())
     }
 }
 
+/// A picture that is read in another order than it is stored.
+enum Held {
+    Memory(Raster),
+    Rows(Spooled),
+    Columns(Columns),
+}
+
 struct Turned {
     header: Header,
-    raster: Raster,
-    reader_bytes: u64,
+    held: Held,
+    resident: u64,
     orientation: Orientation,
     next: usize,
 }
@@ -97,16 +131,34 @@ impl RowSource for Turned {
     }
 
     fn resident_bytes(&self) -> u64 {
-        // What the reader of a picture that comes whole took is the same memory, or gone by now.
-        self.raster.bytes().max(self.reader_bytes)
+        self.resident
     }
 
     fn read_row(&mut self, row: &mut [f32]) -> Result<()> {
-        let (w, h) = (self.raster.width, self.raster.height);
+        let turned = self.orientation.turned(self.header.width, self.header.height);
+        let (w, h) = (turned.0 as usize, turned.1 as usize);
         let (x, y, step) = self.orientation.row_walk(self.next, w, h);
-        let stride = if self.orientation.swaps() { step * w as isize } else { step };
-        self.raster.read_walk(y * w + x, stride, row);
+        match &mut self.held {
+            Held::Memory(raster) => {
+                let stride = if self.orientation.swaps() { step * w as isize } else { step };
+                raster.read_walk(y * w + x, stride, row);
+            }
+            Held::Columns(columns) => columns.read(x as u64, step < 0, row)?,
+            Held::Rows(rows) => {
+                rows.read_row(y as u64, row)?;
+                if step < 0 {
+                    mirror(row, self.header.colour.channels());
+                }
+            }
+        }
         self.next += 1;
         Ok(())
     }
+}
+
+/// The pixels of a row from its other end.
+pub(super) fn mirror(row: &mut [f32], channels: usize) {
+    // Reversing all values reverses the channels too; reversing each pixel sets them right.
+    row.reverse();
+    row.chunks_exact_mut(channels).for_each(<[f32]>::reverse);
 }

@@ -3,7 +3,9 @@
 use super::format::is_pipe;
 use super::raster;
 use super::target::Target;
-use super::{Depth, Format, Header, RowSink, format, jpeg_write, png_write, pnm_write, tiff_write};
+use super::{
+    Depth, Format, Header, RowSink, avif_write, format, jpeg_write, png_write, pnm_write, tiff_write, whole_write,
+};
 use crate::error::{Error, Kind, Result};
 use crate::fs::{self, AtomicFile};
 use crate::{extent, limits};
@@ -13,8 +15,9 @@ use std::path::Path;
 /// than that is refused before any work.
 const fn least_share(format: Format) -> u64 {
     match format {
-        Format::Png | Format::Tiff => 5,
+        Format::Png | Format::Tiff | Format::WebP => 5,
         Format::Jpeg => 50,
+        Format::Avif => 100,
         // Not compressed at all.
         Format::Ppm | Format::Pam => 1,
     }
@@ -27,12 +30,14 @@ pub struct WriteOptions {
     pub format: Option<Format>,
     /// Replaces a file that exists.
     pub overwrite: bool,
+    /// Side of the tiles of a TIFF, a multiple of 16; without it there are strips.
+    pub tiles: Option<u32>,
 }
 
 impl WriteOptions {
     /// The format the extension names; an existing file is replaced where `overwrite` says so.
     pub fn new(overwrite: bool) -> WriteOptions {
-        WriteOptions { format: None, overwrite }
+        WriteOptions { format: None, overwrite, tiles: None }
     }
 }
 
@@ -57,8 +62,9 @@ pub fn create_with(path: &Path, header: &Header, options: &WriteOptions) -> Resu
     Ok(match format {
         Format::Png => Box::new(png_write::PngSink::create(file, header)?),
         Format::Jpeg => Box::new(jpeg_write::JpegSink::create(file, header)?),
-        Format::Tiff => Box::new(tiff_write::TiffSink::create(file, header)?),
+        Format::Tiff => Box::new(tiff_write::TiffSink::create(file, header, options.tiles)?),
         Format::Ppm | Format::Pam => Box::new(pnm_write::PnmSink::create(file, format, header)?),
+        Format::WebP | Format::Avif => Box::new(whole_write::WholeSink::create(file, format, header)?),
     })
 }
 
@@ -107,7 +113,7 @@ pub fn output_notes_with(path: &Path, header: &Header, options: &WriteOptions) -
     if depth_in(format, header) != header.depth {
         notes.push(format!("{} holds 8 bits a sample: the 16 bits of the picture are rounded", format.name()));
     }
-    if header.icc.is_some() && matches!(format, Format::Ppm | Format::Pam) {
+    if header.icc.is_some() && matches!(format, Format::Ppm | Format::Pam | Format::Avif) {
         notes.push(format!("{} holds no colour profile: that of the picture is not carried", format.name()));
     }
     notes
@@ -118,11 +124,13 @@ pub fn output_resident_bytes(path: &Path, header: &Header) -> Result<u64> {
     output_resident_bytes_with(path, header, &WriteOptions::default())
 }
 
-/// Bytes the writer of `path` holds beside a few rows: all of a JPEG.
+/// Bytes the writer of `path` holds beside a few rows: all of a picture that is encoded whole.
 pub fn output_resident_bytes_with(path: &Path, header: &Header, options: &WriteOptions) -> Result<u64> {
-    match format::of_output(path, options.format)? {
-        Format::Jpeg => raster::bytes(header.width, header.height, header.colour, Depth::Eight),
-        Format::Png | Format::Tiff | Format::Ppm | Format::Pam => Ok(0),
+    let format = format::of_output(path, options.format)?;
+    match format {
+        Format::WebP | Format::Avif => whole_write::resident_bytes(format, header),
+        Format::Tiff => Ok(tiff_write::resident_bytes(header, options.tiles)),
+        Format::Png | Format::Jpeg | Format::Ppm | Format::Pam => Ok(0),
     }
 }
 
@@ -132,7 +140,10 @@ pub fn output_depth(path: &Path, header: &Header, options: &WriteOptions) -> Res
 }
 
 fn depth_in(format: Format, header: &Header) -> Depth {
-    if format == Format::Jpeg { Depth::Eight } else { header.depth }
+    match format {
+        Format::Jpeg | Format::WebP | Format::Avif => Depth::Eight,
+        Format::Png | Format::Tiff | Format::Ppm | Format::Pam => header.depth,
+    }
 }
 
 fn refused(what: String) -> Error {
@@ -180,15 +191,36 @@ fn check_fits(format: Format, path: &Path, header: &Header) -> Result<()> {
         let (side, most) = (limits::MAX_SIDE, limits::MAX_OUTPUT_PIXELS);
         return Err(limit(format!("an output of {w} x {h} pixels: at most {side} a side and {most} in all")));
     }
+    let above = |what: &str, side: u64| {
+        let text = format!("{w} x {h} pixels: no side of a {what} exceeds {side}");
+        Err(limit(text).advise("write a .png or .tif"))
+    };
     if format == Format::Jpeg {
         if w.max(h) > limits::MAX_JPEG_SIDE {
-            let text = format!("{w} x {h} pixels: no side of a JPEG exceeds {}", limits::MAX_JPEG_SIDE);
-            return Err(limit(text).advise("write a .png or .tif"));
+            return above("JPEG", limits::MAX_JPEG_SIDE);
         }
         if header.colour.has_alpha() {
             return Err(Error::new(Kind::Usage, "image", "JPEG has no alpha, which the picture has")
                 .advise("write a .png or .tif"));
         }
+    }
+    if format == Format::WebP && w.max(h) > limits::MAX_WEBP_SIDE {
+        return above("WebP", limits::MAX_WEBP_SIDE);
+    }
+    if format == Format::Avif {
+        let (across, down, most) = limits::MAX_AVIF;
+        if w > across || h > down || pixels > most {
+            let text = format!("{w} x {h} pixels: an AVIF has at most {across} x {down}, and {most} in all");
+            return Err(limit(text).advise("write a .png or .tif"));
+        }
+        if !avif_write::BUILT_IN {
+            return Err(avif_write::missing());
+        }
+    }
+    let memory = whole_write::resident_bytes(format, header)?;
+    if memory > limits::MAX_ENCODE_BYTES {
+        let text = format!("a {} of {w} x {h} pixels takes {memory} bytes of memory to write", format.name());
+        return Err(limit(text).advise("write a .png or .tif"));
     }
     if format == Format::Ppm {
         if header.colour.has_alpha() {

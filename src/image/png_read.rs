@@ -6,11 +6,13 @@
 use super::input::Input;
 use super::orient::Orientation;
 use super::png_chunks::{check_ihdr, read_error, truncated, walk, walk_pipe};
-use super::raster::{Raster, from_u8, from_u16};
-use super::{Colour, Depth, Format, Header, Stored, bad, check_decode, zeroed};
+use super::raster::{self, Raster, from_u8, from_u16};
+use super::spooled::Spooled;
+use super::{Colour, Depth, Format, Header, ReadOptions, Stored, bad, check_decode, zeroed};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use std::io::{Seek, SeekFrom};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Largest output of deflate for a byte of input, rounded up.
@@ -200,7 +202,11 @@ pub(super) fn open(mut input: Input, notes: Vec<String>) -> Result<(Box<dyn Stor
     let raw = if interlaced { Vec::new() } else { zeroed("a PNG row", stride)? };
     let pixels = Pixels::Rows(Box::new(reader));
     let rows = PngRows { header, unpack, pixels, stride, raw, next: 0 };
-    let stored: Box<dyn Stored> = if interlaced { Box::new(Interlaced(rows)) } else { Box::new(rows) };
+    let stored: Box<dyn Stored> = if interlaced {
+        Box::new(Interlaced { rows, options: ReadOptions::default(), spooled: None })
+    } else {
+        Box::new(rows)
+    };
     Ok((stored, chunks.orientation.unwrap_or(Orientation::UPRIGHT)))
 }
 
@@ -232,37 +238,91 @@ impl Stored for PngRows {
     }
 }
 
-/// An interlaced picture: its rows come in seven passes, so it is decoded whole at the first row.
-struct Interlaced(PngRows);
+/// An interlaced picture: its rows come in seven passes, so it is decoded whole at the first row, into memory
+/// or into the spool.
+struct Interlaced {
+    rows: PngRows,
+    options: ReadOptions,
+    spooled: Option<Spooled>,
+}
 
 impl Interlaced {
     fn decode(&mut self) -> Result<()> {
-        let Pixels::Rows(reader) = &mut self.0.pixels else { return Ok(()) };
-        let bytes = crate::extent::product("PNG", &[self.0.stride as u64, self.0.header.height])?;
+        let rows = &mut self.rows;
+        let Pixels::Rows(reader) = &mut rows.pixels else { return Ok(()) };
+        let header = &rows.header;
+        let held = raster::bytes(header.width, header.height, header.colour, header.depth)?;
+        if let Some(folder) = self.options.folder(held) {
+            if self.spooled.is_none() {
+                self.spooled = Some(passes(reader, &rows.unpack, header, folder)?);
+            }
+            return Ok(());
+        }
+        let bytes = crate::extent::product("PNG", &[rows.stride as u64, header.height])?;
         let mut all = zeroed("an interlaced PNG", check_decode("an interlaced PNG", bytes)?)?;
         reader.next_frame(&mut all).map_err(decode_error)?;
         reader.finish().map_err(decode_error)?;
-        self.0.pixels = Pixels::Whole(all);
+        rows.pixels = Pixels::Whole(all);
         Ok(())
     }
 }
 
+/// Origin and step, across and down, of the seven passes of Adam7.
+const PASSES: [(usize, usize, u64, u64); 7] =
+    [(0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4), (0, 2, 2, 4), (1, 2, 0, 2), (0, 1, 1, 2)];
+
+/// Decodes all passes into rows of the spool: memory of a few rows.
+fn passes(reader: &mut png::Reader<Input>, unpack: &Unpack, header: &Header, folder: &Path) -> Result<Spooled> {
+    let mut spooled = Spooled::create(folder, header)?;
+    let channels = header.colour.channels();
+    let mut values = zeroed::<f32>("a PNG row", header.row_len())?;
+    for (x, dx, y, dy) in PASSES {
+        let across = (header.width as usize).saturating_sub(x).div_ceil(dx);
+        if across == 0 {
+            // A pass without columns has no rows in the file either.
+            continue;
+        }
+        for line in (y..header.height).step_by(dy as usize) {
+            let raw = reader.next_interlaced_row().map_err(decode_error)?;
+            let raw = raw.ok_or_else(|| truncated(format!("row {line} is missing")))?;
+            let values = &mut values[..across * channels];
+            unpack.row(raw.data(), values)?;
+            spooled.merge(line, values, channels, x, dx)?;
+        }
+    }
+    reader.finish().map_err(decode_error)?;
+    Ok(spooled)
+}
+
 impl Stored for Interlaced {
     fn header(&self) -> &Header {
-        &self.0.header
+        &self.rows.header
     }
 
-    fn resident_bytes(&self) -> u64 {
-        self.0.stride as u64 * self.0.header.height
+    fn hold(&mut self, options: &ReadOptions) {
+        self.options = options.clone();
+    }
+
+    fn resident_bytes(&self, options: &ReadOptions) -> u64 {
+        let raw = self.rows.stride as u64 * self.rows.header.height;
+        let header = &self.rows.header;
+        let held = raster::bytes(header.width, header.height, header.colour, header.depth).unwrap_or(u64::MAX);
+        if options.folder(held).is_some() { 0 } else { raw }
     }
 
     fn read_row(&mut self, row: &mut [f32]) -> Result<()> {
         self.decode()?;
-        self.0.read_row(row)
+        match &mut self.spooled {
+            None => self.rows.read_row(row),
+            Some(spooled) => {
+                self.rows.next += 1;
+                spooled.read_row(self.rows.next - 1, row)
+            }
+        }
     }
 
     fn into_raster(mut self: Box<Self>) -> Result<Raster> {
         self.decode()?;
-        Raster::collect(Box::new(self.0))
+        Raster::collect(Box::new(self.rows))
     }
 }

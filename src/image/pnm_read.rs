@@ -7,7 +7,7 @@
 use super::input::Input;
 use super::orient::Orientation;
 use super::raster::{Raster, from_u8, from_u16};
-use super::{Colour, Depth, Format, Header, Stored, bad, check_extent, zeroed};
+use super::{Colour, Depth, Format, Header, ReadOptions, Stored, bad, check_extent, zeroed};
 use crate::error::{Error, Kind, Result};
 use crate::{extent, limits};
 use std::io::{ErrorKind, Read};
@@ -221,7 +221,7 @@ impl Stored for PnmRows {
         Ok(())
     }
 
-    fn resident_bytes(&self) -> u64 {
+    fn resident_bytes(&self, _: &ReadOptions) -> u64 {
         self.input.held()
     }
 

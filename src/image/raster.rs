@@ -1,6 +1,6 @@
 //! A whole decoded picture in its own depth.
 
-use super::{Colour, Depth, Header, Stored, check_decode, zeroed};
+use super::{Colour, Depth, Stored, check_decode, zeroed};
 use crate::error::Result;
 use crate::extent;
 
@@ -13,7 +13,6 @@ pub(super) enum Samples {
 /// A whole picture, interleaved.
 pub(super) struct Raster {
     pub(super) width: usize,
-    pub(super) height: usize,
     pub(super) channels: usize,
     pub(super) samples: Samples,
 }
@@ -52,15 +51,7 @@ impl Raster {
             }
         };
         let channels = header.colour.channels();
-        Ok(Raster { width: header.width as usize, height: header.height as usize, channels, samples })
-    }
-
-    /// Bytes it holds.
-    pub(super) fn bytes(&self) -> u64 {
-        match &self.samples {
-            Samples::Eight(all) => all.len() as u64,
-            Samples::Sixteen(all) => 2 * all.len() as u64,
-        }
+        Ok(Raster { width: header.width as usize, channels, samples })
     }
 
     /// Fills `row` with pixels `start`, `start + stride`, ...: indices of pixels, not of samples.
@@ -93,29 +84,6 @@ impl Raster {
             Samples::Eight(all) => row.iter_mut().zip(&all[y * len..][..len]).for_each(|(o, v)| *o = from_u8(*v)),
             Samples::Sixteen(all) => row.iter_mut().zip(&all[y * len..][..len]).for_each(|(o, v)| *o = from_u16(*v)),
         }
-    }
-}
-
-/// A raster that was decoded whole, read by rows.
-pub(super) struct Whole {
-    pub(super) header: Header,
-    pub(super) raster: Raster,
-    pub(super) next: usize,
-}
-
-impl Stored for Whole {
-    fn header(&self) -> &Header {
-        &self.header
-    }
-
-    fn read_row(&mut self, row: &mut [f32]) -> Result<()> {
-        self.raster.read_row(self.next, row);
-        self.next += 1;
-        Ok(())
-    }
-
-    fn into_raster(self: Box<Self>) -> Result<Raster> {
-        Ok(self.raster)
     }
 }
 

@@ -6,7 +6,7 @@
 use super::input::Input;
 use super::orient::Orientation;
 use super::raster::{Raster, from_u8, from_u16};
-use super::{Colour, Depth, Format, Header, Stored, bad, check_decode, check_extent, zeroed};
+use super::{Colour, Depth, Format, Header, ReadOptions, Stored, bad, check_decode, check_extent, zeroed};
 use crate::error::{Error, Kind, Result};
 use crate::{extent, limits};
 use std::sync::Arc;
@@ -388,7 +388,7 @@ impl Stored for TiffRows {
         Ok(())
     }
 
-    fn resident_bytes(&self) -> u64 {
+    fn resident_bytes(&self, _: &ReadOptions) -> u64 {
         self.stride as u64 * self.chunk_rows.min(self.header.height) * self.planes as u64 + self.held
     }
 

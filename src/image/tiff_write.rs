@@ -1,4 +1,4 @@
-//! TIFF out: strips in order, the directory at the end, memory of a few strips.
+//! TIFF out: strips or tiles in order, the directory at the end, memory of a few strips or of a row of tiles.
 //!
 //! Deflate with the horizontal predictor, which every reader of the last twenty years knows.
 //! BigTIFF when the file could pass 4 GiB.
@@ -6,7 +6,7 @@
 use super::rows::{Packer, RowCount, write_error};
 use super::target::Target;
 use super::{Header, RowSink};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::extent;
 use flate2::{Compression, write::ZlibEncoder};
 use rayon::prelude::*;
@@ -16,6 +16,8 @@ use std::io::{Seek, SeekFrom, Write};
 const STRIP_BYTES: u64 = 1 << 18;
 /// Most strips: readers hold the tables of all of them.
 const MOST_STRIPS: u64 = 1 << 15;
+/// Largest side of a tile.
+const MOST_TILE: u32 = 4096;
 /// Strips compressed at once.
 const BATCH: usize = 8;
 /// Level 1: speed counts for huge files; level 6 saves a few percent.
@@ -38,24 +40,36 @@ pub(super) struct TiffSink {
     big: bool,
     row_bytes: usize,
     rows_per_strip: u64,
-    /// Whole strips to be compressed, the last one perhaps unfinished.
+    /// Side of a tile; `None` for strips.
+    tile: Option<u64>,
+    /// Whole strips to be compressed, the last one perhaps unfinished; or a row of tiles.
     raw: Vec<u8>,
-    /// Place and length of each strip written.
+    /// Place and length of each strip or tile written.
     strips: Vec<(u64, u64)>,
     at: u64,
 }
 
+/// Bytes the writer holds beside a few rows: a row of tiles and what it is compressed to.
+pub(super) fn resident_bytes(header: &Header, tiles: Option<u32>) -> u64 {
+    let row = (header.row_len() * header.depth.bytes()) as u64;
+    tiles.map_or(0, |side| u64::from(side).min(header.height).saturating_mul(row).saturating_mul(2))
+}
+
 impl TiffSink {
-    pub(super) fn create(file: Target, header: &Header) -> Result<TiffSink> {
+    pub(super) fn create(file: Target, header: &Header, tiles: Option<u32>) -> Result<TiffSink> {
         let row_bytes = header.row_len() * header.depth.bytes();
         let total = extent::product("TIFF", &[row_bytes as u64, header.height])?;
-        TiffSink::start(file, header, total > BIG_ABOVE)
+        TiffSink::start(file, header, tiles, total > BIG_ABOVE)
     }
 
-    fn start(mut file: Target, header: &Header, big: bool) -> Result<TiffSink> {
+    fn start(mut file: Target, header: &Header, tiles: Option<u32>, big: bool) -> Result<TiffSink> {
         let row_bytes = header.row_len() * header.depth.bytes();
         let rows_per_strip =
             (STRIP_BYTES / row_bytes as u64).max(header.height.div_ceil(MOST_STRIPS)).clamp(1, header.height);
+        if let Some(side) = tiles.filter(|side| *side == 0 || side % 16 != 0 || *side > MOST_TILE) {
+            let text = format!("tiles of {side} pixels: a TIFF's have a multiple of 16, at most {MOST_TILE}");
+            return Err(Error::new(Kind::Usage, "image", text));
+        }
         // The place of the directory is filled in at the end.
         let start: &[u8] = if big { b"II+\0\x08\0\0\0\0\0\0\0\0\0\0\0" } else { b"II*\0\0\0\0\0" };
         file.write_all(start).map_err(|e| write_error(&file, &e))?;
@@ -67,31 +81,50 @@ impl TiffSink {
             big,
             row_bytes,
             rows_per_strip,
+            tile: tiles.map(u64::from),
             raw: Vec::new(),
             strips: Vec::new(),
             at: start.len() as u64,
         })
     }
 
-    fn strip_bytes(&self) -> usize {
-        self.rows_per_strip as usize * self.row_bytes
+    /// Bytes gathered before they are compressed.
+    fn batch_bytes(&self) -> usize {
+        match self.tile {
+            None => BATCH * self.rows_per_strip as usize * self.row_bytes,
+            Some(side) => side as usize * self.row_bytes,
+        }
     }
 
     /// Compresses and writes what is gathered.
     fn flush(&mut self) -> std::io::Result<()> {
+        if self.raw.is_empty() {
+            return Ok(());
+        }
         let (row_bytes, channels, wide) =
             (self.row_bytes, self.header.colour.channels(), self.header.depth.bytes() == 2);
-        let size = self.strip_bytes();
-        let packed: Vec<std::io::Result<Vec<u8>>> = self
-            .raw
-            .par_chunks_mut(size)
-            .map(|strip| {
-                strip.chunks_exact_mut(row_bytes).for_each(|row| predict(row, channels, wide));
-                let mut encoder = ZlibEncoder::new(Vec::with_capacity(strip.len() / 2), Compression::new(LEVEL));
-                encoder.write_all(strip)?;
-                encoder.finish()
-            })
-            .collect();
+        let packed: Vec<std::io::Result<Vec<u8>>> = match self.tile {
+            None => {
+                let size = self.rows_per_strip as usize * row_bytes;
+                let strips = self.raw.par_chunks_mut(size);
+                strips.map(|strip| deflate(strip, row_bytes, channels, wide)).collect()
+            }
+            Some(side) => {
+                let (side, raw) = (side as usize, &self.raw);
+                let across = self.header.width.div_ceil(side as u64) as usize;
+                let tile_row = side * channels * self.header.depth.bytes();
+                let tile = |i: usize| {
+                    // Tiles are whole: what lies beyond the picture is zero.
+                    let mut tile = vec![0u8; side * tile_row];
+                    for (to, from) in tile.chunks_exact_mut(tile_row).zip(raw.chunks_exact(row_bytes)) {
+                        let from = &from[i * tile_row..row_bytes.min((i + 1) * tile_row)];
+                        to[..from.len()].copy_from_slice(from);
+                    }
+                    deflate(&mut tile, tile_row, channels, wide)
+                };
+                (0..across).into_par_iter().map(tile).collect()
+            }
+        };
         self.raw.clear();
         for strip in packed {
             let strip = strip?;
@@ -115,14 +148,18 @@ impl TiffSink {
             (258, SHORT, bits),
             (259, SHORT, vec![8]),
             (262, SHORT, vec![if h.colour.is_gray() { 1 } else { 2 }]),
-            (273, place, self.strips.iter().map(|s| s.0).collect()),
             (274, SHORT, vec![1]),
             (277, SHORT, vec![channels as u64]),
-            (278, LONG, vec![self.rows_per_strip]),
-            (279, place, self.strips.iter().map(|s| s.1).collect()),
             (284, SHORT, vec![1]),
             (317, SHORT, vec![2]),
         ];
+        let (places, lengths) = self.strips.iter().copied().unzip();
+        entries.extend(match self.tile {
+            None => vec![(273, place, places), (278, LONG, vec![self.rows_per_strip]), (279, place, lengths)],
+            Some(side) => {
+                vec![(322, LONG, vec![side]), (323, LONG, vec![side]), (324, place, places), (325, place, lengths)]
+            }
+        });
         if h.colour.has_alpha() {
             // Unassociated: alpha is straight.
             entries.push((338, SHORT, vec![2]));
@@ -130,6 +167,8 @@ impl TiffSink {
         if let Some(icc) = &h.icc {
             entries.push((34_675, UNDEFINED, icc.iter().map(|&b| u64::from(b)).collect()));
         }
+        // In order, as the format demands.
+        entries.sort_by_key(|e| e.0);
         let (inline, count_bytes) = if self.big { (8usize, 8usize) } else { (4, 4) };
         let entry_bytes = 4 + count_bytes + inline;
         // Values that do not fit their entry go first, each at an even place.
@@ -176,6 +215,14 @@ impl TiffSink {
     }
 }
 
+/// Compresses the rows of a strip or tile, which are changed on the way.
+fn deflate(rows: &mut [u8], row_bytes: usize, channels: usize, wide: bool) -> std::io::Result<Vec<u8>> {
+    rows.chunks_exact_mut(row_bytes).for_each(|row| predict(row, channels, wide));
+    let mut encoder = ZlibEncoder::new(Vec::with_capacity(rows.len() / 2), Compression::new(LEVEL));
+    encoder.write_all(rows)?;
+    encoder.finish()
+}
+
 /// Replaces each sample by its difference to the same channel of the pixel before.
 fn predict(row: &mut [u8], channels: usize, wide: bool) {
     if wide {
@@ -197,7 +244,7 @@ impl RowSink for TiffSink {
         let start = self.raw.len();
         self.raw.resize(start + self.row_bytes, 0);
         self.packer.pack(row, &mut self.raw[start..]);
-        if self.raw.len() >= BATCH * self.strip_bytes() {
+        if self.raw.len() >= self.batch_bytes() {
             self.flush().map_err(|e| write_error(&self.file, &e))?;
         }
         Ok(())
@@ -218,13 +265,19 @@ mod tests {
 
     #[test]
     fn bigtiff_reads_back() {
+        bigtiff(None);
+        bigtiff(Some(64));
+    }
+
+    fn bigtiff(tiles: Option<u32>) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("big.tif");
         let (colour, depth) = (Colour::GrayAlpha, Depth::Sixteen);
         let icc = Some(vec![3; 77].into());
         let header = Header { width: 301, height: 777, colour, depth, icc, format: Format::Tiff, notes: Vec::new() };
-        let mut sink =
-            Box::new(TiffSink::start(Target::File(AtomicFile::create(&path, false).unwrap()), &header, true).unwrap());
+        let mut sink = Box::new(
+            TiffSink::start(Target::File(AtomicFile::create(&path, false).unwrap()), &header, tiles, true).unwrap(),
+        );
         let row = |y: u64| -> Vec<f32> { (0..602).map(|i| ((i * 77 + y * 991) % 65_536) as f32 / 65_535.0).collect() };
         for y in 0..777 {
             sink.write_row(&row(y)).unwrap();

@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::extent;
-use crate::image::{Format, WriteOptions};
+use crate::image::{Format, ReadOptions, WriteOptions};
 use crate::limits;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -189,6 +189,11 @@ impl UpscaleOptions {
             threads: None,
             tile_order: TileOrder::Natural,
         }
+    }
+
+    /// How the input is read.
+    pub fn reading(&self) -> ReadOptions {
+        ReadOptions::default()
     }
 
     /// How the output is written.

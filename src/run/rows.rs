@@ -5,10 +5,10 @@ use super::canvas::{Connections, RowsOut};
 use super::clock::Clock;
 use super::delivery::Delivery;
 use super::interpreter::{Control, Interpreter, RunStats};
-use super::options::{Cancel, Target};
+use super::options::{Cancel, Target, UpscaleOptions};
 use crate::error::Result;
 use crate::extent;
-use crate::image::{self, Colour, Header, RowSource, WriteOptions, colour, resample::Resampler};
+use crate::image::{self, Colour, Header, RowSource, colour, resample::Resampler};
 use crate::system::onestep;
 use crate::tile::RowRing;
 use std::cell::RefCell;
@@ -28,7 +28,7 @@ pub(super) struct Times {
 pub(super) fn run(
     interpreter: &mut Interpreter<'_>,
     control: &mut Control<'_>,
-    input: &Path,
+    options: &UpscaleOptions,
     colour: Colour,
     target: &Target,
     delivery: &mut Delivery,
@@ -41,7 +41,7 @@ pub(super) fn run(
     let times = RefCell::new(Times::default());
     let held = RefCell::new(RowRing::new(if colour.has_alpha() { target.width as u32 } else { 1 }, 1, waiting));
 
-    let mut source = Enlarged::open(input, target)?;
+    let mut source = Enlarged::open(options, target)?;
     interpreter.resume_at(to, extent::to_u32("rows", delivery.done())?);
     let mut rows_in = |row: &mut [f32]| -> Result<()> {
         let at = Instant::now();
@@ -94,15 +94,14 @@ impl RowsOut for Out<'_> {
 
 /// Writes the picture's own rows.
 pub(super) fn copy(
-    input: &Path,
+    options: &UpscaleOptions,
     path: &Path,
     header: &Header,
-    writing: &WriteOptions,
     target: &Target,
     cancel: &Cancel,
 ) -> Result<()> {
-    let mut source = Enlarged::open(input, target)?;
-    let mut sink = image::create_with(path, header, writing)?;
+    let mut source = Enlarged::open(options, target)?;
+    let mut sink = image::create_with(path, header, &options.writing())?;
     for _ in 0..target.height {
         cancel.check()?;
         source.next_wide()?;
@@ -113,8 +112,8 @@ pub(super) fn copy(
 }
 
 /// Reads the picture to its end without keeping anything: damage anywhere in it is an error.
-pub(super) fn check(input: &Path, target: &Target, clock: &mut Clock) -> Result<()> {
-    Enlarged::open(input, target)?.drain()?;
+pub(super) fn check(options: &UpscaleOptions, target: &Target, clock: &mut Clock) -> Result<()> {
+    Enlarged::open(options, target)?.drain()?;
     clock.lap("read");
     Ok(())
 }
@@ -129,8 +128,8 @@ struct Enlarged {
 }
 
 impl Enlarged {
-    fn open(path: &Path, target: &Target) -> Result<Enlarged> {
-        let source = image::open(path)?;
+    fn open(options: &UpscaleOptions, target: &Target) -> Result<Enlarged> {
+        let source = image::open_with(&options.input, &options.reading())?;
         let header = source.header();
         let (colour, from) = (header.colour, (header.width, header.height));
         let resampler = Resampler::new(from, (target.width, target.height), colour.channels())?;
@@ -156,15 +155,11 @@ impl Enlarged {
     }
 }
 
-/// Host bytes of what brings and takes rows: the resampler's ring and the rows in between. What the
-/// decoder holds of a picture that cannot be read by rows is counted as all of it.
-pub(super) fn host_bytes(header: &Header, target: &Target) -> Result<u64> {
+/// Host bytes of what brings and takes rows: the resampler's ring, the rows in between, and `held`, what reader
+/// and writer keep of pictures that do not go by rows.
+pub(super) fn host_bytes(header: &Header, target: &Target, held: u64) -> Result<u64> {
     let channels = header.colour.channels() as u64;
     let wide = extent::product("row", &[target.width, channels, 4])?;
-    let whole = match header.format {
-        image::Format::Jpeg => extent::product("picture", &[header.width, header.height, channels])?,
-        image::Format::Png | image::Format::Tiff | image::Format::Ppm | image::Format::Pam => 0,
-    };
     let alpha = if header.colour.has_alpha() { extent::product("alpha", &[target.width, 4, 2048])? } else { 0 };
-    Ok(whole.saturating_add(8 * wide).saturating_add(alpha))
+    Ok(held.saturating_add(8 * wide).saturating_add(alpha))
 }

@@ -55,7 +55,7 @@ pub fn upscale_with(
     let mut clock = Clock::start();
     let began = clock.began;
 
-    let header = image::probe(&options.input)?;
+    let image::Probe { header, resident_bytes } = image::probe_with(&options.input, &options.reading())?;
     let target = options.size.resolve(header.width, header.height)?;
     let path = match &options.output {
         Some(path) => path.clone(),
@@ -90,7 +90,8 @@ pub fn upscale_with(
 
     let to = [extent::to_u32("height", target.height)?, extent::to_u32("width", target.width)?];
     let conditioning = Conditioning { noise: options.noise, jpeg: options.jpeg, scale: target.scale };
-    let rows = rows::host_bytes(&header, &target)?;
+    let held = resident_bytes.saturating_add(image::output_resident_bytes_with(&path, &out_header, &writing)?);
+    let rows = rows::host_bytes(&header, &target, held)?;
     let mut choice = budget::choose(engine, &model, options, to, &conditioning, rows, None)?;
     clock.lap("plan");
 
@@ -112,7 +113,7 @@ pub fn upscale_with(
     }
 
     if copied {
-        rows::copy(&options.input, &path, &out_header, &writing, &target, cancel)?;
+        rows::copy(options, &path, &out_header, &target, cancel)?;
         clock.lap("copy");
         (report.phases, report.seconds) = (clock.phases, began.elapsed().as_secs_f64());
         return Ok(report);
@@ -132,7 +133,7 @@ pub fn upscale_with(
     let mut times = Vec::new();
     if delivery.is_complete() {
         if !delivery.is_placed() {
-            rows::check(&options.input, &target, &mut clock)?;
+            rows::check(options, &target, &mut clock)?;
         }
     } else {
         observer.progress(&stage("load"));
@@ -168,7 +169,7 @@ pub fn upscale_with(
             let mut interpreter = Interpreter::new(&choice.program, &mut executors)?;
             report.allocations.device_before = device.allocated();
             let mut control = Control { observer, cancel, order: options.tile_order, began };
-            rows::run(&mut interpreter, &mut control, &options.input, header.colour, &target, &mut delivery)
+            rows::run(&mut interpreter, &mut control, options, header.colour, &target, &mut delivery)
         };
         report.allocations.device_after = device.allocated();
         executors.into_iter().for_each(|executor| engine.keep(&choice.key, &scope, executor));

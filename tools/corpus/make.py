@@ -3,7 +3,7 @@
     python tools/corpus/make.py        # needs numpy, Pillow, tifffile
 
 Every lossless file holds the picture of `value` below, which tests/images.rs computes again; every
-lossy one has a twin `<name>.expect.png` with the pixels that Pillow (libjpeg) reads from it.
+lossy one has a twin `<name>.expect.png` with the pixels that Pillow (libjpeg, libwebp) reads from it.
 """
 
 import io
@@ -198,6 +198,31 @@ def tiffs():
         write(f"orientation{o}", picture(3, 255, 6, 4), extratags=[(274, "H", 1, o, True)])
 
 
+# ---------------------------------------------------------------- WebP
+
+
+def webp(name, samples, mode, twin=False, **options):
+    Image.fromarray(samples, mode).save(OUT / f"{name}.webp", **options)
+    if twin:
+        Image.open(OUT / f"{name}.webp").convert(mode).save(OUT / f"{name}_webp.expect.png", optimize=True)
+
+
+def webps():
+    # Exact: Pillow would change the colour of pixels that nobody sees.
+    webp("rgb_lossless", picture(3, 255), "RGB", lossless=True, exact=True)
+    webp("rgba_lossless", picture(4, 255), "RGBA", lossless=True, exact=True)
+    webp("rgb_lossy", smooth(3), "RGB", twin=True, quality=90)
+    webp("rgba_lossy", smooth(4), "RGBA", twin=True, quality=90, exact=True)
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    webp("icc", picture(3, 255), "RGB", lossless=True, icc_profile=icc)
+    for o in (1, 3, 6):
+        e = Image.Exif()
+        e[0x0112] = o
+        webp(f"orientation{o}", picture(3, 255, 6, 4), "RGB", lossless=True, exif=e)
+    frames = [Image.fromarray(picture(3, top)) for top in (255, 127)]
+    frames[0].save(OUT / "animated.webp", save_all=True, append_images=frames[1:], lossless=True)
+
+
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
     for old in OUT.iterdir():
@@ -205,5 +230,6 @@ if __name__ == "__main__":
     pngs()
     jpegs()
     tiffs()
+    webps()
     total = sum(p.stat().st_size for p in OUT.iterdir())
     print(len(list(OUT.iterdir())), "files,", total, "bytes")
