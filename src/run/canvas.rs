@@ -29,6 +29,26 @@ pub trait RowsOut {
     fn settle(&mut self) -> Result<()> {
         Ok(())
     }
+
+    /// Whether the states of the program shall be saved at the point it has come to.
+    fn wants_point(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Saves the states at point `at`.
+    fn save_point(&mut self, _at: u64, _states: &[&[u8]]) -> Result<()> {
+        Ok(())
+    }
+
+    /// The last point that an earlier run saved.
+    fn point(&self) -> Option<u64> {
+        None
+    }
+
+    /// The states of that point, of these lengths; `None` when they cannot be proved.
+    fn load_point(&mut self, _lengths: &[usize]) -> Result<Option<Vec<Vec<u8>>>> {
+        Ok(None)
+    }
 }
 
 impl<F: FnMut(&mut [f32]) -> Result<()>> RowsIn for F {
@@ -163,6 +183,16 @@ impl<'p> World<'p> {
     /// What every window saved.
     pub(super) fn gathered(&self, id: SavedId) -> &[f32] {
         &self.saved[id.0]
+    }
+
+    /// See [`World::gathered`].
+    pub(super) fn gathered_mut(&mut self, id: SavedId) -> &mut [f32] {
+        &mut self.saved[id.0]
+    }
+
+    /// Makes a canvas whole with these values.
+    pub(super) fn set_whole(&mut self, id: CanvasId, values: Vec<f32>) {
+        self.canvases[id.0] = State::Whole(values);
     }
 
     /// Moments per channel.

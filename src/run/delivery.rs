@@ -227,12 +227,17 @@ impl Delivery {
 
     /// The first row is here: whether the rest will take long.
     fn decide(&mut self) {
-        let Place::Undecided(deciding) = std::mem::replace(&mut self.place, Place::Direct) else { return };
         let expected = self.began.elapsed().as_secs_f64() * self.window_rows as f64;
         if expected < LONG || self.window_rows < 2 {
-            return;
+            self.place = Place::Direct;
+        } else {
+            self.keep_if_possible();
         }
-        // Not asked for, so what stands in its way is no error.
+    }
+
+    /// Opens the spool of a job that is undecided. Not asked for, so what stands in its way is no error.
+    fn keep_if_possible(&mut self) {
+        let Place::Undecided(deciding) = std::mem::replace(&mut self.place, Place::Direct) else { return };
         if let Err(e) = self.check_space().and_then(|()| self.keep(&deciding, false)) {
             self.notes.push(format!("this job cannot be resumed if it is interrupted: {}", e.message()));
         }
@@ -247,6 +252,44 @@ impl Delivery {
             }
         }
         Ok(())
+    }
+
+    /// Whether the job's states are to be saved now: when it keeps its rows, or has taken long already.
+    pub(super) fn wants_point(&mut self) -> bool {
+        if matches!(self.place, Place::Undecided(_)) && self.began.elapsed().as_secs_f64() >= LONG {
+            self.keep_if_possible();
+        }
+        match &self.place {
+            Place::Kept(spool) => spool.wants_point(),
+            Place::Undecided(_) | Place::Direct => false,
+        }
+    }
+
+    /// Saves the job's states.
+    pub(super) fn save_point(&mut self, at: u64, states: &[&[u8]]) -> Result<()> {
+        if let Place::Kept(spool) = &mut self.place {
+            spool.save_point(at, states)?;
+            note_unfinished(Some(self.spool.clone()));
+        }
+        Ok(())
+    }
+
+    /// The last point that was saved.
+    pub(super) fn point(&self) -> Option<u64> {
+        match &self.place {
+            Place::Kept(spool) => spool.point(),
+            Place::Undecided(_) | Place::Direct => None,
+        }
+    }
+
+    /// Its states.
+    pub(super) fn load_point(&mut self, lengths: &[usize]) -> Result<Option<Vec<Vec<u8>>>> {
+        let Place::Kept(spool) = &self.place else { return Ok(None) };
+        let states = spool.load_point(lengths)?;
+        if states.is_none() {
+            self.notes.push("states of the interrupted job are damaged; they are computed again".into());
+        }
+        Ok(states)
     }
 
     /// All rows have come: encodes those that were kept, and moves the file to its place.

@@ -3,6 +3,7 @@
 use super::canvas::{Connections, World};
 use super::executors::Executors;
 use super::options::{Cancel, Observer, Progress, TileOrder};
+use super::points::{self, Point};
 use super::recover::{self, Outcome};
 use super::sinks::Working;
 use super::window_phase::Prepared;
@@ -134,12 +135,22 @@ impl<'p> Interpreter<'p> {
         self.world.load(io)?;
         let program = self.program;
         let mut first = 0;
+        // What an earlier run has done is not done again.
+        let point = self.world.go_on(io)?;
+        self.total = self.total.saturating_sub(points::items_before(program, point));
         for (number, block) in program.blocks.iter().enumerate() {
+            if number < point.block {
+                if block.nesting != Nesting::Chained {
+                    first += block.phases.iter().filter(|p| matches!(p, Phase::Windows(_))).count();
+                }
+                continue;
+            }
+            let begun = if number == point.block { point.step } else { 0 };
             self.world.open_block(number, &BTreeMap::new(), self.executors, io)?;
             let windows = block.phases.iter().filter(|p| matches!(p, Phase::Windows(_))).count();
             match block.nesting {
                 Nesting::StepOutside => {
-                    for step in 0..block.steps {
+                    for step in begun..block.steps {
                         let mut index = first;
                         for phase in &block.phases {
                             match phase {
@@ -153,6 +164,9 @@ impl<'p> Interpreter<'p> {
                                 }
                             }
                         }
+                        if step + 1 < block.steps {
+                            self.world.offer(Point { block: number, step: step + 1 }, io)?;
+                        }
                     }
                 }
                 Nesting::WindowOutside => {
@@ -161,6 +175,9 @@ impl<'p> Interpreter<'p> {
                 Nesting::Chained => self.chain(number, io, control)?,
             }
             self.world.close_block(number, &BTreeMap::new());
+            if number + 1 < program.blocks.len() {
+                self.world.offer(Point { block: number + 1, step: 0 }, io)?;
+            }
             if block.nesting != Nesting::Chained {
                 first += windows;
             }

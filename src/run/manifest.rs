@@ -16,7 +16,7 @@ pub const MANIFEST: &str = "tessera-manifest.jsonl";
 /// What the last line about an output says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Said {
-    /// `started`, `done`, `skipped`, `failed`.
+    /// `started` or `done`.
     status: String,
     job: String,
     /// Whether the output was not there when the picture was begun.
@@ -49,9 +49,7 @@ impl Manifest {
         let mut last = HashMap::new();
         for line in bytes[..whole].split(|&b| b == b'\n') {
             let Ok(Value::Object(record)) = serde_json::from_slice(line) else { continue };
-            let text = |name: &str| record.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-            let fresh = record.get("fresh").and_then(Value::as_bool).unwrap_or(false);
-            last.insert(text("output"), Said { status: text("status"), job: text("job"), fresh });
+            hear(&mut last, &record);
         }
         Ok(Manifest { file, last })
     }
@@ -90,14 +88,7 @@ impl Manifest {
 
     /// Notes that a picture was left as it is.
     pub(super) fn skipped(&mut self, input: &str, output: &str, job: &str) -> Result<()> {
-        // What is said of the output stays: its last line decides whether a later run trusts it.
-        let said = self.last.get(output).cloned();
-        self.add(json!({"status": "skipped", "input": input, "output": output, "job": job}))?;
-        match said {
-            Some(said) => self.last.insert(output.to_owned(), said),
-            None => self.last.remove(output),
-        };
-        Ok(())
+        self.add(json!({"status": "skipped", "input": input, "output": output, "job": job}))
     }
 
     /// Notes that a picture failed.
@@ -108,14 +99,26 @@ impl Manifest {
 
     fn add(&mut self, record: Value) -> Result<()> {
         let Value::Object(record) = record else { return Ok(()) };
-        let text =
-            |r: &Map<String, Value>, name: &str| r.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let fresh = record.get("fresh").and_then(Value::as_bool).unwrap_or(false);
-        let said = Said { status: text(&record, "status"), job: text(&record, "job"), fresh };
-        let output = text(&record, "output");
-        self.file.append(format!("{}\n", Value::Object(record)).as_bytes())?;
-        self.last.insert(output, said);
+        self.file.append(format!("{}\n", Value::Object(record.clone())).as_bytes())?;
+        hear(&mut self.last, &record);
         Ok(())
+    }
+}
+
+/// Takes a line into account. What was skipped or failed left an output that is there as it was; but what failed
+/// is no longer begun.
+fn hear(last: &mut HashMap<String, Said>, record: &Map<String, Value>) {
+    let text = |name: &str| record.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (output, status) = (text("output"), text("status"));
+    match status.as_str() {
+        "started" | "done" => {
+            let fresh = record.get("fresh").and_then(Value::as_bool).unwrap_or(false);
+            last.insert(output, Said { status, job: text("job"), fresh });
+        }
+        "failed" if last.get(&output).is_some_and(|s| s.status == "started") => {
+            last.remove(&output);
+        }
+        _ => {}
     }
 }
 
@@ -134,12 +137,15 @@ mod tests {
         m.started("c.jpg", "c.png", "1", false).unwrap();
         m.failed("d.jpg", Some("d.png"), "1", &Error::new(crate::Kind::Io, "x", "y")).unwrap();
         m.skipped("a.jpg", "a.png", "1").unwrap();
+        m.failed("a.jpg", Some("a.png"), "2", &Error::new(crate::Kind::Io, "x", "it exists")).unwrap();
+        m.started("e.jpg", "e.png", "1", true).unwrap();
+        m.failed("e.jpg", Some("e.png"), "1", &Error::new(crate::Kind::Io, "x", "y")).unwrap();
         assert!(m.is_done("a.png", "1"), "in this run");
         drop(m);
         // Killed in the middle of a line.
         let path = dir.path().join(MANIFEST);
         let mut text = std::fs::read_to_string(&path).unwrap();
-        let whole = text.replace("\"skipped\"", "\"done\"");
+        let whole = text.clone();
         text.push_str("{\"status\": \"done\", \"output\": \"c.p");
         std::fs::write(&path, &text).unwrap();
         drop(Manifest::open(dir.path()).unwrap());

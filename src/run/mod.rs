@@ -20,6 +20,7 @@ mod key;
 mod manifest;
 mod naming;
 pub mod options;
+mod points;
 mod port;
 mod recover;
 mod resume;

@@ -90,6 +90,23 @@ impl RowsOut for Out<'_> {
         self.times.borrow_mut().write += at.elapsed().as_secs_f64();
         Ok(())
     }
+
+    fn wants_point(&mut self) -> Result<bool> {
+        Ok(self.delivery.wants_point())
+    }
+
+    fn save_point(&mut self, at: u64, states: &[&[u8]]) -> Result<()> {
+        self.delivery.save_point(at, states)
+    }
+
+    fn point(&self) -> Option<u64> {
+        // Alpha comes with the input's rows: where it is needed they are read from the first one on.
+        if self.colour.has_alpha() { None } else { self.delivery.point() }
+    }
+
+    fn load_point(&mut self, lengths: &[usize]) -> Result<Option<Vec<Vec<u8>>>> {
+        self.delivery.load_point(lengths)
+    }
 }
 
 /// Writes the picture's own rows.

@@ -127,6 +127,8 @@ pub struct Spool {
     pending: u64,
     crc: Crc,
     last: Instant,
+    /// When a point was saved.
+    saved: Option<Instant>,
     point: Option<(u64, Vec<Stored>)>,
     placing: Option<[u64; 2]>,
 }
@@ -164,7 +166,7 @@ impl Spool {
 
     fn new(folder: LockedFolder, rows: RowFile, journal: Journal) -> Spool {
         let (crc, last) = (Crc::new(), Instant::now());
-        Spool { folder, rows, journal, done: 0, pending: 0, crc, last, point: None, placing: None }
+        Spool { folder, rows, journal, done: 0, pending: 0, crc, last, saved: None, point: None, placing: None }
     }
 
     /// What an earlier run left, cut off behind the last record that its files prove.
@@ -278,8 +280,12 @@ impl Spool {
         self.point.as_ref().map(|(at, _)| *at)
     }
 
-    /// Saves the states of the job after its unit of work number `at`: bytes that each callback writes piece by
-    /// piece. Of two points one is always whole.
+    /// Whether the last point was saved long enough ago.
+    pub fn wants_point(&self) -> bool {
+        self.saved.is_none_or(|at| at.elapsed() >= EVERY)
+    }
+
+    /// Saves the states of the job at point `at`. Of two points one is always whole.
     pub fn save_point(&mut self, at: u64, states: &[&[u8]]) -> Result<()> {
         let mut stored = Vec::new();
         // Another letter than the last point's: its files stay until the new point is on disk.
@@ -302,6 +308,7 @@ impl Spool {
         self.folder.sync()?;
         self.journal.append(&Record::Point { at, states: stored.clone() })?;
         self.point = Some((at, stored));
+        self.saved = Some(Instant::now());
         Ok(())
     }
 
