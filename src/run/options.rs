@@ -137,6 +137,19 @@ impl VaeMode {
     }
 }
 
+/// What becomes of a job that was interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Resume {
+    /// A long job keeps its finished rows on disk, a short one does not. What an earlier run kept is neither
+    /// used nor lost: the job is refused, unless an existing output may be replaced; then it begins anew.
+    #[default]
+    Auto,
+    /// Goes on where an earlier run ended, and keeps its own finished rows on disk from the start.
+    Always,
+    /// Begins anew and keeps nothing.
+    Never,
+}
+
 /// One upscaling job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpscaleOptions {
@@ -174,6 +187,12 @@ pub struct UpscaleOptions {
     pub seed: u64,
     /// Whether an existing output may be replaced.
     pub overwrite: bool,
+    /// An output that is there already is left as it is, and nothing is done.
+    pub skip_existing: bool,
+    /// See [`Resume`].
+    pub resume: Resume,
+    /// Where finished rows are kept until the picture is complete; `None`: beside the output.
+    pub spool_dir: Option<PathBuf>,
     /// Only say what would be done.
     pub dry_run: bool,
     /// Host threads; `None`: all cores.
@@ -203,6 +222,9 @@ impl UpscaleOptions {
             jpeg: 0.0,
             seed: 0,
             overwrite: false,
+            skip_existing: false,
+            resume: Resume::Auto,
+            spool_dir: None,
             dry_run: false,
             threads: None,
             tile_order: TileOrder::Natural,
@@ -330,6 +352,8 @@ pub struct Report {
     pub batch: u32,
     /// Windows in all.
     pub windows: u64,
+    /// Rows that an earlier run had finished.
+    pub resumed_rows: u64,
     /// Floating-point operations of one launch.
     pub flops: u64,
     /// Seconds per phase, in order: `load`, `plan`, then what the work consisted of.
@@ -362,6 +386,8 @@ pub struct Report {
     pub notes: Vec<String>,
     /// Whether nothing was run.
     pub dry_run: bool,
+    /// Whether the output was there already and was left as it is.
+    pub skipped: bool,
 }
 
 #[cfg(test)]
