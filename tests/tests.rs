@@ -24,6 +24,7 @@ mod onestep;
 mod plan;
 mod problem;
 mod program;
+mod recover;
 mod reference;
 mod resume;
 mod run;

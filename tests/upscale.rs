@@ -33,8 +33,8 @@ fn element(name: &str, i: usize, fan: u64) -> f32 {
     if norm { 1.0 + 0.2 * v } else { v * (3.0 / fan as f32).sqrt() }
 }
 
-/// Writes the model's folder; tensors whose name contains `blown` are multiplied by 1e30.
-fn model(folder: &Path, blown: Option<&str>) -> OneStep {
+/// Writes the model's folder; tensors whose name contains the text of `blown` are multiplied by its factor.
+pub(crate) fn model(folder: &Path, blown: Option<(&str, f32)>) -> OneStep {
     let put = |name: &str, text: &str| {
         let path = folder.join(name);
         std::fs::create_dir_all(path.parent().expect("has one")).expect("folder");
@@ -51,7 +51,7 @@ fn model(folder: &Path, blown: Option<&str>) -> OneStep {
         for w in &graph.weights {
             let Some(name) = w.name.strip_prefix(part).and_then(|n| n.strip_prefix('.')) else { continue };
             let fan = w.shape.iter().skip(1).product::<u64>().max(1);
-            let gain = if blown.is_some_and(|b| name.contains(b)) { 1e30 } else { 1.0 };
+            let gain = blown.filter(|(b, _)| name.contains(b)).map_or(1.0, |b| b.1);
             let values = (0..w.shape.iter().product::<u64>() as usize).map(|i| gain * element(&w.name, i, fan));
             let bytes = values.flat_map(f32::to_le_bytes).collect();
             tensors.push((name.to_owned(), w.shape.iter().map(|&d| d as usize).collect(), bytes));
@@ -346,7 +346,7 @@ fn a_budget_holds_and_one_too_small_names_the_smallest_that_works() {
 #[test]
 fn values_that_are_not_finite_are_an_error_with_a_position() {
     let mut bench = Bench::new();
-    model(&bench.at("model"), Some("decoder.conv_"));
+    model(&bench.at("model"), Some(("decoder.conv_", 1e30)));
     picture(&bench.at("in.png"), 40, 40, Colour::Rgb, Depth::Eight);
     let options = bench.options("in.png", Size::Scale(2.0));
     let e = upscale_with(&mut bench.engine, &options, &mut Silent, &Cancel::new()).expect_err("overflows");

@@ -273,6 +273,7 @@ pub(super) fn report_json(r: &Report) -> Value {
         "device_parts": parts(&r.device_parts),
         "device_peak": r.device_peak,
         "bounds": {"device": r.bounds[0], "host": r.bounds[1]},
+        "redone": r.redone,
         "host_bytes": r.host_bytes,
         "host_parts": parts(&r.host_parts),
         "estimate": r.estimate.as_ref().map(|e| json!({"seconds": e.seconds, "origin": e.origin})),

@@ -16,6 +16,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
+/// Items computed again in a wider type that are told of one by one; the rest is counted.
+const TOLD: usize = 3;
+
 /// How a run is watched, stopped and ordered.
 pub struct Control<'a> {
     /// Who is told.
@@ -61,6 +64,8 @@ pub struct Interpreter<'p> {
     pub(super) holds: Vec<Option<(usize, u64)>>,
     pub(super) stats: RunStats,
     pub(super) total: u64,
+    /// The first items that were computed again, in words.
+    told: Vec<String>,
 }
 
 impl<'p> Interpreter<'p> {
@@ -86,8 +91,8 @@ impl<'p> Interpreter<'p> {
         }
         let holds = vec![None; executors.count()];
         let world = World::new(program);
-        let (finished, stats) = (None, RunStats::default());
-        Ok(Interpreter { program, executors, world, phases, finished, holds, stats, total })
+        let (finished, stats, told) = (None, RunStats::default(), Vec::new());
+        Ok(Interpreter { program, executors, world, phases, finished, holds, stats, total, told })
     }
 
     /// Host bytes of states and staging.
@@ -99,6 +104,11 @@ impl<'p> Interpreter<'p> {
             (inputs + outputs) as u64 + sinks
         });
         self.world.bytes() + phases.sum::<u64>() + self.executors.host_bytes()
+    }
+
+    /// Sentences on the first items that were computed again in a wider storage type.
+    pub fn told(&self) -> &[String] {
+        &self.told
     }
 
     /// Sets the folder of canvases that live in files; without one a program that has any cannot run.
@@ -279,7 +289,13 @@ impl<'p> Interpreter<'p> {
             let (executors, holds) = (&mut *self.executors, &mut self.holds);
             match recover::compute(prepared, now, executors, holds, &self.world, control)? {
                 Outcome::Again => continue,
-                Outcome::Done { redone } => self.stats.redone += redone,
+                Outcome::Done { redone, told } => {
+                    self.stats.redone += redone;
+                    for text in told.into_iter().take(TOLD.saturating_sub(self.told.len())) {
+                        control.observer.note(&text);
+                        self.told.push(text);
+                    }
+                }
             }
             let computed = Instant::now();
             prepared.scatter(now, last_step, &mut self.world, io)?;

@@ -378,6 +378,8 @@ pub struct Report {
     pub estimate: Option<Estimate>,
     /// Most device bytes allocated at once, transfers and parameters included; 0 in a dry run.
     pub device_peak: u64,
+    /// Windows computed again in a wider storage type, because values left the range of the device's own.
+    pub redone: u64,
     /// Host bytes planned: staging, canvases, bands.
     pub host_bytes: u64,
     /// What memory did.

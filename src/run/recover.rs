@@ -12,13 +12,10 @@ use crate::error::{Error, Kind, Result};
 /// The phase whose job inputs the executor of a graph holds, and which executor that was.
 pub(super) type Holds = Vec<Option<(usize, u64)>>;
 
-/// Items redone in a wider type that are told one by one; the rest is counted.
-const TOLD: u64 = 3;
-
 /// How a launch ended.
 pub(super) enum Outcome {
-    /// The results are there; so many items were computed again.
-    Done { redone: u64 },
+    /// The results are there; so many items were computed again, some of which are told of in words.
+    Done { redone: u64, told: Vec<String> },
     /// Nothing was computed, but it is worth trying again.
     Again,
 }
@@ -53,11 +50,8 @@ pub(super) fn compute(
     let graph = prepared.phase.graph.0;
     let computed = executors.executor(graph).and_then(|e| prepared.compute(e, 0..batch.len(), control.cancel));
     match computed {
-        Ok(()) => Ok(Outcome::Done { redone: 0 }),
-        Err(e) if e.kind() == Kind::NonFinite => {
-            let redone = redo(prepared, batch, executors, holds, world, control, e)?;
-            Ok(Outcome::Done { redone })
-        }
+        Ok(()) => Ok(Outcome::Done { redone: 0, told: Vec::new() }),
+        Err(e) if e.kind() == Kind::NonFinite => redo(prepared, batch, executors, holds, world, control, e),
         Err(e) => {
             again(prepared, batch, executors, holds, e, control)?;
             Ok(Outcome::Again)
@@ -95,10 +89,10 @@ fn redo(
     world: &World<'_>,
     control: &mut Control<'_>,
     error: Error,
-) -> Result<u64> {
+) -> Result<Outcome> {
     let graph = prepared.phase.graph.0;
     let mut error = Some(error);
-    let mut redone = 0;
+    let (mut redone, mut told) = (0, Vec::new());
     for i in 0..batch.len() {
         let one = &batch[i..i + 1];
         // Alone in its launch it has failed already.
@@ -127,13 +121,11 @@ fn redo(
             _ => placed(e, prepared, one),
         })?;
         redone += 1;
-        if redone <= TOLD {
-            control.observer.note(&format!("computed again in {dtype}: {}", failed.message()));
-        }
+        told.push(format!("computed again in {dtype}: {}", failed.message()));
         // The narrow executor may have gone to make room.
         settled_again(prepared, executors, holds, world)?;
     }
-    Ok(redone)
+    Ok(Outcome::Done { redone, told })
 }
 
 /// Brings the phase's own executor back after a wider one took its place.

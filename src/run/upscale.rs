@@ -149,7 +149,7 @@ pub fn upscale_with(
         loop {
             engine.limit(choice.cap);
             // What is loaded stays warm in the engine.
-            let tried = Loader::new(engine, &choice.parts, choice.residency, &scope, weights.clone()).map(drop);
+            let tried = Loader::new(engine, &choice, &scope, weights.clone()).map(Loader::settled);
             match tried {
                 // Others may hold a part of the device's memory: smaller windows, before anything is written.
                 Err(e) if e.kind() == Kind::Memory && options.tile.is_none() => {
@@ -167,7 +167,10 @@ pub fn upscale_with(
                     report.notes.push(why);
                 }
                 other => {
-                    other?;
+                    let (parts, notes) = other?;
+                    choice.parts = parts;
+                    notes.iter().for_each(|n| observer.note(n));
+                    report.notes.extend(notes);
                     break;
                 }
             }
@@ -175,7 +178,7 @@ pub fn upscale_with(
         clock.lap("load");
 
         let device = engine.device().clone();
-        let mut loader = Loader::new(engine, &choice.parts, choice.residency, &scope, weights)?;
+        let mut loader = Loader::new(engine, &choice, &scope, weights)?;
         // What is loaded in turn differs from moment to moment: held beside it.
         let beside = |loader: &Loader<'_>| match choice.residency {
             Residency::All | Residency::OneArena => device.allocated(),
@@ -187,15 +190,25 @@ pub fn upscale_with(
             let mut interpreter = Interpreter::new(&choice.program, &mut loader)?;
             interpreter.set_spool(states_folder(options, &path));
             let mut control = Control { observer, cancel, order: options.tile_order, began };
-            rows::run(&mut interpreter, &mut control, options, header.colour, &target, &mut delivery)
+            let done = rows::run(&mut interpreter, &mut control, options, header.colour, &target, &mut delivery);
+            done.map(|(stats, spent)| (stats, spent, interpreter.told().to_vec()))
         };
         report.allocations.device_after = beside(&loader);
         report.device_peak = device.peak();
+        report.notes.extend(loader.notes().iter().cloned());
         drop(loader);
-        let (stats, spent) = match result {
+        let (stats, spent, told) = match result {
             Ok(done) => done,
             Err(e) => return Err(delivery.fail(e)),
         };
+        report.redone = stats.redone;
+        report.notes.extend(told);
+        if stats.redone > 0 {
+            let why = "values left the range of the storage type";
+            let note = format!("{} windows were computed again in a wider type: {why}", stats.redone);
+            observer.note(&note);
+            report.notes.push(note);
+        }
         report.allocations.host_growths = stats.growths;
         times.extend([
             ("read".to_owned(), spent.read),

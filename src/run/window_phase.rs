@@ -189,7 +189,12 @@ pub(super) fn settle(program: &Program, phase: &WindowPhase, executor: &mut Exec
     };
     for (name, source) in phase.sources.iter().filter(|(name, _)| !window(name)) {
         match source {
-            Source::Constant(values) => executor.write_input(name, values)?,
+            Source::Constant(values) => {
+                // An executor for fewer items has fewer rows of what is the same for all of them.
+                let port = executor.plan().input(name)?;
+                let most = port.shape.n as usize * port.shape.pixels() as usize * port.shape.c as usize;
+                executor.write_input(name, &values[..most.min(values.len())])?;
+            }
             Source::Table(table) => executor.write_input(name, &program.tables[table.0].values)?,
             Source::Gather(saved) => executor.write_input(name, world.gathered(*saved))?,
             Source::Factors(affine) => {

@@ -3,9 +3,10 @@
 
 use super::cost::Rates;
 use super::needs::{DeviceNeeds, HostNeeds, Needs};
-use crate::abi::BackendKind;
+use crate::abi::{BackendKind, Caps};
 use crate::error::Result;
 use crate::extent::{ARENA_ALIGN, round_up};
+use crate::graph::{DType, Graph, change};
 use crate::plan::command::{Plan, SlotKind};
 use crate::plan::stream::{self, Streamed};
 use crate::run::engine::Engine;
@@ -72,8 +73,37 @@ pub struct Room {
 }
 
 impl Part {
+    /// `graph` with resident weights.
+    fn resident(engine: &mut Engine, folder: &str, graph: &Graph) -> Result<Part> {
+        let key = format!("{} {folder}", graph.name);
+        let plan = engine.plan(&key, graph)?;
+        Ok(Part { key, plan, streamed: None, keep: 0, arena: Vec::new() })
+    }
+
+    /// This part for `items` items a launch; `graph` is the one it was planned from. What was streamed is, in pieces
+    /// of the same bytes.
+    pub fn with_items(&self, engine: &mut Engine, folder: &str, graph: &Graph, items: u32) -> Result<Part> {
+        let mut part = Part::resident(engine, folder, &change::with_items(graph, items)?)?;
+        if let Some(streamed) = &self.streamed {
+            part.stream(streamed.largest_piece())?;
+        }
+        part.arena.clone_from(&self.arena);
+        Ok(part)
+    }
+
+    /// `graph` for one item in the wider type `dtype`: what an item is computed in whose values left the range of the
+    /// device's storage type. Streamed where `left` device bytes ask for it.
+    pub fn wide(engine: &mut Engine, folder: &str, graph: &Graph, dtype: DType, left: u64) -> Result<Part> {
+        let graph = change::widened(&change::with_items(graph, 1)?, dtype)?;
+        let mut part = Part::resident(engine, folder, &graph)?;
+        if part.needs().total() > left {
+            part.stream(piece(&part.plan, left, engine.caps().max_chunk))?;
+        }
+        Ok(part)
+    }
+
     /// Device bytes of its own.
-    fn needs(&self) -> DeviceNeeds {
+    pub fn needs(&self) -> DeviceNeeds {
         self.streamed.as_ref().map_or_else(|| DeviceNeeds::of(&self.plan), |s| DeviceNeeds::of(&s.plan))
     }
 
@@ -95,6 +125,16 @@ impl Part {
     }
 }
 
+/// The storage type for an item whose values left the range of the device's own: none where that has the range of
+/// f32 already.
+pub fn wider(caps: &Caps) -> Option<DType> {
+    match (caps.storage, caps.kind) {
+        (DType::F16, BackendKind::Cuda) => Some(DType::Bf16),
+        (DType::F16, BackendKind::Cpu | BackendKind::Wgpu) => Some(DType::F32),
+        (DType::F32 | DType::Bf16, _) => None,
+    }
+}
+
 /// Plans `program` and prices it. With `least`, networks in turn are streamed in the smallest pieces, whatever room
 /// there is.
 #[expect(clippy::too_many_arguments, reason = "a candidate is the sum of all choices")]
@@ -111,9 +151,7 @@ pub(super) fn candidate(
     let caps = engine.caps().clone();
     let mut parts = Vec::with_capacity(program.graphs.len());
     for graph in &program.graphs {
-        let key = format!("{} {folder}", graph.name);
-        let plan = engine.plan(&key, graph)?;
-        parts.push(Part { key, plan, streamed: None, keep: 0, arena: Vec::new() });
+        parts.push(Part::resident(engine, folder, graph)?);
     }
     let fixed = DeviceNeeds::fixed(&caps);
     let mut host = HostNeeds::fixed(&caps, room.rows);
@@ -134,7 +172,7 @@ pub(super) fn candidate(
             }
         }
     }
-    let device = match residency {
+    let mut device = match residency {
         Residency::All => parts.iter().map(Part::needs).fold(fixed, DeviceNeeds::and),
         Residency::OneArena => {
             let arena = one_arena(&parts);
@@ -159,8 +197,21 @@ pub(super) fn candidate(
             fixed.and(most.unwrap_or_default())
         }
     };
+    // An item that leaves the range of the storage type is computed again in a wider one, alone on the device.
+    let mut wide_weights = 0;
+    if let Some(dtype) = wider(&caps).filter(|_| residency != Residency::OneArena) {
+        let left = room.device.saturating_sub(fixed.total());
+        for graph in &program.graphs {
+            let wide = Part::wide(engine, folder, graph, dtype, left)?;
+            wide_weights = wide_weights.max(wide.host_weights());
+            let needs = fixed.and(wide.needs());
+            if needs.total() > device.total() {
+                device = needs;
+            }
+        }
+    }
     host.device = if caps.kind == BackendKind::Cpu { device.total() } else { 0 };
-    let widest = |parts: &[Part]| parts.iter().map(Part::host_weights).max().unwrap_or(0);
+    let widest = |parts: &[Part]| parts.iter().map(Part::host_weights).max().unwrap_or(0).max(wide_weights);
     host.weights = widest(&parts);
     // What host memory is left keeps streamed weights packed.
     let spare = room.host.saturating_sub(host.total());

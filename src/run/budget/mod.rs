@@ -22,7 +22,7 @@ use crate::system::onestep::{Conditioning, OneStep, Shaping};
 use crate::system::onestep_latent::Norms;
 pub use bounds::{ASSUMED, Bound, Bounds, available_memory};
 use candidate::candidate;
-pub use candidate::{Candidate, Part, Residency, Room, seconds};
+pub use candidate::{Candidate, Part, Residency, Room, seconds, wider};
 pub use needs::{DeviceNeeds, HostNeeds, Needs};
 
 /// Window sides tried, largest first.
