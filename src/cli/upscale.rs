@@ -47,7 +47,7 @@ pub(super) struct UpscaleArgs {
     #[arg(long)]
     no_resume: bool,
     /// Where the rows of unfinished jobs are kept [default: OUTPUT.tessera beside the output]
-    #[arg(long, value_name = "FOLDER", conflicts_with = "no_resume")]
+    #[arg(long, value_name = "FOLDER")]
     spool_dir: Option<PathBuf>,
 
     /// Factor from 1, not only whole ones [default: 4]

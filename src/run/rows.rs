@@ -8,7 +8,7 @@ use super::interpreter::{Control, Interpreter, RunStats};
 use super::options::{Cancel, Target, UpscaleOptions};
 use crate::error::Result;
 use crate::extent;
-use crate::image::{self, Colour, Header, RowSource, colour, resample::Resampler};
+use crate::image::{self, Colour, Header, ReadOptions, RowSource, colour, resample::Resampler};
 use crate::system::onestep;
 use crate::tile::RowRing;
 use std::cell::RefCell;
@@ -29,6 +29,7 @@ pub(super) fn run(
     interpreter: &mut Interpreter<'_>,
     control: &mut Control<'_>,
     options: &UpscaleOptions,
+    reading: &ReadOptions,
     colour: Colour,
     target: &Target,
     delivery: &mut Delivery,
@@ -41,7 +42,7 @@ pub(super) fn run(
     let times = RefCell::new(Times::default());
     let held = RefCell::new(RowRing::new(if colour.has_alpha() { target.width as u32 } else { 1 }, 1, waiting));
 
-    let mut source = Enlarged::open(options, target)?;
+    let mut source = Enlarged::open(&options.input, reading, target)?;
     interpreter.resume_at(to, extent::to_u32("rows", delivery.done())?);
     let mut rows_in = |row: &mut [f32]| -> Result<()> {
         let at = Instant::now();
@@ -117,7 +118,7 @@ pub(super) fn copy(
     target: &Target,
     cancel: &Cancel,
 ) -> Result<()> {
-    let mut source = Enlarged::open(options, target)?;
+    let mut source = Enlarged::open(&options.input, &options.reading(), target)?;
     let mut sink = image::create_with(path, header, &options.writing())?;
     for _ in 0..target.height {
         cancel.check()?;
@@ -129,8 +130,8 @@ pub(super) fn copy(
 }
 
 /// Reads the picture to its end without keeping anything: damage anywhere in it is an error.
-pub(super) fn check(options: &UpscaleOptions, target: &Target, clock: &mut Clock) -> Result<()> {
-    Enlarged::open(options, target)?.drain()?;
+pub(super) fn check(options: &UpscaleOptions, reading: &ReadOptions, target: &Target, clock: &mut Clock) -> Result<()> {
+    Enlarged::open(&options.input, reading, target)?.drain()?;
     clock.lap("read");
     Ok(())
 }
@@ -145,8 +146,8 @@ struct Enlarged {
 }
 
 impl Enlarged {
-    fn open(options: &UpscaleOptions, target: &Target) -> Result<Enlarged> {
-        let source = image::open_with(&options.input, &options.reading())?;
+    fn open(input: &Path, reading: &ReadOptions, target: &Target) -> Result<Enlarged> {
+        let source = image::open_with(input, reading)?;
         let header = source.header();
         let (colour, from) = (header.colour, (header.width, header.height));
         let resampler = Resampler::new(from, (target.width, target.height), colour.channels())?;

@@ -16,8 +16,10 @@ use super::shipped::{SYSTEM, model_folder};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::image::{self, Header, WriteOptions};
+use crate::limits;
 use crate::plan::command::PackedWeight;
 use crate::system::onestep::{self, Checkpoints, Conditioning, OneStep};
+use crate::system::program::Residency;
 use std::path::Path;
 use std::time::Instant;
 
@@ -55,7 +57,7 @@ pub fn upscale_with(
     let mut clock = Clock::start();
     let began = clock.began;
 
-    let image::Probe { header, resident_bytes } = image::probe_with(&options.input, &options.reading())?;
+    let image::Probe { header, mut resident_bytes } = image::probe_with(&options.input, &options.reading())?;
     let target = options.size.resolve(header.width, header.height)?;
     let path = match &options.output {
         Some(path) => path.clone(),
@@ -90,9 +92,20 @@ pub fn upscale_with(
 
     let to = [extent::to_u32("height", target.height)?, extent::to_u32("width", target.width)?];
     let conditioning = Conditioning { noise: options.noise, jpeg: options.jpeg, scale: target.scale };
+    // A large picture that cannot be read by rows waits in the job's folder once it is decoded.
+    let mut reading = options.reading();
+    let decoded_to_disk = resident_bytes > limits::DECODED_IN_MEMORY && !image::is_pipe(&path);
+    if decoded_to_disk {
+        reading.spool = Some(delivery::spool_of(options, &path));
+        resident_bytes = image::probe_with(&options.input, &reading)?.resident_bytes;
+    }
     let held = resident_bytes.saturating_add(image::output_resident_bytes_with(&path, &out_header, &writing)?);
     let rows = rows::host_bytes(&header, &target, held)?;
     let mut choice = budget::choose(engine, &model, options, to, &conditioning, rows, None)?;
+    if let Some(tile) = delivery::earlier_tile(options, &path).filter(|&tile| tile < choice.shaping.tile) {
+        let earlier = budget::choose(engine, &model, options, to, &conditioning, rows, Some(tile + 1));
+        choice = earlier.ok().filter(|c| c.shaping.tile == tile).unwrap_or(choice);
+    }
     clock.lap("plan");
 
     let mut report = report(engine, &header, &target, &path, &folder, &choice);
@@ -123,7 +136,8 @@ pub fn upscale_with(
         let depth = image::output_depth(&path, &out_header, &writing)?;
         let deciding = Deciding::new(engine, options, &header, &target, depth, &folder, choice);
         let window_rows = choice.program.grids[0].rows.count();
-        Delivery::open(options, &path, &out_header, deciding, window_rows, placed)
+        let in_files = choice.program.canvases.iter().any(|c| c.residency == Residency::Spool);
+        Delivery::open(options, &path, &out_header, deciding, window_rows, placed, decoded_to_disk || in_files)
     };
     let mut delivery = keep(engine, &choice)?;
     delivery.notes.iter().for_each(|note| observer.note(note));
@@ -133,7 +147,7 @@ pub fn upscale_with(
     let mut times = Vec::new();
     if delivery.is_complete() {
         if !delivery.is_placed() {
-            rows::check(options, &target, &mut clock)?;
+            rows::check(options, &reading, &target, &mut clock)?;
         }
     } else {
         observer.progress(&stage("load"));
@@ -167,9 +181,12 @@ pub fn upscale_with(
         delivery.begin();
         let result = {
             let mut interpreter = Interpreter::new(&choice.program, &mut executors)?;
+            if let Some(folder) = delivery.folder() {
+                interpreter.set_spool(folder);
+            }
             report.allocations.device_before = device.allocated();
             let mut control = Control { observer, cancel, order: options.tile_order, began };
-            rows::run(&mut interpreter, &mut control, options, header.colour, &target, &mut delivery)
+            rows::run(&mut interpreter, &mut control, options, &reading, header.colour, &target, &mut delivery)
         };
         report.allocations.device_after = device.allocated();
         executors.into_iter().for_each(|executor| engine.keep(&choice.key, &scope, executor));
