@@ -162,6 +162,32 @@ fn what_another_job_left_is_done_again() {
     }
 }
 
+/// Memory that was scarce when the job began is there again: it goes on with the windows it began with.
+#[test]
+fn a_job_goes_on_with_the_windows_it_began_with() {
+    let mut bench = Bench::new();
+    picture(&bench.at("in.png"), 100, 160, Colour::Rgb, Depth::Eight);
+    let mut options = bench.options("in.png", Size::Scale(2.5));
+    options.resume = Resume::Always;
+    options.dry_run = true;
+    let free = bench.run(&options);
+    let mut scarce = free.clone();
+    while scarce.windows < 6 {
+        options.vram = Some(scarce.device_bytes - 1);
+        scarce = bench.run(&options);
+    }
+    assert!(scarce.tile.0 < free.tile.0);
+    options.dry_run = false;
+    bench.run(&options);
+    let expected = std::fs::read(bench.at("out.png")).expect("made");
+    std::fs::remove_file(bench.at("out.png")).expect("removed");
+    interrupt(&mut bench, &options, scarce.windows - 1);
+    options.vram = None;
+    let report = bench.run(&options);
+    assert!(report.resumed_rows > 0 && report.tile == scarce.tile, "{report:?}");
+    assert!(std::fs::read(bench.at("out.png")).expect("made") == expected);
+}
+
 /// Thirty ways to spoil a journal, and the rows it speaks of: detected, done again, the bytes right.
 #[test]
 fn corrupted_journals_are_never_trusted() {

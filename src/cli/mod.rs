@@ -3,6 +3,7 @@
 //!
 //! One file for each command; `units` has the sizes they share.
 
+mod again;
 mod clean;
 mod compare;
 mod devices;

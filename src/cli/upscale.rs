@@ -2,7 +2,7 @@
 
 use super::progress::{Display, Style, say};
 use super::units::{bytes, format, lossy, mebibytes, vae};
-use super::{folder, out};
+use super::{again, folder, out};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -47,7 +47,7 @@ pub(super) struct UpscaleArgs {
     #[arg(long)]
     no_resume: bool,
     /// Where the rows of unfinished jobs are kept [default: OUTPUT.tessera beside the output]
-    #[arg(long, value_name = "FOLDER", conflicts_with = "no_resume")]
+    #[arg(long, value_name = "FOLDER")]
     spool_dir: Option<PathBuf>,
 
     /// Factor from 1, not only whole ones [default: 4]
@@ -170,7 +170,13 @@ pub(super) fn run(args: &UpscaleArgs, cancel: &Cancel) -> Result<bool> {
     }
     let outcome = run::upscale(&args.options(), &mut display, cancel);
     display.finish();
-    let report = outcome?;
+    let report = match outcome {
+        Ok(report) => report,
+        Err(e) => {
+            again::start_again(&e, &args.input, args.output.as_deref(), run::unfinished_spool().is_some());
+            return Err(e);
+        }
+    };
     if args.json {
         out(&report_json(&report).to_string())?;
     } else if report.dry_run {

@@ -148,22 +148,28 @@ impl LockedFolder {
         sync_folder(&self.path)
     }
 
-    /// Removes the files in it, the lock last.
+    /// Removes the files in it but the lock.
     pub fn clear(&self) -> Result<()> {
+        self.clear_but(LOCK)
+    }
+
+    fn clear_but(&self, kept: &str) -> Result<()> {
         for entry in entries(&self.path)? {
             if entry.is_folder {
                 return Err(in_the_way(&entry.path));
             }
-            if entry.path.file_name().is_some_and(|n| n != LOCK) {
+            if entry.path.file_name().is_some_and(|n| n != LOCK && n != kept) {
                 remove_file(&entry.path)?;
             }
         }
         Ok(())
     }
 
-    /// Removes it with all files in it; gives their bytes. A folder inside is nothing of ours: an error.
-    pub fn remove(self) -> Result<u64> {
+    /// Removes it with all files in it, `last` after the others, so that whoever finds it half removed still has
+    /// what that file says; gives their bytes. A folder inside is nothing of ours: an error.
+    pub fn remove(self, last: &str) -> Result<u64> {
         let bytes = self.bytes()?;
+        self.clear_but(last)?;
         self.clear()?;
         remove_file(&self.file(LOCK))?;
         let path = self.path.clone();
@@ -195,11 +201,11 @@ mod tests {
         drop(held);
         let held = LockedFolder::create(&path).unwrap();
         std::fs::write(held.file("rows"), b"12345").unwrap();
-        assert_eq!(held.remove().unwrap(), 5);
+        assert_eq!(held.remove("journal").unwrap(), 5);
         assert!(!path.exists());
         let held = LockedFolder::create(&path).unwrap();
         std::fs::create_dir(held.file("mine")).unwrap();
-        assert!(held.remove().is_err(), "what is not ours stays");
+        assert!(held.remove("journal").is_err(), "what is not ours stays");
         assert!(path.join("mine").exists());
         std::fs::write(dir.path().join("file"), b"").unwrap();
         assert!(LockedFolder::create(&dir.path().join("file")).is_err());

@@ -55,6 +55,8 @@ pub(super) struct Delivery {
     began: Instant,
     /// Whether the output is in its place already.
     placed: bool,
+    /// Whether the folder is needed while the job runs only: `--no-resume`.
+    passing: bool,
     /// Sentences for the user.
     pub(super) notes: Vec<String>,
 }
@@ -86,10 +88,17 @@ pub(super) fn check_spool(options: &UpscaleOptions, output: &Path) -> Result<boo
     }
     let path = spool_of(options, output);
     match (spool::look(&path)?, options.resume) {
-        (Found::Nothing, _) | (Found::Unfinished, Resume::Never) => Ok(false),
+        (Found::Nothing, _) => {
+            // A run that was killed when all was done, or before anything was.
+            if path.is_dir() && !options.dry_run {
+                spool::remove(&path)?;
+            }
+            Ok(false)
+        }
+        (Found::Unfinished, Resume::Never) => Ok(false),
         (Found::Busy, _) => Err(Error::new(Kind::Io, "spool", format!("another run is working in {}", path.display()))
             .advise("wait for it, or name another output")),
-        (Found::Unfinished, Resume::Always) => Ok(spool::is_placed(&path, output)),
+        (Found::Unfinished, Resume::Always) => Ok(spool::placed(&path, output).is_some()),
         (Found::Unfinished, Resume::Auto) if options.overwrite || options.dry_run => Ok(false),
         (Found::Unfinished, Resume::Auto) => {
             let why = format!("an unfinished job for {} lies in {}", output.display(), path.display());
@@ -99,8 +108,18 @@ pub(super) fn check_spool(options: &UpscaleOptions, output: &Path) -> Result<boo
     }
 }
 
+/// The side of the windows of the job that would be gone on with: memory may have had more or less room then, and
+/// other windows would make other bytes.
+pub(super) fn earlier_tile(options: &UpscaleOptions, output: &Path) -> Option<u32> {
+    if options.resume != Resume::Always || options.tile.is_some() || image::is_pipe(output) {
+        return None;
+    }
+    spool::key_part(&spool_of(options, output), "windows")?.split('+').next()?.parse().ok()
+}
+
 impl Delivery {
     /// Begins the file and, where the options ask for one, the spool. `placed`: what [`check_spool`] found.
+    /// `needs_folder`: other things than finished rows are kept on disk, so there is a spool from the start.
     pub(super) fn open(
         options: &UpscaleOptions,
         output: &Path,
@@ -108,6 +127,7 @@ impl Delivery {
         deciding: Deciding,
         window_rows: usize,
         placed: bool,
+        needs_folder: bool,
     ) -> Result<Delivery> {
         let writing = options.writing();
         let depth = image::output_depth(output, header, &writing)?;
@@ -124,35 +144,47 @@ impl Delivery {
             window_rows,
             began: Instant::now(),
             placed: false,
+            passing: false,
             notes: Vec::new(),
         };
         match resume_of(options, output) {
             Resume::Always => {
+                if placed && spool::placed(&this.spool, output) == Some(deciding.key()?) {
+                    spool::remove(&this.spool)?;
+                    this.placed = true;
+                    return Ok(this);
+                }
+                if placed && !options.overwrite {
+                    return Err(fs::exists(output));
+                }
                 if spool::look(&this.spool)? == Found::Nothing {
                     this.check_space()?;
                 }
                 this.keep(&deciding, true)?;
-                if let Place::Kept(spool) = &this.place {
-                    this.placed = placed && spool.is_placed(output);
-                }
-                if placed && !this.placed && !options.overwrite {
-                    return Err(fs::exists(output));
-                }
             }
             Resume::Auto | Resume::Never => {
                 // Allowed, or refused by now; what is not worth keeping goes without a word.
                 if !image::is_pipe(output) && this.spool.is_dir() {
                     spool::remove(&this.spool)?;
                 }
-                if resume_of(options, output) == Resume::Auto {
+                this.passing = resume_of(options, output) == Resume::Never;
+                if needs_folder && !image::is_pipe(output) {
+                    this.keep(&deciding, false)?;
+                } else if !this.passing {
                     this.place = Place::Undecided(Box::new(deciding));
                 }
             }
         }
-        if !this.placed {
-            this.sink = Some(image::create_with(output, header, &writing)?);
-        }
+        this.sink = Some(image::create_with(output, header, &writing)?);
         Ok(this)
+    }
+
+    /// The folder of the job's files, where it has one.
+    pub(super) fn folder(&self) -> Option<PathBuf> {
+        match &self.place {
+            Place::Kept(spool) => Some(spool.path().to_owned()),
+            Place::Undecided(_) | Place::Direct => None,
+        }
     }
 
     /// The first window begins.
@@ -168,7 +200,7 @@ impl Delivery {
             let (done, all) = (spool.done(), self.rows);
             self.notes.push(format!("{done} of {all} rows are there from the interrupted job"));
         }
-        note_unfinished(spool.has_work().then(|| self.spool.clone()));
+        note_unfinished((spool.has_work() && !self.passing).then(|| self.spool.clone()));
         self.place = Place::Kept(Box::new(spool));
         Ok(())
     }
@@ -200,7 +232,7 @@ impl Delivery {
 
     /// Whether no row is missing.
     pub(super) fn is_complete(&self) -> bool {
-        self.done() == self.rows
+        self.placed || self.done() == self.rows
     }
 
     /// Whether nothing is left to do at all.
@@ -247,7 +279,7 @@ impl Delivery {
     pub(super) fn settle(&mut self) -> Result<()> {
         if let Place::Kept(spool) = &mut self.place {
             spool.settle()?;
-            if spool.has_work() {
+            if spool.has_work() && !self.passing {
                 note_unfinished(Some(self.spool.clone()));
             }
         }
@@ -269,7 +301,7 @@ impl Delivery {
     pub(super) fn save_point(&mut self, at: u64, states: &[&[u8]]) -> Result<()> {
         if let Place::Kept(spool) = &mut self.place {
             spool.save_point(at, states)?;
-            note_unfinished(Some(self.spool.clone()));
+            note_unfinished((!self.passing).then(|| self.spool.clone()));
         }
         Ok(())
     }
@@ -297,7 +329,7 @@ impl Delivery {
         let Some(mut sink) = self.sink.take() else { return Ok(()) };
         if let Place::Kept(spool) = &mut self.place {
             spool.commit()?;
-            note_unfinished(Some(self.spool.clone()));
+            note_unfinished((!self.passing).then(|| self.spool.clone()));
             for y in 0..self.rows {
                 cancel.check()?;
                 spool.read(y, &mut self.packed)?;
@@ -322,6 +354,16 @@ impl Delivery {
         notes
     }
 
+    /// The job begins anew with other windows: nothing that was made is of use.
+    pub(super) fn abandon(mut self) -> Result<()> {
+        self.sink = None;
+        note_unfinished(None);
+        match self.place {
+            Place::Kept(spool) => spool.remove(),
+            Place::Undecided(_) | Place::Direct => Ok(()),
+        }
+    }
+
     /// The job failed with `e`: what is finished is kept, where anything is, and the error says how to go on.
     pub(super) fn fail(mut self, e: Error) -> Error {
         // The unfinished file goes first: on a full disk the journal needs its place.
@@ -329,7 +371,7 @@ impl Delivery {
         let Place::Kept(mut spool) = self.place else { return e };
         // The rows are written; that they cannot be journalled changes nothing about the error.
         let _ = spool.commit();
-        if !spool.has_work() {
+        if self.passing || !spool.has_work() {
             note_unfinished(None);
             let _ = spool.remove();
             return e;

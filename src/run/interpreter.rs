@@ -155,27 +155,33 @@ impl<'p> Interpreter<'p> {
                 }
                 continue;
             }
-            let begun = if number == point.block { point.step } else { 0 };
+            let begun = if number == point.block { point.phases } else { 0 };
             self.world.open_block(number, &BTreeMap::new(), self.executors, io)?;
             let windows = block.phases.iter().filter(|p| matches!(p, Phase::Windows(_))).count();
             match block.nesting {
                 Nesting::StepOutside => {
-                    for step in begun..block.steps {
+                    let (mut unit, units) = (0, block.steps * block.phases.len() as u32);
+                    for step in 0..block.steps {
                         let mut index = first;
                         for phase in &block.phases {
+                            let at = index;
+                            index += usize::from(matches!(phase, Phase::Windows(_)));
+                            unit += 1;
+                            if unit <= begun {
+                                continue;
+                            }
                             match phase {
                                 Phase::Windows(_) => {
-                                    self.passes(index..index + 1, step..step + 1, block.steps, io, control)?;
-                                    index += 1;
+                                    self.passes(at..at + 1, step..step + 1, block.steps, io, control)?;
                                 }
                                 Phase::Canvas(op) => {
                                     control.cancel.check()?;
                                     self.world.canvas_op(op, step)?;
                                 }
                             }
-                        }
-                        if step + 1 < block.steps {
-                            self.world.offer(Point { block: number, step: step + 1 }, io)?;
+                            if unit < units {
+                                self.world.offer(Point { block: number, phases: unit }, io)?;
+                            }
                         }
                     }
                 }
@@ -186,7 +192,7 @@ impl<'p> Interpreter<'p> {
             }
             self.world.close_block(number, &BTreeMap::new());
             if number + 1 < program.blocks.len() {
-                self.world.offer(Point { block: number + 1, step: 0 }, io)?;
+                self.world.offer(Point { block: number + 1, phases: 0 }, io)?;
             }
             if block.nesting != Nesting::Chained {
                 first += windows;

@@ -32,6 +32,7 @@ pub mod statistics;
 mod streamed;
 pub mod upscale;
 mod window_phase;
+mod work;
 
 pub use crate::image::{Format, is_pipe};
 pub use clean::{Fate, Left, clean};

@@ -1,5 +1,5 @@
-//! Points from which an interrupted program goes on: after every block, and every step of a block whose steps go
-//! over whole canvases. What later work reads is saved there: whole canvases, values of windows, statistics.
+//! Points from which an interrupted program goes on: after every block, and after every phase of every step of a
+//! block whose steps are outside. What later work reads is saved there: whole canvases, values of windows, statistics.
 
 use super::canvas::{Connections, World};
 use super::statistics::Moments;
@@ -7,20 +7,20 @@ use crate::error::Result;
 use crate::system::phase::{Block, Phase, Source};
 use crate::system::program::{CanvasId, Program, Residency, SavedId, StatisticId};
 
-/// Where a program stands: blocks done, and steps done of the one after them.
+/// Where a program stands: blocks done, and phases done, step by step, of the one after them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Point {
     pub(super) block: usize,
-    pub(super) step: u32,
+    pub(super) phases: u32,
 }
 
 impl Point {
     fn number(self) -> u64 {
-        ((self.block as u64) << 32) | u64::from(self.step)
+        ((self.block as u64) << 32) | u64::from(self.phases)
     }
 
     fn of(number: u64) -> Point {
-        Point { block: (number >> 32) as usize, step: (number & 0xffff_ffff) as u32 }
+        Point { block: (number >> 32) as usize, phases: (number & 0xffff_ffff) as u32 }
     }
 }
 
@@ -38,7 +38,7 @@ enum State {
 fn live(program: &Program, point: Point, outputs: &[CanvasId]) -> Option<Vec<State>> {
     let mut states = vec![State::Statistics];
     // Of a block that is half done everything counts.
-    let begun = point.block + usize::from(point.step > 0);
+    let begun = point.block + usize::from(point.phases > 0);
     for (i, canvas) in program.canvases.iter().enumerate() {
         let id = CanvasId(i);
         let Some([first, last]) = program.used_by(id) else { continue };
@@ -141,13 +141,14 @@ impl World<'_> {
 
 /// Items that the work before `point` consists of.
 pub(super) fn items_before(program: &Program, point: Point) -> u64 {
-    let items = |b: &Block| -> u64 {
-        let windows = b.phases.iter().filter_map(|p| match p {
-            Phase::Windows(w) => Some(program.grids[w.grid.0].count() as u64 * u64::from(w.branches)),
-            Phase::Canvas(_) => None,
-        });
-        windows.sum()
+    let items = |p: &Phase| match p {
+        Phase::Windows(w) => program.grids[w.grid.0].count() as u64 * u64::from(w.branches),
+        Phase::Canvas(_) => 0,
     };
-    let whole: u64 = program.blocks.iter().take(point.block).map(|b| items(b) * u64::from(b.steps)).sum();
-    whole + program.blocks.get(point.block).map_or(0, |b| items(b) * u64::from(point.step))
+    let step = |b: &Block| b.phases.iter().map(items).sum::<u64>();
+    let whole: u64 = program.blocks.iter().take(point.block).map(|b| step(b) * u64::from(b.steps)).sum();
+    let Some(block) = program.blocks.get(point.block) else { return whole };
+    let (steps, rest) =
+        (point.phases as usize / block.phases.len().max(1), point.phases as usize % block.phases.len().max(1));
+    whole + step(block) * steps as u64 + block.phases.iter().take(rest).map(items).sum::<u64>()
 }

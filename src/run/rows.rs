@@ -8,7 +8,7 @@ use super::interpreter::{Control, Interpreter, RunStats};
 use super::options::{Cancel, Target, UpscaleOptions};
 use crate::error::Result;
 use crate::extent;
-use crate::image::{self, Colour, Header, RowSource, colour, resample::Resampler};
+use crate::image::{self, Colour, Header, ReadOptions, RowSource, colour, resample::Resampler};
 use crate::system::onestep;
 use crate::system::program::Residency;
 use crate::tile::RowRing;
@@ -30,6 +30,7 @@ pub(super) fn run(
     interpreter: &mut Interpreter<'_>,
     control: &mut Control<'_>,
     options: &UpscaleOptions,
+    reading: &ReadOptions,
     colour: Colour,
     target: &Target,
     delivery: &mut Delivery,
@@ -52,9 +53,9 @@ pub(super) fn run(
     let columns = if colour.has_alpha() { width } else { 1 };
     let held = RefCell::new(RowRing::new(extent::to_u32("columns", columns as u64)?, 1, waiting));
 
-    let mut source = Enlarged::open(options, target)?;
+    let mut source = Enlarged::open(&options.input, reading, target)?;
     let twice = later && (again.is_some() || colour.has_alpha());
-    let second = RefCell::new(if twice { Some(Enlarged::open(options, target)?) } else { None });
+    let second = RefCell::new(if twice { Some(Enlarged::open(&options.input, reading, target)?) } else { None });
     let mut unused = vec![0.0f32; columns];
     interpreter.resume_at(to, extent::to_u32("rows", delivery.done())?);
     let mut rows_in = |row: &mut [f32]| -> Result<()> {
@@ -158,7 +159,7 @@ pub(super) fn copy(
     target: &Target,
     cancel: &Cancel,
 ) -> Result<()> {
-    let mut source = Enlarged::open(options, target)?;
+    let mut source = Enlarged::open(&options.input, &options.reading(), target)?;
     let mut sink = image::create_with(path, header, &options.writing())?;
     for _ in 0..target.height {
         cancel.check()?;
@@ -170,8 +171,8 @@ pub(super) fn copy(
 }
 
 /// Reads the picture to its end without keeping anything: damage anywhere in it is an error.
-pub(super) fn check(options: &UpscaleOptions, target: &Target, clock: &mut Clock) -> Result<()> {
-    Enlarged::open(options, target)?.drain()?;
+pub(super) fn check(options: &UpscaleOptions, reading: &ReadOptions, target: &Target, clock: &mut Clock) -> Result<()> {
+    Enlarged::open(&options.input, reading, target)?.drain()?;
     clock.lap("read");
     Ok(())
 }
@@ -186,8 +187,8 @@ struct Enlarged {
 }
 
 impl Enlarged {
-    fn open(options: &UpscaleOptions, target: &Target) -> Result<Enlarged> {
-        let source = image::open_with(&options.input, &options.reading())?;
+    fn open(input: &Path, reading: &ReadOptions, target: &Target) -> Result<Enlarged> {
+        let source = image::open_with(input, reading)?;
         let header = source.header();
         let (colour, from) = (header.colour, (header.width, header.height));
         let resampler = Resampler::new(from, (target.width, target.height), colour.channels())?;

@@ -3,24 +3,25 @@
 //! What must be known is looked at first, the shape of the work is chosen, then rows are decoded, enlarged by
 //! bicubic, cut into windows, run through the network, blended (`rows`), and delivered (`delivery`).
 
-use super::budget::{self, Choice, Residency};
+use super::budget::{self, Choice};
 use super::clock::Clock;
 use super::delivery::{self, Delivery};
 use super::engine::Engine;
-use super::executor::SharedWeights;
-use super::interpreter::{Control, Interpreter};
+use super::interpreter::Control;
 use super::key::Deciding;
-use super::loader::Loader;
 use super::naming::default_output;
 use super::options::{Allocations, Cancel, Observer, Progress, Report, Target, UpscaleOptions};
 use super::rows;
 use super::shipped::{SYSTEM, model_folder};
+use super::work::Work;
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::image::{self, Header, WriteOptions};
+use crate::limits;
 use crate::system::onestep::{self, Checkpoints, Conditioning, OneStep};
 use crate::system::onestep_latent;
-use std::path::{Path, PathBuf};
+use crate::system::program::Residency;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -58,7 +59,7 @@ pub fn upscale_with(
     let mut clock = Clock::start();
     let began = clock.began;
 
-    let image::Probe { header, resident_bytes } = image::probe_with(&options.input, &options.reading())?;
+    let image::Probe { header, mut resident_bytes } = image::probe_with(&options.input, &options.reading())?;
     let target = options.size.resolve(header.width, header.height)?;
     let path = match &options.output {
         Some(path) => path.clone(),
@@ -93,9 +94,20 @@ pub fn upscale_with(
 
     let to = [extent::to_u32("height", target.height)?, extent::to_u32("width", target.width)?];
     let conditioning = Conditioning { noise: options.noise, jpeg: options.jpeg, scale: target.scale };
+    // A large picture that cannot be read by rows waits in the job's folder once it is decoded.
+    let mut reading = options.reading();
+    let decoded_to_disk = resident_bytes > limits::DECODED_IN_MEMORY && !image::is_pipe(&path);
+    if decoded_to_disk {
+        reading.spool = Some(delivery::spool_of(options, &path));
+        resident_bytes = image::probe_with(&options.input, &reading)?.resident_bytes;
+    }
     let held = resident_bytes.saturating_add(image::output_resident_bytes_with(&path, &out_header, &writing)?);
     let rows = rows::host_bytes(&header, &target, held)?;
     let mut choice = budget::choose(engine, &model, options, to, &conditioning, rows, None)?;
+    if let Some(tile) = delivery::earlier_tile(options, &path).filter(|&tile| tile < choice.shaping.tile) {
+        let earlier = budget::choose(engine, &model, options, to, &conditioning, rows, Some(tile + 1));
+        choice = earlier.ok().filter(|c| c.shaping.tile == tile).unwrap_or(choice);
+    }
     clock.lap("plan");
 
     let mut report = report(engine, &header, &target, &path, &folder, &choice);
@@ -129,94 +141,59 @@ pub fn upscale_with(
         let depth = image::output_depth(&path, &out_header, &writing)?;
         let deciding = Deciding::new(engine, options, &header, &target, depth, &folder, choice);
         let window_rows = choice.program.grids[0].rows.count();
-        Delivery::open(options, &path, &out_header, deciding, window_rows, placed)
+        let in_files = choice.program.canvases.iter().any(|c| c.residency == Residency::Spool);
+        Delivery::open(options, &path, &out_header, deciding, window_rows, placed, decoded_to_disk || in_files)
     };
     let mut delivery = keep(engine, &choice)?;
     delivery.notes.iter().for_each(|note| observer.note(note));
-    let told = delivery.notes.len();
+    let mut told = delivery.notes.len();
     report.resumed_rows = delivery.done();
     let stage = |stage| Progress { stage, done: 0, total: 0, elapsed: began.elapsed().as_secs_f64(), left: None };
     let mut times = Vec::new();
     if delivery.is_complete() {
         if !delivery.is_placed() {
-            rows::check(options, &target, &mut clock)?;
+            rows::check(options, &reading, &target, &mut clock)?;
         }
     } else {
         observer.progress(&stage("load"));
-        let scope = folder.display().to_string();
         let checkpoints = checked(&model)?;
-        let weights: SharedWeights = Arc::new(move |w| checkpoints.packed(&w.tensors, &w.packing, w.dtype));
+        let work = Work {
+            options,
+            reading: &reading,
+            colour: header.colour,
+            target: &target,
+            scope: folder.display().to_string(),
+            weights: Arc::new(move |w| checkpoints.packed(&w.tensors, &w.packing, w.dtype)),
+        };
         loop {
-            engine.limit(choice.cap);
-            // What is loaded stays warm in the engine.
-            let tried = Loader::new(engine, &choice, &scope, weights.clone()).map(Loader::settled);
-            match tried {
-                // Others may hold a part of the device's memory: smaller windows, before anything is written.
-                Err(e) if e.kind() == Kind::Memory && options.tile.is_none() => {
-                    let tile = choice.shaping.tile;
-                    let smaller = budget::choose(engine, &model, options, to, &conditioning, rows, Some(tile));
-                    let Ok(smaller) = smaller else { return Err(e) };
-                    choice = smaller;
-                    drop(delivery);
-                    delivery = keep(engine, &choice)?;
-                    let before = std::mem::take(&mut report);
-                    report = self::report(engine, &header, &target, &path, &folder, &choice);
-                    (report.notes, report.resumed_rows) = (before.notes, delivery.done());
-                    let why = format!("no room for windows of {tile}, trying {}: {}", choice.shaping.tile, e.message());
-                    observer.note(&why);
-                    report.notes.push(why);
-                }
-                other => {
-                    let (parts, notes) = other?;
-                    choice.parts = parts;
-                    notes.iter().for_each(|n| observer.note(n));
-                    report.notes.extend(notes);
+            let mut control = Control { observer, cancel, order: options.tile_order, began };
+            let done = work.run(engine, &mut choice, &mut delivery, &mut report, &mut clock, &mut control);
+            let e = match done {
+                Ok(phases) => {
+                    times = phases;
                     break;
                 }
-            }
+                Err(e) => e,
+            };
+            // Others may hold a part of the device's memory. With smaller windows everything is done again: there are
+            // never two geometries in one picture.
+            let tile = choice.shaping.tile;
+            let may = e.kind() == Kind::Memory && options.tile.is_none();
+            let piped = image::is_pipe(&options.input) || image::is_pipe(&path);
+            let smaller = (may && !piped)
+                .then(|| budget::choose(engine, &model, options, to, &conditioning, rows, Some(tile)).ok());
+            let Some(smaller) = smaller.flatten() else { return Err(delivery.fail(e)) };
+            delivery.abandon()?;
+            choice = smaller;
+            delivery = keep(engine, &choice)?;
+            told = delivery.notes.len();
+            let before = std::mem::take(&mut report);
+            report = self::report(engine, &header, &target, &path, &folder, &choice);
+            (report.notes, report.resumed_rows) = (before.notes, delivery.done());
+            let why = format!("no room for windows of {tile}, trying {}: {}", choice.shaping.tile, e.message());
+            observer.note(&why);
+            report.notes.push(why);
         }
-        clock.lap("load");
-
-        let device = engine.device().clone();
-        let mut loader = Loader::new(engine, &choice, &scope, weights)?;
-        // What is loaded in turn differs from moment to moment: held beside it.
-        let beside = |loader: &Loader<'_>| match choice.residency {
-            Residency::All | Residency::OneArena => device.allocated(),
-            Residency::Networks => device.allocated().saturating_sub(loader.device_bytes()),
-        };
-        report.allocations.device_before = beside(&loader);
-        delivery.begin();
-        let result = {
-            let mut interpreter = Interpreter::new(&choice.program, &mut loader)?;
-            interpreter.set_spool(states_folder(options, &path));
-            let mut control = Control { observer, cancel, order: options.tile_order, began };
-            let done = rows::run(&mut interpreter, &mut control, options, header.colour, &target, &mut delivery);
-            done.map(|(stats, spent)| (stats, spent, interpreter.told().to_vec()))
-        };
-        report.allocations.device_after = beside(&loader);
-        report.device_peak = device.peak();
-        report.notes.extend(loader.notes().iter().cloned());
-        drop(loader);
-        let (stats, spent, told) = match result {
-            Ok(done) => done,
-            Err(e) => return Err(delivery.fail(e)),
-        };
-        report.redone = stats.redone;
-        report.notes.extend(told);
-        if stats.redone > 0 {
-            let why = "values left the range of the storage type";
-            let note = format!("{} windows were computed again in a wider type: {why}", stats.redone);
-            observer.note(&note);
-            report.notes.push(note);
-        }
-        report.allocations.host_growths = stats.growths;
-        times.extend([
-            ("read".to_owned(), spent.read),
-            ("windows".to_owned(), (stats.gather - spent.read).max(0.0)),
-            ("network".to_owned(), stats.compute),
-            ("blend".to_owned(), (stats.scatter - spent.write).max(0.0)),
-            ("write".to_owned(), spent.write),
-        ]);
     }
     observer.progress(&stage("write"));
     let at = Instant::now();
@@ -248,12 +225,6 @@ fn checked(model: &OneStep) -> Result<Checkpoints> {
     Err(Error::new(Kind::Weights, "weights", why)
         .at(model.folder.display())
         .advise("use the config.json and the weights of one and the same checkpoint"))
-}
-
-/// Where canvases that live in files go: the folder for unfinished jobs, or that of the output.
-fn states_folder(options: &UpscaleOptions, path: &Path) -> PathBuf {
-    let beside = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    options.spool_dir.as_deref().unwrap_or(beside).to_owned()
 }
 
 fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder: &Path, choice: &Choice) -> Report {

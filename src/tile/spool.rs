@@ -92,7 +92,7 @@ pub fn remove(path: &Path) -> Result<Option<u64>> {
     match LockedFolder::open(path)? {
         Lock::Absent => Ok(Some(0)),
         Lock::Busy => Ok(None),
-        Lock::Held(folder) => folder.remove().map(Some),
+        Lock::Held(folder) => folder.remove(JOURNAL).map(Some),
     }
 }
 
@@ -105,14 +105,21 @@ pub fn is_ours(folder: &Path) -> Result<bool> {
     Ok(fs::entries(folder)?.iter().all(own))
 }
 
-/// Whether `output` is the very file that the job of the spool at `path` moved to its place. Says nothing of what
-/// job that was.
-pub fn is_placed(path: &Path, output: &Path) -> bool {
+/// The key of the job of the spool at `path` when `output` is the very file that it moved to its place. Its rows may
+/// be gone by then.
+pub fn placed(path: &Path, output: &Path) -> Option<Key> {
     let journal = fs::File::open(&path.join(JOURNAL)).and_then(|mut f| f.read_all(crate::limits::MAX_JOURNAL_BYTES));
-    let Ok(bytes) = journal else { return false };
+    let proved = super::journal::prove(&journal.ok()?);
     let placing = |r: &Record| if let Record::Placing(identity) = r { Some(*identity) } else { None };
-    let last = super::journal::prove(&bytes).records.iter().rev().find_map(placing);
-    last.is_some() && last == fs::identity(output)
+    let last = proved.records.iter().rev().find_map(placing)?;
+    proved.key.filter(|_| fs::identity(output) == Some(last))
+}
+
+/// What the key of the spool at `path` says of one part, when it can be read.
+pub fn key_part(path: &Path, name: &str) -> Option<String> {
+    let mut file = fs::File::open(&path.join(JOURNAL)).ok()?;
+    let bytes = file.read_all(crate::limits::MAX_JOURNAL_BYTES).ok()?;
+    super::journal::prove(&bytes).key?.get(name).map(str::to_owned)
 }
 
 /// An open spool, locked against other runs. It stays when it is dropped.
@@ -130,7 +137,6 @@ pub struct Spool {
     /// When a point was saved.
     saved: Option<Instant>,
     point: Option<(u64, Vec<Stored>)>,
-    placing: Option<[u64; 2]>,
 }
 
 impl Spool {
@@ -166,7 +172,7 @@ impl Spool {
 
     fn new(folder: LockedFolder, rows: RowFile, journal: Journal) -> Spool {
         let (crc, last) = (Crc::new(), Instant::now());
-        Spool { folder, rows, journal, done: 0, pending: 0, crc, last, saved: None, point: None, placing: None }
+        Spool { folder, rows, journal, done: 0, pending: 0, crc, last, saved: None, point: None }
     }
 
     /// What an earlier run left, cut off behind the last record that its files prove.
@@ -207,7 +213,7 @@ impl Spool {
             match record {
                 Record::Rows { first, count, .. } => self.done = first + count,
                 Record::Point { at, states } => self.point = Some((*at, states.clone())),
-                Record::Placing(identity) => self.placing = Some(*identity),
+                Record::Placing(_) => {}
             }
         }
     }
@@ -345,16 +351,11 @@ impl Spool {
         }
     }
 
-    /// Whether `output` is what the last run moved to its place before it was killed.
-    pub fn is_placed(&self, output: &Path) -> bool {
-        self.is_complete() && self.placing.is_some() && fs::identity(output) == self.placing
-    }
-
     /// Removes the spool: the picture is in its place, or nothing in it is of use.
     pub fn remove(self) -> Result<()> {
         drop(self.rows);
         drop(self.journal);
-        self.folder.remove().map(drop)
+        self.folder.remove(JOURNAL).map(drop)
     }
 }
 
@@ -452,9 +453,10 @@ mod tests {
             assert_eq!(bytes, row(y));
         }
         if cfg!(unix) {
-            assert!(!spool.is_placed(&dir.path().join("out.png")));
-            std::fs::rename(&temp, dir.path().join("out.png")).unwrap();
-            assert!(spool.is_placed(&dir.path().join("out.png")));
+            let out = dir.path().join("out.png");
+            assert_eq!(placed(&path, &out), None);
+            std::fs::rename(&temp, &out).unwrap();
+            assert_eq!(placed(&path, &out), Some(key()));
         }
         spool.remove().unwrap();
         assert!(!path.exists());

@@ -1,0 +1,92 @@
+//! The computing of a job: the networks of a choice are loaded, and its program runs between the picture's rows and
+//! their delivery.
+
+use super::budget::{Choice, Residency};
+use super::clock::Clock;
+use super::delivery::Delivery;
+use super::engine::Engine;
+use super::executor::SharedWeights;
+use super::interpreter::{Control, Interpreter};
+use super::loader::Loader;
+use super::options::{Report, Target, UpscaleOptions};
+use super::rows;
+use crate::error::Result;
+use crate::image::{Colour, ReadOptions};
+
+/// What computing takes beside the choice.
+pub(super) struct Work<'a> {
+    /// What was asked for.
+    pub(super) options: &'a UpscaleOptions,
+    /// How the picture is read.
+    pub(super) reading: &'a ReadOptions,
+    /// The picture's channels.
+    pub(super) colour: Colour,
+    /// The size it gets.
+    pub(super) target: &'a Target,
+    /// Whose weights they are.
+    pub(super) scope: String,
+    /// Packs them.
+    pub(super) weights: SharedWeights,
+}
+
+impl Work<'_> {
+    /// Loads and runs. What had to be given up goes into the report, into `choice` what it changed. Returns the seconds
+    /// of its phases.
+    pub(super) fn run(
+        &self,
+        engine: &mut Engine,
+        choice: &mut Choice,
+        delivery: &mut Delivery,
+        report: &mut Report,
+        clock: &mut Clock,
+        control: &mut Control<'_>,
+    ) -> Result<Vec<(String, f64)>> {
+        engine.limit(choice.cap);
+        // What is loaded stays warm in the engine.
+        let (parts, notes) = Loader::new(engine, choice, &self.scope, self.weights.clone())?.settled();
+        choice.parts = parts;
+        notes.iter().for_each(|n| control.observer.note(n));
+        report.notes.extend(notes);
+        clock.lap("load");
+
+        let device = engine.device().clone();
+        let mut loader = Loader::new(engine, choice, &self.scope, self.weights.clone())?;
+        // What is loaded in turn differs from moment to moment: held beside it.
+        let beside = |loader: &Loader<'_>| match choice.residency {
+            Residency::All | Residency::OneArena => device.allocated(),
+            Residency::Networks => device.allocated().saturating_sub(loader.device_bytes()),
+        };
+        report.allocations.device_before = beside(&loader);
+        delivery.begin();
+        let done = {
+            let mut interpreter = Interpreter::new(&choice.program, &mut loader)?;
+            if let Some(folder) = delivery.folder() {
+                interpreter.set_spool(folder);
+            }
+            let (options, reading, colour, target) = (self.options, self.reading, self.colour, self.target);
+            let done = rows::run(&mut interpreter, control, options, reading, colour, target, delivery);
+            report.notes.extend(interpreter.told().iter().cloned());
+            done
+        };
+        report.allocations.device_after = beside(&loader);
+        report.device_peak = device.peak();
+        report.notes.extend(loader.notes().iter().cloned());
+        drop(loader);
+        let (stats, spent) = done?;
+        report.redone = stats.redone;
+        if stats.redone > 0 {
+            let why = "values left the range of the storage type";
+            let note = format!("{} windows were computed again in a wider type: {why}", stats.redone);
+            control.observer.note(&note);
+            report.notes.push(note);
+        }
+        report.allocations.host_growths = stats.growths;
+        Ok(vec![
+            ("read".to_owned(), spent.read),
+            ("windows".to_owned(), (stats.gather - spent.read).max(0.0)),
+            ("network".to_owned(), stats.compute),
+            ("blend".to_owned(), (stats.scatter - spent.write).max(0.0)),
+            ("write".to_owned(), spent.write),
+        ])
+    }
+}
