@@ -328,7 +328,7 @@ fn networks_of_the_published_size_are_planned_for_8k_in_2_gib() {
         engine.limit(choice.cap);
         let device = engine.device().clone();
         let zeros: SharedWeights = Arc::new(|w| Ok(vec![0; (w.packing.elements() * w.dtype.bytes()) as usize]));
-        let mut loader = Loader::new(&mut engine, &choice.parts, choice.residency, "sd21", zeros).expect("loads");
+        let mut loader = Loader::new(&mut engine, &choice, "sd21", zeros).expect("loads");
         for graph in 0..loader.count() {
             let executor = loader.executor(graph).expect("loads");
             let inputs = executor.plan().inputs.clone();
