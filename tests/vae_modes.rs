@@ -296,7 +296,7 @@ fn upscaled(arguments: &[&str]) -> Vec<u8> {
     let run = program::run(&all);
     assert_eq!(run.code, Some(0), "{arguments:?}: {}", run.stderr);
     let left: Vec<_> = std::fs::read_dir(folder.path()).expect("folder").flatten().map(|e| e.path()).collect();
-    assert_eq!(left, [out.clone()], "nothing is left behind");
+    assert_eq!(left, std::slice::from_ref(&out), "nothing is left behind");
     std::fs::read(out).expect("a picture")
 }
 

@@ -37,6 +37,7 @@ fn places(rates: &Rates) -> [(Keep, f64); 3] {
 
 /// The cheapest place for every state: over all ways to keep some boundaries, the least time of computing again from
 /// the last one kept plus moving what is kept. `seconds` are those of each segment over all its windows.
+#[expect(clippy::needless_range_loop, reason = "boundaries index several lists, two of them at a time")]
 fn residences(stages: &Stages, seconds: &[f64], space: Space, rates: &Rates) -> Vec<Keep> {
     let last = stages.states.len() - 1;
     let places = places(rates);
