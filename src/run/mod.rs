@@ -17,6 +17,7 @@ pub mod inspect;
 pub mod interpreter;
 mod kept;
 mod key;
+pub mod loader;
 mod manifest;
 mod naming;
 pub mod options;
@@ -28,6 +29,7 @@ mod rows;
 mod shipped;
 mod sinks;
 pub mod statistics;
+mod streamed;
 pub mod upscale;
 mod window_phase;
 

@@ -274,6 +274,15 @@ pub struct Allocations {
     pub host_growths: u64,
 }
 
+/// How long a job should take.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Estimate {
+    /// Seconds of the networks and of loading their weights; reading and writing the pictures comes on top.
+    pub seconds: f64,
+    /// Where the rate comes from: measured on this device, or assumed of its kind.
+    pub origin: String,
+}
+
 /// What a job did.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Report {
@@ -313,6 +322,20 @@ pub struct Report {
     pub seconds: f64,
     /// Device bytes planned: weights, arena, persistent values.
     pub device_bytes: u64,
+    /// What stays on the device, in words.
+    pub residency: String,
+    /// Windows per launch of each network, where they take turns; else of all.
+    pub batches: Vec<u32>,
+    /// What device and host memory are bounded by, in words, where they are.
+    pub bounds: [Option<String>; 2],
+    /// Device bytes planned by what they are for.
+    pub device_parts: Vec<(String, u64)>,
+    /// Host bytes planned by what they are for.
+    pub host_parts: Vec<(String, u64)>,
+    /// How long it should take; in a dry run.
+    pub estimate: Option<Estimate>,
+    /// Most device bytes allocated at once, transfers and parameters included; 0 in a dry run.
+    pub device_peak: u64,
     /// Host bytes planned: staging, canvases, bands.
     pub host_bytes: u64,
     /// What memory did.

@@ -3,12 +3,14 @@
 //! What must be known is looked at first, the shape of the work is chosen, then rows are decoded, enlarged by
 //! bicubic, cut into windows, run through the network, blended (`rows`), and delivered (`delivery`).
 
-use super::budget::{self, Choice};
+use super::budget::{self, Choice, Residency};
 use super::clock::Clock;
 use super::delivery::{self, Delivery};
 use super::engine::Engine;
+use super::executor::SharedWeights;
 use super::interpreter::{Control, Interpreter};
 use super::key::Deciding;
+use super::loader::Loader;
 use super::naming::default_output;
 use super::options::{Allocations, Cancel, Observer, Progress, Report, Target, UpscaleOptions};
 use super::rows;
@@ -17,10 +19,10 @@ use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::image::{self, Header, WriteOptions};
 use crate::limits;
-use crate::plan::command::PackedWeight;
 use crate::system::onestep::{self, Checkpoints, Conditioning, OneStep};
-use crate::system::program::Residency;
+use crate::system::program::Residency as Placed;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Upscales one picture on a device opened for it.
@@ -121,6 +123,9 @@ pub fn upscale_with(
     report.notes.iter().for_each(|note| observer.note(note));
     if options.dry_run {
         report.dry_run = true;
+        if !copied {
+            report.estimate = Some(budget::estimate(engine, &choice));
+        }
         (report.phases, report.seconds) = (clock.phases, began.elapsed().as_secs_f64());
         return Ok(report);
     }
@@ -136,7 +141,7 @@ pub fn upscale_with(
         let depth = image::output_depth(&path, &out_header, &writing)?;
         let deciding = Deciding::new(engine, options, &header, &target, depth, &folder, choice);
         let window_rows = choice.program.grids[0].rows.count();
-        let in_files = choice.program.canvases.iter().any(|c| c.residency == Residency::Spool);
+        let in_files = choice.program.canvases.iter().any(|c| c.residency == Placed::Spool);
         Delivery::open(options, &path, &out_header, deciding, window_rows, placed, decoded_to_disk || in_files)
     };
     let mut delivery = keep(engine, &choice)?;
@@ -153,9 +158,12 @@ pub fn upscale_with(
         observer.progress(&stage("load"));
         let scope = folder.display().to_string();
         let checkpoints = checked(&model, &choice)?;
-        let mut pack = |w: &PackedWeight| checkpoints.packed(&w.tensors, &w.packing, w.dtype);
-        let executor = loop {
-            match engine.executor(&choice.key, &scope, &choice.plan, &mut pack) {
+        let weights: SharedWeights = Arc::new(move |w| checkpoints.packed(&w.tensors, &w.packing, w.dtype));
+        loop {
+            engine.limit(choice.cap);
+            // What is loaded stays warm in the engine.
+            let tried = Loader::new(engine, &choice.parts, choice.residency, &scope, weights.clone()).map(drop);
+            match tried {
                 // Others may hold a part of the device's memory: smaller windows, before anything is written.
                 Err(e) if e.kind() == Kind::Memory && options.tile.is_none() => {
                     let tile = choice.shaping.tile;
@@ -171,25 +179,34 @@ pub fn upscale_with(
                     observer.note(&why);
                     report.notes.push(why);
                 }
-                other => break other?,
+                other => {
+                    other?;
+                    break;
+                }
             }
-        };
+        }
         clock.lap("load");
 
         let device = engine.device().clone();
-        let mut executors = vec![executor];
+        let mut loader = Loader::new(engine, &choice.parts, choice.residency, &scope, weights)?;
+        // What is loaded in turn differs from moment to moment: held beside it.
+        let beside = |loader: &Loader<'_>| match choice.residency {
+            Residency::All => device.allocated(),
+            Residency::Networks => device.allocated().saturating_sub(loader.device_bytes()),
+        };
+        report.allocations.device_before = beside(&loader);
         delivery.begin();
         let result = {
-            let mut interpreter = Interpreter::new(&choice.program, &mut executors)?;
+            let mut interpreter = Interpreter::new(&choice.program, &mut loader)?;
             if let Some(folder) = delivery.folder() {
                 interpreter.set_spool(folder);
             }
-            report.allocations.device_before = device.allocated();
             let mut control = Control { observer, cancel, order: options.tile_order, began };
             rows::run(&mut interpreter, &mut control, options, &reading, header.colour, &target, &mut delivery)
         };
-        report.allocations.device_after = device.allocated();
-        executors.into_iter().for_each(|executor| engine.keep(&choice.key, &scope, executor));
+        report.allocations.device_after = beside(&loader);
+        report.device_peak = device.peak();
+        drop(loader);
         let (stats, spent) = match result {
             Ok(done) => done,
             Err(e) => return Err(delivery.fail(e)),
@@ -224,7 +241,7 @@ pub fn upscale_with(
 /// The model's checkpoints, held against the program's network.
 fn checked(model: &OneStep, choice: &Choice) -> Result<Checkpoints> {
     let checkpoints = model.checkpoints()?;
-    let extra = checkpoints.check(&choice.program.graphs[0])?;
+    let extra = checkpoints.check(&choice.program.graphs)?;
     if extra.is_empty() {
         return Ok(checkpoints);
     }
@@ -250,9 +267,14 @@ fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder
         overlap: choice.shaping.overlap,
         batch: choice.shaping.batch,
         windows: grid.count() as u64,
-        flops: choice.plan.cost.flops,
-        device_bytes: choice.needs.device,
-        host_bytes: choice.needs.host,
+        flops: choice.parts.iter().map(|p| p.plan.cost.flops).sum(),
+        device_bytes: choice.needs.device.total(),
+        host_bytes: choice.needs.host.total(),
+        residency: choice.residency_words(),
+        batches: choice.batches_used(),
+        bounds: choice.bounds.clone(),
+        device_parts: choice.needs.device.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
+        host_parts: choice.needs.host.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
         allocations: Allocations::default(),
         ..Report::default()
     }

@@ -7,6 +7,7 @@ pub mod link;
 pub mod multidiffusion;
 pub mod onestep;
 mod onestep_index;
+mod onestep_program;
 pub mod phase;
 pub mod program;
 pub mod registry;
