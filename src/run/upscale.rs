@@ -20,7 +20,7 @@ use crate::image::{self, Header, WriteOptions};
 use crate::limits;
 use crate::system::onestep::{self, Checkpoints, Conditioning, OneStep};
 use crate::system::onestep_latent;
-use crate::system::program::Residency;
+use crate::system::program::Residency as Placed;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -141,7 +141,7 @@ pub fn upscale_with(
         let depth = image::output_depth(&path, &out_header, &writing)?;
         let deciding = Deciding::new(engine, options, &header, &target, depth, &folder, choice);
         let window_rows = choice.program.grids[0].rows.count();
-        let in_files = choice.program.canvases.iter().any(|c| c.residency == Residency::Spool);
+        let in_files = choice.program.canvases.iter().any(|c| c.residency == Placed::Spool);
         Delivery::open(options, &path, &out_header, deciding, window_rows, placed, decoded_to_disk || in_files)
     };
     let mut delivery = keep(engine, &choice)?;
