@@ -185,7 +185,8 @@ pub fn seconds(rates: &Rates, program: &Program, parts: &[Part]) -> f64 {
         let mut launch = rates.seconds(&part.plan);
         if let Some(s) = &part.streamed {
             let missing = s.kept_bytes().saturating_sub(part.keep).min(s.uploaded);
-            launch = launch.max(s.uploaded as f64 / rates.upload + missing as f64 / rates.pack);
+            let upload = s.uploaded as f64 / rates.upload + missing as f64 / rates.pack;
+            launch = if rates.beside { launch.max(upload) } else { launch + upload };
         }
         total += launch * launches as f64;
     }
