@@ -58,6 +58,11 @@ pub const MAX_NAME_CANDIDATES: usize = 4096;
 pub const MAX_NAME_DISTANCE: usize = 24;
 /// Largest manifest of shipped models, bytes.
 pub const MAX_MANIFEST_BYTES: u64 = 1 << 20;
+/// Most files of a model's folder; published ones have some twenty.
+pub const MAX_MODEL_FILES: usize = 4096;
+/// Largest journal of an unfinished picture, bytes: a line a row of windows at most, and there are at most
+/// [`MAX_SIDE`] of those.
+pub const MAX_JOURNAL_BYTES: u64 = 1 << 30;
 /// Largest config.json, bytes.
 pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
 

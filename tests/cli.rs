@@ -150,19 +150,21 @@ fn compare_prints_figures_and_json() {
     assert_eq!(other_sizes.code, Some(2), "{other_sizes:?}");
 }
 
-/// A job that takes minutes must end within two seconds of a signal, and at once after a second one, leave
-/// nothing, and say by its exit code which signal it was.
+/// A job that takes minutes must end within two seconds of a signal, and at once after a second one, say by its
+/// exit code which signal it was, and leave nothing, or what `--resume` goes on with.
 #[cfg(unix)]
 #[test]
-fn signals_end_a_job_and_leave_nothing() {
+fn signals_end_a_job_and_leave_nothing_but_what_can_be_resumed() {
     use std::time::{Duration, Instant};
-    for (signal, code, times) in [("INT", 130, 1), ("TERM", 143, 1), ("INT", 130, 2)] {
+    for (signal, code, times, keep) in
+        [("INT", 130, 1, "--no-resume"), ("TERM", 143, 1, "--resume"), ("INT", 130, 2, "--resume")]
+    {
         let folder = tempfile::tempdir().expect("a folder");
         let (input, output) = (folder.path().join("in.png"), folder.path().join("out.png"));
         std::fs::write(&input, program::png(1600, 1200)).expect("written");
         let before = program::snapshot(folder.path());
         let paths = [&input, &output].map(|p| p.to_str().expect("a plain name"));
-        let mut child = program::command(&["upscale", "-i", paths[0], "-o", paths[1], "-s", "4", "-g", "cpu"])
+        let mut child = program::command(&["upscale", "-i", paths[0], "-o", paths[1], "-s", "4", "-g", "cpu", keep])
             .spawn()
             .expect("started");
         std::thread::sleep(Duration::from_secs(3));
@@ -180,6 +182,14 @@ fn signals_end_a_job_and_leave_nothing() {
         let stderr = String::from_utf8_lossy(&out.stderr);
         assert_eq!(out.status.code(), Some(code), "{signal}: {stderr}");
         assert!(took < Duration::from_secs(2) + Duration::from_millis(500), "{signal}: took {took:?}");
+        let spool = folder.path().join("out.png.tessera");
+        if spool.exists() {
+            assert!(
+                keep == "--resume" && stderr.contains("--resume") && stderr.contains("out.png.tessera"),
+                "{stderr}"
+            );
+            std::fs::remove_dir_all(&spool).expect("removed");
+        }
         assert!(program::snapshot(folder.path()) == before, "{signal}: something was left in {:?}", folder.path());
     }
 }

@@ -11,7 +11,7 @@ use tessera::backend::null::Null;
 use tessera::graph::op::{Attention, Conv2d, Padding, Pointwise, TimeEmbedding};
 use tessera::graph::{Act, Builder, DType, Graph, Lifetime, Op, Shape};
 use tessera::plan::{self, command::PackedWeight};
-use tessera::run::canvas::Connections;
+use tessera::run::canvas::{Connections, RowsOut};
 use tessera::run::executor::{Executor, SharedDevice};
 use tessera::run::interpreter::{Control, Interpreter, RunStats};
 use tessera::run::{Cancel, Silent, TileOrder};
@@ -48,6 +48,18 @@ fn run_on(
     fill: impl FnOnce(&mut Interpreter<'_>),
     look: impl FnOnce(&Interpreter<'_>),
 ) -> Result<RunStats> {
+    run_connected(backend, program, order, &mut Connections::default(), fill, look)
+}
+
+/// The same with rows connected.
+fn run_connected(
+    backend: Box<dyn Backend>,
+    program: &Program,
+    order: TileOrder,
+    io: &mut Connections<'_>,
+    fill: impl FnOnce(&mut Interpreter<'_>),
+    look: impl FnOnce(&Interpreter<'_>),
+) -> Result<RunStats> {
     let device = SharedDevice::new(backend);
     let caps = device.caps();
     let mut executors = Vec::new();
@@ -67,7 +79,7 @@ fn run_on(
     fill(&mut interpreter);
     let cancel = Cancel::new();
     let mut control = Control { observer: &mut Silent, cancel: &cancel, order, began: Instant::now() };
-    let stats = interpreter.run(&mut Connections::default(), &mut control)?;
+    let stats = interpreter.run(io, &mut control)?;
     look(&interpreter);
     assert_eq!(device.allocated(), before, "nothing is allocated on the device after warm-up");
     drop(interpreter);
@@ -635,5 +647,75 @@ fn pixel_tiles_equal_a_plain_loop() {
     assert!(worst(&first, &want) < tolerance::TOYS, "{}", worst(&first, &want));
     for (batch, order) in [(2, TileOrder::Reversed), (4, TileOrder::Natural)] {
         assert!(first == result(&pixel_tiles(batch), order, Some((0, w, 3)), 1), "batch {batch}, {order:?}");
+    }
+}
+
+/// Keeps every point that is offered, and gives one back.
+#[derive(Default)]
+struct Points {
+    kept: Vec<(u64, Vec<Vec<u8>>)>,
+    given: Option<(u64, Vec<Vec<u8>>)>,
+    rows: Vec<f32>,
+}
+
+impl RowsOut for Points {
+    fn put_row(&mut self, _: u32, row: &[f32]) -> Result<()> {
+        self.rows.extend_from_slice(row);
+        Ok(())
+    }
+
+    fn wants_point(&mut self) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn save_point(&mut self, at: u64, states: &[&[u8]]) -> Result<()> {
+        self.kept.push((at, states.iter().map(|s| s.to_vec()).collect()));
+        Ok(())
+    }
+
+    fn point(&self) -> Option<u64> {
+        self.given.as_ref().map(|(at, _)| *at)
+    }
+
+    fn load_point(&mut self, lengths: &[usize]) -> Result<Option<Vec<Vec<u8>>>> {
+        let given = self.given.as_ref().map(|(_, states)| states.clone());
+        Ok(given.filter(|states| states.iter().map(Vec::len).eq(lengths.iter().copied())))
+    }
+}
+
+/// Every shape of program goes on from every point it offers, with nothing but the saved states, to the same bits.
+#[test]
+fn programs_go_on_from_every_point() {
+    let programs = [
+        (multidiffusion(1, false), (0, 0, 0), 0, 3),
+        (exact_norm(1), (0, 56, 3), 1, 1),
+        (exchange(1), (0, 80, 8), 1, 0),
+        (cascade(1), (0, 12, 3), 6, 2),
+    ];
+    for (program, (canvas, width, channels), out, least) in programs {
+        let run = |points: &mut Points, fed: bool| {
+            let mut io = Connections { inputs: Vec::new(), outputs: vec![(CanvasId(out), points)] };
+            let fill = |i: &mut Interpreter<'_>| {
+                if fed && width > 0 {
+                    texture(i.canvas_mut(CanvasId(canvas)).expect("whole"), width, channels);
+                }
+            };
+            run_connected(cpu(), &program, TileOrder::Natural, &mut io, fill, |_| {}).expect("runs")
+        };
+        let mut whole = Points::default();
+        let all = run(&mut whole, true);
+        assert!(whole.kept.len() >= least, "{}: {} points", program.name, whole.kept.len());
+        for given in &whole.kept {
+            let mut rest = Points { given: Some(given.clone()), ..Points::default() };
+            let stats = run(&mut rest, false);
+            assert!(stats.launches <= all.launches, "{}", program.name);
+            assert!(rest.rows == whole.rows, "{} from point {:x}: the same bits", program.name, given.0);
+        }
+        // The last point leaves less to do than the first.
+        if let [first, .., last] = &whole.kept[..] {
+            let [a, b] = [first, last]
+                .map(|given| run(&mut Points { given: Some(given.clone()), ..Points::default() }, false).launches);
+            assert!(b < a && a <= all.launches, "{}", program.name);
+        }
     }
 }

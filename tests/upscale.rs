@@ -69,7 +69,7 @@ fn model(folder: &Path, blown: Option<&str>) -> OneStep {
 }
 
 /// Writes a picture whose samples are smooth with an edge and some texture.
-fn picture(path: &Path, width: u64, height: u64, colour: Colour, depth: Depth) {
+pub(crate) fn picture(path: &Path, width: u64, height: u64, colour: Colour, depth: Depth) {
     let header = Header { width, height, colour, depth, icc: None, format: Format::Png, notes: Vec::new() };
     let mut sink = image::create(path, &header, true).expect("sink");
     let mut row = vec![0.0f32; header.row_len()];
@@ -94,24 +94,24 @@ fn read(path: &Path) -> (Header, Vec<f32>) {
 }
 
 /// A folder with a model and a picture, and an engine.
-struct Bench {
-    folder: tempfile::TempDir,
+pub(crate) struct Bench {
+    pub(crate) folder: tempfile::TempDir,
     model: OneStep,
-    engine: Engine,
+    pub(crate) engine: Engine,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub(crate) fn new() -> Bench {
         let folder = tempfile::tempdir().expect("folder");
         let model = model(&folder.path().join("model"), None);
         Bench { folder, model, engine: Engine::open("cpu", None).expect("cpu") }
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn options(&self, input: &str, size: Size) -> UpscaleOptions {
+    pub(crate) fn options(&self, input: &str, size: Size) -> UpscaleOptions {
         let mut options = UpscaleOptions::new(self.at(input), size);
         options.model = Some(self.at("model"));
         options.output = Some(self.at("out.png"));
@@ -120,7 +120,7 @@ impl Bench {
         options
     }
 
-    fn run(&mut self, options: &UpscaleOptions) -> Report {
+    pub(crate) fn run(&mut self, options: &UpscaleOptions) -> Report {
         upscale_with(&mut self.engine, options, &mut Silent, &Cancel::new()).expect("upscaled")
     }
 }

@@ -3,8 +3,10 @@
 //!
 //! One file for each command; `units` has the sizes they share.
 
+mod clean;
 mod compare;
 mod devices;
+mod folder;
 mod inspect;
 mod progress;
 mod run;
@@ -28,9 +30,12 @@ struct Cli {
     command: Command,
 }
 
+/// Exit code of a job over many files some of which failed.
+const SOME_FAILED: u8 = 1;
+
 const TOP_HELP: &str = "\
-Results go to stdout, messages to stderr. Exit codes: 0 done, 2 usage, 3 model or weights, 4 device,
-5 memory or budget, 6 input or output file, 7 bad numeric result, 130 interrupted, 143 terminated.
+Results go to stdout, messages to stderr. Exit codes: 0 done, 1 some of many failed, 2 usage, 3 model or weights,
+4 device, 5 memory or budget, 6 input or output file, 7 bad numeric result, 130 interrupted, 143 terminated.
 
 Example:
   tessera upscale -i photo.jpg -o large.png -s 4";
@@ -51,6 +56,9 @@ enum Command {
     /// Says how alike two pictures of one size are: PSNR, SSIM, GMSD, HaarPSI
     #[command(after_help = compare::HELP)]
     Compare(compare::CompareArgs),
+    /// Removes what interrupted jobs left behind
+    #[command(after_help = clean::HELP)]
+    Clean(clean::CleanArgs),
 }
 
 /// Runs the program.
@@ -81,13 +89,16 @@ fn start() -> ExitCode {
     signal::listen(&cancel);
     let (outcome, as_json) = match &cli.command {
         Command::Upscale(args) => (upscale::run(args, &cancel), args.json),
-        Command::Run(args) => (run::run(args, &cancel), args.json),
-        Command::Devices(args) => (devices::run(args), args.json),
-        Command::Inspect(args) => (inspect::run(args), args.json),
-        Command::Compare(args) => (compare::run(args), args.json),
+        Command::Run(args) => (run::run(args, &cancel).map(|()| true), args.json),
+        Command::Devices(args) => (devices::run(args).map(|()| true), args.json),
+        Command::Inspect(args) => (inspect::run(args).map(|()| true), args.json),
+        Command::Compare(args) => (compare::run(args).map(|()| true), args.json),
+        Command::Clean(args) => (clean::run(args), false),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        // Each failure was told when it happened.
+        Ok(false) => ExitCode::from(SOME_FAILED),
         Err(e) => fail(&e, as_json),
     }
 }

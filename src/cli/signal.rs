@@ -1,10 +1,11 @@
 //! Ctrl-C and termination: the first signal asks the job to end, the second ends the program at once.
 
+use super::progress::say;
 use std::process::exit;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 use tessera::fs;
-use tessera::run::Cancel;
+use tessera::run::{Cancel, unfinished_spool};
 
 /// Exit code of an interrupted program (Ctrl-C).
 const INTERRUPTED: i32 = 130;
@@ -36,9 +37,12 @@ fn note(code: i32, cancel: &Cancel) {
     });
 }
 
-/// Ends the program now, without its unfinished files.
+/// Ends the program now, without its unfinished files; finished rows stay.
 fn end(code: i32) -> ! {
     fs::remove_unfinished();
+    if let Some(spool) = unfinished_spool() {
+        say(&format!("ended: finished rows are kept in {}: --resume goes on", spool.display()));
+    }
     exit(code)
 }
 

@@ -1,12 +1,12 @@
 //! `tessera upscale`: the main job.
 
-use super::out;
 use super::progress::{Display, Style, say};
 use super::units::{bytes, format, lossy, mebibytes};
+use super::{folder, out};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use tessera::run::{self, Cancel, Format, Report, Size, UpscaleOptions, is_pipe};
+use tessera::run::{self, Cancel, FolderOptions, Format, Report, Resume, Size, UpscaleOptions, is_pipe};
 use tessera::{Error, Kind, Result};
 
 /// Shown below the options.
@@ -15,23 +15,40 @@ Examples:
   tessera upscale -i photo.jpg                        photo_4x.jpg beside it, four times as large
   tessera upscale -i photo.png -o big.tif -s 2.5      any factor from 1
   tessera upscale -i photo.png -o wall.png --width 7680 --ram 4GiB
+  tessera upscale -i photo.png -o wall.png --width 7680 --resume     goes on where it was interrupted
   decode a.raw | tessera upscale -i - -o - | encode   PPM or PNG in, PAM out, nothing on disk
+  tessera upscale -i photos -o large -f png --skip-existing          every picture of a folder
   tessera upscale -i photo.png --dry-run              what it would do, and with how much memory";
 
 #[derive(Debug, Args)]
 pub(super) struct UpscaleArgs {
-    /// The picture: PNG, JPEG, TIFF, WebP, PPM or PAM; - is standard input
+    /// The picture: PNG, JPEG, TIFF, WebP, PPM or PAM; - is standard input; or a folder of pictures
     #[arg(short, long, value_name = "FILE")]
     input: PathBuf,
-    /// Where it goes; - is standard output [default: {stem}_{scale}x.{ext} beside the input]
+    /// Where it goes; - is standard output; a folder for a folder [default: {stem}_{scale}x.{ext} beside the input]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// The output's format: png, jpg, tif, webp, avif, ppm or pam [default: by the name's ending; pam into a pipe]
     #[arg(short, long, value_name = "FORMAT", value_parser = format)]
     format: Option<Format>,
-    /// Replaces an output that exists
+    /// Replaces an output that exists, and begins an unfinished one anew
     #[arg(long)]
     overwrite: bool,
+    /// Leaves an output that exists as it is
+    #[arg(long, conflicts_with = "overwrite")]
+    skip_existing: bool,
+    /// With a folder: also the folders in it, and those in them
+    #[arg(long)]
+    recursive: bool,
+    /// Goes on with an unfinished job; keeps finished rows on disk, however short the job
+    #[arg(long, conflicts_with = "no_resume")]
+    resume: bool,
+    /// Keeps no finished rows on disk, however long the job, and begins an unfinished one anew
+    #[arg(long)]
+    no_resume: bool,
+    /// Where the rows of unfinished jobs are kept [default: OUTPUT.tessera beside the output]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "no_resume")]
+    spool_dir: Option<PathBuf>,
 
     /// Factor from 1, not only whole ones [default: 4]
     #[arg(short, long, value_name = "FACTOR", help_heading = "Size", allow_negative_numbers = true)]
@@ -123,32 +140,46 @@ impl UpscaleArgs {
         (o.tile, o.overlap, o.batch, o.threads) = (self.tile, self.overlap, self.batch, self.threads);
         (o.noise, o.jpeg, o.seed) = (self.noise, self.jpeg, self.seed);
         (o.overwrite, o.dry_run) = (self.overwrite, self.dry_run);
+        o.resume = match (self.resume, self.no_resume) {
+            (true, _) => Resume::Always,
+            (_, true) => Resume::Never,
+            _ => Resume::Auto,
+        };
+        o.spool_dir.clone_from(&self.spool_dir);
+        o.skip_existing = self.skip_existing;
         o
     }
 }
 
 /// Upscales, shows progress on stderr, prints the path or the report.
-pub(super) fn run(args: &UpscaleArgs, cancel: &Cancel) -> Result<()> {
+/// True when nothing failed, which can be false for folders only.
+pub(super) fn run(args: &UpscaleArgs, cancel: &Cancel) -> Result<bool> {
     let piped = args.output.as_deref().is_some_and(is_pipe);
     if piped && args.json && !args.dry_run {
         return Err(Error::new(Kind::Usage, "usage", "--json writes to standard output, where the picture goes")
             .advise("name an output file, or leave --json away"));
     }
     let mut display = Display::new(args.progress);
+    if args.input.is_dir() {
+        let options = FolderOptions { each: args.options(), recursive: args.recursive };
+        return folder::run(&options, args.json, display, cancel);
+    }
     let outcome = run::upscale(&args.options(), &mut display, cancel);
     display.finish();
     let report = outcome?;
     if args.json {
-        return out(&report_json(&report).to_string());
+        out(&report_json(&report).to_string())?;
+    } else if report.dry_run {
+        out(&dry_run_text(&report))?;
+    } else {
+        if !report.skipped {
+            say(&summary(&report));
+        }
+        if !piped {
+            out(&report.path.display().to_string())?;
+        }
     }
-    if report.dry_run {
-        return out(&dry_run_text(&report));
-    }
-    say(&summary(&report));
-    if piped {
-        return Ok(());
-    }
-    out(&report.path.display().to_string())
+    Ok(true)
 }
 
 fn summary(r: &Report) -> String {
@@ -178,7 +209,7 @@ fn dry_run_text(r: &Report) -> String {
 }
 
 /// The report as `--json` prints it. Keys are never renamed; new ones may come.
-fn report_json(r: &Report) -> Value {
+pub(super) fn report_json(r: &Report) -> Value {
     let phases: Vec<Value> = r.phases.iter().map(|(name, s)| json!({"name": name, "seconds": s})).collect();
     json!({
         "input": {"width": r.input.0, "height": r.input.1},
@@ -191,6 +222,7 @@ fn report_json(r: &Report) -> Value {
         "tile": {"height": r.tile.0, "width": r.tile.1, "overlap": r.overlap},
         "batch": r.batch,
         "windows": r.windows,
+        "resumed_rows": r.resumed_rows,
         "flops_per_launch": r.flops,
         "phases": phases,
         "seconds": r.seconds,
@@ -203,5 +235,6 @@ fn report_json(r: &Report) -> Value {
         },
         "notes": r.notes,
         "dry_run": r.dry_run,
+        "skipped": r.skipped,
     })
 }

@@ -34,6 +34,26 @@ pub fn temp_path(target: &Path) -> PathBuf {
     target.with_file_name(temp)
 }
 
+/// Whether `path` has the name of an unfinished file.
+pub fn is_temp(path: &Path) -> bool {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    name.starts_with('.') && name.ends_with(".tessera-part")
+}
+
+/// Removes the unfinished file `temp` that a killed run left; false when a living run holds it. With `only_look`
+/// it stays.
+pub fn remove_stale(temp: &Path, only_look: bool) -> Result<bool> {
+    let failed = |e: &io::Error| io_error("cannot remove", temp, e);
+    let file = retry(|| std::fs::OpenOptions::new().write(true).open(temp)).map_err(|e| failed(&e))?;
+    if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        return Ok(false);
+    }
+    if !only_look && still_named(&file, temp) {
+        retry(|| std::fs::remove_file(temp)).map_err(|e| failed(&e))?;
+    }
+    Ok(true)
+}
+
 /// The temporary files of this process that go when it ends.
 static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
@@ -198,7 +218,7 @@ pub(super) fn still_named(file: &std::fs::File, path: &Path) -> bool {
 }
 
 /// Makes a rename in `folder` survive a power cut.
-fn sync_folder(folder: &Path) -> Result<()> {
+pub(super) fn sync_folder(folder: &Path) -> Result<()> {
     #[cfg(unix)]
     {
         let handle = retry(|| std::fs::File::open(folder)).map_err(|e| io_error("cannot open", folder, &e))?;
@@ -284,11 +304,17 @@ mod tests {
         assert_eq!(names(dir.path()), ["a.bin"]);
 
         let held = AtomicFile::create(&target, true).unwrap();
+        assert!(is_temp(&temp_path(&target)) && !is_temp(&target));
+        assert!(!remove_stale(&temp_path(&target), false).unwrap(), "a living run needs it");
         let e = write(&target, true, b"second").expect_err("locked");
         assert!(e.message().contains("another run"), "{e}");
         drop(held);
         assert_eq!(names(dir.path()), ["a.bin"]);
         assert_eq!(write(&target, false, b"x").expect_err("exists").kind(), Kind::Io);
+        std::fs::write(temp_path(&target), b"stray").unwrap();
+        assert!(remove_stale(&temp_path(&target), true).unwrap() && temp_path(&target).exists());
+        assert!(remove_stale(&temp_path(&target), false).unwrap());
+        assert_eq!(names(dir.path()), ["a.bin"]);
     }
 
     #[cfg(unix)]

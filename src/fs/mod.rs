@@ -5,11 +5,15 @@
 //! included, the path holds the old file, the complete new one, or nothing. [`RowFile`] is what a job keeps
 //! on disk while it works.
 
+mod append;
 mod atomic;
 pub mod fault;
+mod folder;
 mod row_file;
 
-pub use atomic::{AtomicFile, exists, remove_unfinished, temp_path};
+pub use append::AppendFile;
+pub use atomic::{AtomicFile, exists, is_temp, remove_stale, remove_unfinished, temp_path};
+pub use folder::{Entry, Lock, LockedFolder, entries, make_folder, remove_file};
 pub use row_file::RowFile;
 
 use crate::error::{Error, Kind, Result};
@@ -206,6 +210,38 @@ pub fn same_file(a: &Path, b: &Path) -> bool {
     #[cfg(not(unix))]
     {
         matches!((std::fs::canonicalize(a), std::fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
+    }
+}
+
+/// Length and time of the last change of a file, by which a change is noticed.
+pub type Stamp = (u64, std::time::SystemTime);
+
+/// The [`Stamp`] of a file; `None` where there is none, or the system keeps no times.
+pub fn stamp(path: &Path) -> Option<Stamp> {
+    let meta = retry(|| std::fs::metadata(path)).ok()?;
+    Some((meta.len(), meta.modified().ok()?))
+}
+
+/// What tells one file from every other on this machine, whatever it is called; `None` where the system has no
+/// such thing or there is no file.
+pub fn identity(path: &Path) -> Option<[u64; 2]> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        retry(|| std::fs::symlink_metadata(path)).ok().map(|m| [m.dev(), m.ino()])
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        None
+    }
+}
+
+/// Whether two folders lie on one file system; true where that is not known.
+pub fn same_volume(a: &Path, b: &Path) -> bool {
+    match (identity(a), identity(b)) {
+        (Some(a), Some(b)) => a[0] == b[0],
+        _ => true,
     }
 }
 

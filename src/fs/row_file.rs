@@ -78,19 +78,7 @@ impl RowFile {
     pub fn write(&self, y: u64, bytes: &[u8]) -> Result<()> {
         let at = self.range(y, bytes.len())?;
         let file = self.file()?;
-        let mut done = 0;
-        while done < bytes.len() {
-            let wrote = retry_short(|short| {
-                let end = if short { done + 1 } else { bytes.len() };
-                write_at(file, &bytes[done..end], at + done as u64)
-            });
-            match wrote {
-                Ok(0) => return Err(io_error("cannot write", &self.path, &io::ErrorKind::WriteZero.into())),
-                Ok(n) => done += n,
-                Err(e) => return Err(io_error("cannot write", &self.path, &e)),
-            }
-        }
-        Ok(())
+        write_all_at(file, bytes, at).map_err(|e| io_error("cannot write", &self.path, &e))
     }
 
     /// Reads whole rows, the first at `y`.
@@ -117,6 +105,13 @@ impl RowFile {
     pub fn sync(&self) -> Result<()> {
         let file = self.file()?;
         retry(|| file.sync_data()).map_err(|e| io_error("cannot sync", &self.path, &e))
+    }
+
+    /// Takes the file's name away while it stays open, on systems that can: then a killed process leaves nothing.
+    pub fn hide(&mut self) {
+        if cfg!(unix) && !self.kept && retry(|| std::fs::remove_file(&self.path)).is_ok() {
+            self.keep();
+        }
     }
 
     /// Leaves the file where it is when this is dropped, or the program ends.
@@ -160,12 +155,28 @@ impl Drop for RowFile {
     }
 }
 
-fn in_the_way(path: &Path) -> Error {
+/// Writes all of `bytes` at `at`, whatever part of them each call takes.
+pub(super) fn write_all_at(file: &std::fs::File, bytes: &[u8], at: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let wrote = retry_short(|short| {
+            let end = if short { done + 1 } else { bytes.len() };
+            write_at(file, &bytes[done..end], at + done as u64)
+        })?;
+        if wrote == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        done += wrote;
+    }
+    Ok(())
+}
+
+pub(super) fn in_the_way(path: &Path) -> Error {
     Error::new(Kind::Io, "files", format!("{} is in the way", path.display())).advise("remove it")
 }
 
 /// Nothing is ever written through a link that someone planted, or into a device.
-fn refuse_link(path: &Path) -> Result<()> {
+pub(super) fn refuse_link(path: &Path) -> Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(meta) if !meta.is_file() => Err(in_the_way(path)),
         _ => Ok(()),

@@ -43,9 +43,10 @@ use std::sync::Arc;
 
 pub use format::is_pipe;
 pub use output::{
-    WriteOptions, check_output, check_output_with, create, create_with, output_notes, output_notes_with,
+    WriteOptions, check_output, check_output_with, create, create_with, output_depth, output_notes, output_notes_with,
     output_resident_bytes, output_resident_bytes_with,
 };
+pub use rows::{pack_row, unpack_row};
 pub use spooled::ReadOptions;
 
 /// What the channels of a picture mean.

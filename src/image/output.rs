@@ -134,6 +134,11 @@ pub fn output_resident_bytes_with(path: &Path, header: &Header, options: &WriteO
     }
 }
 
+/// Bits of the samples that [`create_with`] writes to `path`.
+pub fn output_depth(path: &Path, header: &Header, options: &WriteOptions) -> Result<Depth> {
+    Ok(depth_in(format::of_output(path, options.format)?, header))
+}
+
 fn depth_in(format: Format, header: &Header) -> Depth {
     match format {
         Format::Jpeg | Format::WebP | Format::Avif => Depth::Eight,

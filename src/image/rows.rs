@@ -33,6 +33,23 @@ impl Packer {
     }
 }
 
+/// Packs a row of values as finished rows are kept: clamped, rounded half up, little-endian. A writer of that
+/// depth makes the same samples of [`unpack_row`]'s values as of `row`'s own.
+pub fn pack_row(depth: Depth, row: &[f32], out: &mut [u8]) {
+    Packer { depth, big_endian: false }.pack(row, out);
+}
+
+/// The values of a row packed by [`pack_row`].
+pub fn unpack_row(depth: Depth, bytes: &[u8], row: &mut [f32]) {
+    match depth {
+        Depth::Eight => row.iter_mut().zip(bytes).for_each(|(v, b)| *v = f32::from(*b) / depth.max()),
+        Depth::Sixteen => row
+            .iter_mut()
+            .zip(bytes.chunks_exact(2))
+            .for_each(|(v, b)| *v = f32::from(u16::from_le_bytes([b[0], b[1]])) / depth.max()),
+    }
+}
+
 /// Counts the rows written: neither too few nor too many, and each of the right length.
 pub(super) struct RowCount {
     height: u64,
@@ -63,5 +80,24 @@ impl RowCount {
             return Err(Error::new(Kind::Internal, "image", text));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sample_survives_packing() {
+        for (depth, count) in [(Depth::Eight, 256usize), (Depth::Sixteen, 65_536)] {
+            let bytes: Vec<u8> =
+                (0..count).flat_map(|v| (v as u16).to_le_bytes().into_iter().take(depth.bytes())).collect();
+            let mut row = vec![0.0; count];
+            unpack_row(depth, &bytes, &mut row);
+            let mut back = vec![0; bytes.len()];
+            pack_row(depth, &row, &mut back);
+            assert!(back == bytes, "{depth:?}");
+            assert!(row.first() == Some(&0.0) && row.last() == Some(&1.0));
+        }
     }
 }

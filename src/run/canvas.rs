@@ -24,6 +24,31 @@ pub trait RowsIn {
 pub trait RowsOut {
     /// Row `y`, `width * channels` values.
     fn put_row(&mut self, y: u32, row: &[f32]) -> Result<()>;
+
+    /// Called when all rows that a row of windows finished have been put.
+    fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether the states of the program shall be saved at the point it has come to.
+    fn wants_point(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Saves the states at point `at`.
+    fn save_point(&mut self, _at: u64, _states: &[&[u8]]) -> Result<()> {
+        Ok(())
+    }
+
+    /// The last point that an earlier run saved.
+    fn point(&self) -> Option<u64> {
+        None
+    }
+
+    /// The states of that point, of these lengths; `None` when they cannot be proved.
+    fn load_point(&mut self, _lengths: &[usize]) -> Result<Option<Vec<Vec<u8>>>> {
+        Ok(None)
+    }
 }
 
 impl<F: FnMut(&mut [f32]) -> Result<()>> RowsIn for F {
@@ -160,6 +185,16 @@ impl<'p> World<'p> {
         &self.saved[id.0]
     }
 
+    /// See [`World::gathered`].
+    pub(super) fn gathered_mut(&mut self, id: SavedId) -> &mut [f32] {
+        &mut self.saved[id.0]
+    }
+
+    /// Makes a canvas whole with these values.
+    pub(super) fn set_whole(&mut self, id: CanvasId, values: Vec<f32>) {
+        self.canvases[id.0] = State::Whole(values);
+    }
+
     /// Moments per channel.
     pub(super) fn statistic(&self, id: StatisticId) -> &[Moments] {
         &self.statistics[id.0]
@@ -189,6 +224,7 @@ impl<'p> World<'p> {
             let n = w as usize * self.program.canvases[id.0].channels as usize;
             if let State::Whole(values) = &self.canvases[id.0] {
                 values.chunks_exact(n).zip(0..).try_for_each(|(row, y)| rows.put_row(y, row))?;
+                rows.settle()?;
             }
         }
         Ok(())
@@ -227,6 +263,14 @@ impl<'p> World<'p> {
                 Some((_, rows)) => rows.put_row(y, row),
                 None => Err(wrong(format!("nothing takes canvas `{}`", self.program.canvases[id.0].name))),
             },
+        }
+    }
+
+    /// Tells who takes the rows of a band that a row of windows is complete.
+    pub(super) fn settle(&mut self, id: CanvasId, io: &mut Connections<'_>) -> Result<()> {
+        match (&self.canvases[id.0], io.outputs.iter_mut().find(|(c, _)| *c == id)) {
+            (State::Band(_) | State::Passing, Some((_, rows))) => rows.settle(),
+            _ => Ok(()),
         }
     }
 
@@ -379,6 +423,7 @@ impl<'p> World<'p> {
             for y in first..end.min(h) {
                 rows.put_row(y, ring.row(y)?)?;
             }
+            rows.settle()?;
         }
         Ok(())
     }

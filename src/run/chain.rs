@@ -49,7 +49,7 @@ impl<'p> Link<'p> {
         for (name, sink) in &phase.sinks {
             let Some((name, id)) = graph.outputs.iter().find(|(n, _)| n == name) else { continue };
             let mut working = Working::new(program, phase, sink)?;
-            working.begin();
+            working.begin(0, 0);
             match outputs.iter_mut().find(|(p, _)| p.name == name) {
                 Some((_, sinks)) => sinks.push(working),
                 None => outputs.push((port(name, graph.value(*id).shape), vec![working])),
@@ -94,13 +94,20 @@ impl<'p> Interpreter<'p> {
     pub(super) fn chain(&mut self, number: usize, io: &mut Connections<'_>, control: &mut Control<'_>) -> Result<()> {
         let program = self.program;
         let block = &program.blocks[number];
-        let schedule = chain::schedule(program, block, 0)?;
+        let (from, finished) = self.start_of_chain(block);
+        let schedule = chain::schedule(program, block, from)?;
         let before = program.blocks[..number].iter().map(|b| b.phases.len()).sum::<usize>();
         let phases = block.phases.iter().filter_map(|p| match p {
             Phase::Windows(w) => Some(w),
             Phase::Canvas(_) => None,
         });
         let mut links = phases.map(|p| Link::new(program, p, control)).collect::<Result<Vec<_>>>()?;
+        for (i, link) in links.iter_mut().enumerate() {
+            let first = schedule.turns.iter().find(|(phase, _)| *phase == i).map_or(0, |(_, row)| *row);
+            let skipped = first * link.grid.cols.count();
+            self.total = self.total.saturating_sub(skipped as u64 * u64::from(link.phase.branches));
+            link.sinks().filter(|s| matches!(s, Working::Blend(_))).for_each(|s| s.begin(skipped, finished));
+        }
         self.world.open_block(number, &schedule.bands, self.executors, io)?;
         let mut staging = vec![0.0f32; links.iter().map(Link::largest).max().unwrap_or(0)];
         for &(i, row) in &schedule.turns {

@@ -3,6 +3,7 @@
 use super::canvas::{Connections, World};
 use super::executors::Executors;
 use super::options::{Cancel, Observer, Progress, TileOrder};
+use super::points::{self, Point};
 use super::recover::{self, Outcome};
 use super::sinks::Working;
 use super::window_phase::Prepared;
@@ -53,7 +54,9 @@ pub struct Interpreter<'p> {
     pub(super) program: &'p Program,
     pub(super) executors: &'p mut dyn Executors,
     pub(super) world: World<'p>,
-    phases: Vec<Prepared<'p>>,
+    pub(super) phases: Vec<Prepared<'p>>,
+    /// Rows of an output band that an earlier run finished.
+    pub(super) finished: Option<(CanvasId, u32)>,
     /// The phase whose job inputs the executor of a graph holds, and which executor that was.
     pub(super) holds: Vec<Option<(usize, u64)>>,
     pub(super) stats: RunStats,
@@ -83,7 +86,8 @@ impl<'p> Interpreter<'p> {
         }
         let holds = vec![None; executors.count()];
         let world = World::new(program);
-        Ok(Interpreter { program, executors, world, phases, holds, stats: RunStats::default(), total })
+        let (finished, stats) = (None, RunStats::default());
+        Ok(Interpreter { program, executors, world, phases, finished, holds, stats, total })
     }
 
     /// Host bytes of states and staging.
@@ -131,12 +135,22 @@ impl<'p> Interpreter<'p> {
         self.world.load(io)?;
         let program = self.program;
         let mut first = 0;
+        // What an earlier run has done is not done again.
+        let point = self.world.go_on(io)?;
+        self.total = self.total.saturating_sub(points::items_before(program, point));
         for (number, block) in program.blocks.iter().enumerate() {
+            if number < point.block {
+                if block.nesting != Nesting::Chained {
+                    first += block.phases.iter().filter(|p| matches!(p, Phase::Windows(_))).count();
+                }
+                continue;
+            }
+            let begun = if number == point.block { point.step } else { 0 };
             self.world.open_block(number, &BTreeMap::new(), self.executors, io)?;
             let windows = block.phases.iter().filter(|p| matches!(p, Phase::Windows(_))).count();
             match block.nesting {
                 Nesting::StepOutside => {
-                    for step in 0..block.steps {
+                    for step in begun..block.steps {
                         let mut index = first;
                         for phase in &block.phases {
                             match phase {
@@ -150,6 +164,9 @@ impl<'p> Interpreter<'p> {
                                 }
                             }
                         }
+                        if step + 1 < block.steps {
+                            self.world.offer(Point { block: number, step: step + 1 }, io)?;
+                        }
                     }
                 }
                 Nesting::WindowOutside => {
@@ -158,6 +175,9 @@ impl<'p> Interpreter<'p> {
                 Nesting::Chained => self.chain(number, io, control)?,
             }
             self.world.close_block(number, &BTreeMap::new());
+            if number + 1 < program.blocks.len() {
+                self.world.offer(Point { block: number + 1, step: 0 }, io)?;
+            }
             if block.nesting != Nesting::Chained {
                 first += windows;
             }
@@ -186,16 +206,19 @@ impl<'p> Interpreter<'p> {
             let why = format!("a batch of {} cannot hold the {branches} branches of a window", lead.batch);
             return Err(Error::new(Kind::Internal, "run", why));
         }
+        let (start, finished) = self.start_of(phases.clone());
+        let skipped = start * grid.cols.count();
         for p in phases.clone() {
             for output in &mut self.phases[p].outputs {
-                output.sinks.iter_mut().for_each(Working::begin);
+                output.sinks.iter_mut().for_each(|s| s.begin(skipped, finished));
             }
             // What all windows saved changes from pass to pass.
             if self.phases[p].inputs.iter().any(|i| matches!(i.source, Source::Gather(_) | Source::Factors(_))) {
                 self.holds[self.phases[p].phase.graph.0] = None;
             }
         }
-        let windows = sequence(grid, control.order);
+        let windows = sequence(grid, control.order).split_off(skipped);
+        self.total -= (skipped * branches * steps.len() * phases.len()) as u64;
         let all: Vec<(usize, u32)> = windows.iter().flat_map(|&w| (0..branches as u32).map(move |b| (w, b))).collect();
         let warm = all.len().min(grid.cols.count() * branches);
         let (mut done, mut growths) = (0, None);

@@ -3,7 +3,8 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::extent;
-use crate::image::{Format, ReadOptions, WriteOptions};
+use crate::fs;
+use crate::image::{Format, ReadOptions, WriteOptions, is_pipe};
 use crate::limits;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -100,6 +101,19 @@ pub enum TileOrder {
     Shuffled(u64),
 }
 
+/// What becomes of a job that was interrupted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Resume {
+    /// A long job keeps its finished rows on disk, a short one does not. What an earlier run kept is neither
+    /// used nor lost: the job is refused, unless an existing output may be replaced; then it begins anew.
+    #[default]
+    Auto,
+    /// Goes on where an earlier run ended, and keeps its own finished rows on disk from the start.
+    Always,
+    /// Begins anew and keeps nothing.
+    Never,
+}
+
 /// One upscaling job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpscaleOptions {
@@ -135,6 +149,12 @@ pub struct UpscaleOptions {
     pub seed: u64,
     /// Whether an existing output may be replaced.
     pub overwrite: bool,
+    /// An output that is there already is left as it is, and nothing is done.
+    pub skip_existing: bool,
+    /// See [`Resume`].
+    pub resume: Resume,
+    /// Where finished rows are kept until the picture is complete; `None`: beside the output.
+    pub spool_dir: Option<PathBuf>,
     /// Only say what would be done.
     pub dry_run: bool,
     /// Host threads; `None`: all cores.
@@ -163,15 +183,21 @@ impl UpscaleOptions {
             jpeg: 0.0,
             seed: 0,
             overwrite: false,
+            skip_existing: false,
+            resume: Resume::Auto,
+            spool_dir: None,
             dry_run: false,
             threads: None,
             tile_order: TileOrder::Natural,
         }
     }
 
-    /// How the input is read.
+    /// How the input is read: what must be decoded whole waits where the rows of unfinished jobs do, or beside
+    /// the output.
     pub fn reading(&self) -> ReadOptions {
-        ReadOptions::default()
+        let output = self.output.as_ref().unwrap_or(&self.input);
+        let beside = (!is_pipe(output)).then(|| fs::parent(output).to_path_buf());
+        ReadOptions { spool: self.spool_dir.clone().or(beside), ..ReadOptions::default() }
     }
 
     /// How the output is written.
@@ -281,6 +307,8 @@ pub struct Report {
     pub batch: u32,
     /// Windows in all.
     pub windows: u64,
+    /// Rows that an earlier run had finished.
+    pub resumed_rows: u64,
     /// Floating-point operations of one launch.
     pub flops: u64,
     /// Seconds per phase, in order: `load`, `plan`, then what the work consisted of.
@@ -297,6 +325,8 @@ pub struct Report {
     pub notes: Vec<String>,
     /// Whether nothing was run.
     pub dry_run: bool,
+    /// Whether the output was there already and was left as it is.
+    pub skipped: bool,
 }
 
 #[cfg(test)]

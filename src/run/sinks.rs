@@ -6,7 +6,7 @@ use super::statistics::Moments;
 use crate::error::{Error, Kind, Result};
 use crate::system::phase::{Sink, WindowPhase};
 use crate::system::program::{CanvasId, Program, Ratio, SavedId, StatisticId};
-use crate::tile::{BandBlend, BlendWeights, Grid, Window};
+use crate::tile::{Axis, BandBlend, BlendWeights, Grid, Window};
 use std::collections::BTreeMap;
 
 /// A sink at work.
@@ -105,12 +105,13 @@ impl Working {
         }
     }
 
-    /// Begins a pass over all windows.
-    pub(super) fn begin(&mut self) {
+    /// Begins a pass over all windows but the first `skipped`, which reach no further than the rows above
+    /// `finished` that an earlier run made.
+    pub(super) fn begin(&mut self, skipped: usize, finished: u32) {
         match self {
             Working::Blend(b) => {
-                b.band.restart();
-                b.next = 0;
+                b.band.restart_at(finished);
+                b.next = skipped;
             }
             Working::Save { .. } | Working::Store { .. } => {}
             Working::Partials { partials, .. } | Working::Moments { partials, .. } => {
@@ -176,7 +177,8 @@ impl Working {
             Working::Blend(b) => {
                 let next = grid.rows.origins.get(row + 1).map_or(Ok(u32::MAX), |&o| b.ratio.of(o))?;
                 let canvas = b.canvas;
-                b.band.finish(next, |y, row| world.put(canvas, y, row, io))
+                b.band.finish(next, |y, row| world.put(canvas, y, row, io))?;
+                world.settle(canvas, io)
             }
             Working::Save { .. } | Working::Partials { .. } | Working::Moments { .. } => Ok(()),
         }
@@ -205,7 +207,8 @@ impl Working {
                     return Err(Error::new(Kind::Internal, "run", why));
                 }
                 let canvas = b.canvas;
-                b.band.finish(u32::MAX, |y, row| world.put(canvas, y, row, io))
+                b.band.finish(u32::MAX, |y, row| world.put(canvas, y, row, io))?;
+                world.settle(canvas, io)
             }
             Working::Blend(_) | Working::Save { .. } | Working::Store { .. } => Ok(()),
             Working::Partials { statistic, partials } | Working::Moments { statistic, partials, .. } => {
@@ -221,6 +224,16 @@ impl Working {
 }
 
 impl Blend {
+    /// The canvas blended into.
+    pub(super) fn canvas(&self) -> CanvasId {
+        self.canvas
+    }
+
+    /// The rows of windows of `grid` in the canvas's own pixels.
+    pub(super) fn axis(&self, grid: &Grid) -> Result<Axis> {
+        grid.rows.scaled(|v| self.ratio.of(v))
+    }
+
     fn take(&mut self, a: &Arrival<'_>, world: &mut World<'_>, io: &mut Connections<'_>) -> Result<()> {
         let index = a.window.index;
         if self.gains.len() == 1 && self.gains[0] == 1.0 && index == self.next {
@@ -261,6 +274,7 @@ impl Blend {
         if window.col == 0 {
             let canvas = self.canvas;
             self.band.finish(at[0], |y, row| world.put(canvas, y, row, io))?;
+            world.settle(canvas, io)?;
         }
         self.band.add(at, self.rows.of(window.row), self.cols.of(window.col), values)?;
         self.next += 1;

@@ -1,22 +1,24 @@
 //! The main job: a picture in, a larger picture out.
 //!
-//! Rows are decoded, enlarged by bicubic, cut into windows, run through the network, blended, joined with the
-//! alpha channel (enlarged apart) and encoded; no more than a band of any of them exists at a time.
+//! What must be known is looked at first, the shape of the work is chosen, then rows are decoded, enlarged by
+//! bicubic, cut into windows, run through the network, blended (`rows`), and delivered (`delivery`).
 
 use super::budget::{self, Choice};
-use super::canvas::Connections;
 use super::clock::Clock;
+use super::delivery::{self, Delivery};
 use super::engine::Engine;
-use super::interpreter::{Control, Interpreter, RunStats};
-use super::options::{Allocations, Cancel, Observer, Progress, Report, Size, Target, UpscaleOptions};
+use super::interpreter::{Control, Interpreter};
+use super::key::Deciding;
+use super::naming::default_output;
+use super::options::{Allocations, Cancel, Observer, Progress, Report, Target, UpscaleOptions};
+use super::rows;
 use super::shipped::{SYSTEM, model_folder};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
-use crate::image::{self, Colour, Header, RowSource, colour, resample::Resampler};
-use crate::system::onestep::{self, Conditioning, OneStep};
-use crate::tile::RowRing;
-use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use crate::image::{self, Header, WriteOptions};
+use crate::plan::command::PackedWeight;
+use crate::system::onestep::{self, Checkpoints, Conditioning, OneStep};
+use std::path::Path;
 use std::time::Instant;
 
 /// Upscales one picture on a device opened for it.
@@ -27,7 +29,7 @@ pub fn upscale(options: &UpscaleOptions, observer: &mut dyn Observer, cancel: &C
     upscale_with(&mut engine, options, observer, cancel)
 }
 
-fn check_options(options: &UpscaleOptions) -> Result<()> {
+pub(super) fn check_options(options: &UpscaleOptions) -> Result<()> {
     for (name, value) in [("noise", options.noise), ("jpeg", options.jpeg)] {
         if !(0.0..=1.0).contains(&value) {
             return Err(Error::new(Kind::Usage, "run", format!("{name} is {value}, it must be from 0 to 1")));
@@ -64,8 +66,15 @@ pub fn upscale_with(
         None => default_output(&options.input, options.format, options.size, &target),
     };
     let out_header = Header { width: target.width, height: target.height, notes: Vec::new(), ..header.clone() };
+    if options.skip_existing && std::fs::symlink_metadata(&path).is_ok() {
+        observer.note(&format!("{} is there already", path.display()));
+        let (input, output) = ((header.width, header.height), (target.width, target.height));
+        return Ok(Report { input, output, scale: target.scale, path, skipped: true, ..Report::default() });
+    }
     let writing = options.writing();
-    image::check_output_with(&path, Some(&options.input), &out_header, &writing)?;
+    let placed = delivery::check_spool(options, &path)?;
+    let allowed = WriteOptions { overwrite: writing.overwrite || placed, ..writing.clone() };
+    image::check_output_with(&path, Some(&options.input), &out_header, &allowed)?;
     clock.lap("probe");
 
     let folder = model_folder(options)?;
@@ -82,7 +91,7 @@ pub fn upscale_with(
     let to = [extent::to_u32("height", target.height)?, extent::to_u32("width", target.width)?];
     let conditioning = Conditioning { noise: options.noise, jpeg: options.jpeg, scale: target.scale };
     let held = resident_bytes.saturating_add(image::output_resident_bytes_with(&path, &out_header, &writing)?);
-    let rows = row_bytes(&header, &target, held)?;
+    let rows = rows::host_bytes(&header, &target, held)?;
     let mut choice = budget::choose(engine, &model, options, to, &conditioning, rows, None)?;
     clock.lap("plan");
 
@@ -104,75 +113,108 @@ pub fn upscale_with(
     }
 
     if copied {
-        copy(options, &path, &out_header, &target, cancel)?;
+        rows::copy(options, &path, &out_header, &target, cancel)?;
         clock.lap("copy");
         (report.phases, report.seconds) = (clock.phases, began.elapsed().as_secs_f64());
         return Ok(report);
     }
 
+    let keep = |engine: &Engine, choice: &Choice| {
+        let depth = image::output_depth(&path, &out_header, &writing)?;
+        let deciding = Deciding::new(engine, options, &header, &target, depth, &folder, choice);
+        let window_rows = choice.program.grids[0].rows.count();
+        Delivery::open(options, &path, &out_header, deciding, window_rows, placed)
+    };
+    let mut delivery = keep(engine, &choice)?;
+    delivery.notes.iter().for_each(|note| observer.note(note));
+    let told = delivery.notes.len();
+    report.resumed_rows = delivery.done();
     let stage = |stage| Progress { stage, done: 0, total: 0, elapsed: began.elapsed().as_secs_f64(), left: None };
-    observer.progress(&stage("load"));
-    let scope = folder.display().to_string();
-    let checkpoints = model.checkpoints()?;
-    let extra = checkpoints.check(&choice.program.graphs[0])?;
-    if !extra.is_empty() {
-        let why = format!("{} tensor(s) that no network asks for, the first is `{}`", extra.len(), extra[0]);
-        return Err(Error::new(Kind::Weights, "weights", why)
-            .at(folder.display())
-            .advise("use the config.json and the weights of one and the same checkpoint"));
-    }
-    let mut pack = |w: &crate::plan::command::PackedWeight| checkpoints.packed(&w.tensors, &w.packing, w.dtype);
-    let executor = loop {
-        match engine.executor(&choice.key, &scope, &choice.plan, &mut pack) {
-            // Others may hold a part of the device's memory: smaller windows, before anything is written.
-            Err(e) if e.kind() == Kind::Memory && options.tile.is_none() => {
-                let tile = choice.shaping.tile;
-                let smaller = budget::choose(engine, &model, options, to, &conditioning, rows, Some(tile));
-                let Ok(smaller) = smaller else { return Err(e) };
-                choice = smaller;
-                let notes = std::mem::take(&mut report.notes);
-                report = self::report(engine, &header, &target, &path, &folder, &choice);
-                report.notes = notes;
-                let why = format!("no room for windows of {tile}, trying {}: {}", choice.shaping.tile, e.message());
-                observer.note(&why);
-                report.notes.push(why);
-            }
-            other => break other?,
+    let mut times = Vec::new();
+    if delivery.is_complete() {
+        if !delivery.is_placed() {
+            rows::check(options, &target, &mut clock)?;
         }
-    };
-    clock.lap("load");
+    } else {
+        observer.progress(&stage("load"));
+        let scope = folder.display().to_string();
+        let checkpoints = checked(&model, &choice)?;
+        let mut pack = |w: &PackedWeight| checkpoints.packed(&w.tensors, &w.packing, w.dtype);
+        let executor = loop {
+            match engine.executor(&choice.key, &scope, &choice.plan, &mut pack) {
+                // Others may hold a part of the device's memory: smaller windows, before anything is written.
+                Err(e) if e.kind() == Kind::Memory && options.tile.is_none() => {
+                    let tile = choice.shaping.tile;
+                    let smaller = budget::choose(engine, &model, options, to, &conditioning, rows, Some(tile));
+                    let Ok(smaller) = smaller else { return Err(e) };
+                    choice = smaller;
+                    drop(delivery);
+                    delivery = keep(engine, &choice)?;
+                    let before = std::mem::take(&mut report);
+                    report = self::report(engine, &header, &target, &path, &folder, &choice);
+                    (report.notes, report.resumed_rows) = (before.notes, delivery.done());
+                    let why = format!("no room for windows of {tile}, trying {}: {}", choice.shaping.tile, e.message());
+                    observer.note(&why);
+                    report.notes.push(why);
+                }
+                other => break other?,
+            }
+        };
+        clock.lap("load");
 
-    let device = engine.device().clone();
-    let mut executors = vec![executor];
-    let result = {
-        let mut interpreter = Interpreter::new(&choice.program, &mut executors)?;
-        report.allocations.device_before = device.allocated();
-        let mut control = Control { observer, cancel, order: options.tile_order, began };
-        run(&mut interpreter, &mut control, options, &path, &out_header, &target)
-    };
-    report.allocations.device_after = device.allocated();
-    executors.into_iter().for_each(|executor| engine.keep(&choice.key, &scope, executor));
-    let (stats, times) = result?;
-
-    report.allocations.host_growths = stats.growths;
+        let device = engine.device().clone();
+        let mut executors = vec![executor];
+        delivery.begin();
+        let result = {
+            let mut interpreter = Interpreter::new(&choice.program, &mut executors)?;
+            report.allocations.device_before = device.allocated();
+            let mut control = Control { observer, cancel, order: options.tile_order, began };
+            rows::run(&mut interpreter, &mut control, options, header.colour, &target, &mut delivery)
+        };
+        report.allocations.device_after = device.allocated();
+        executors.into_iter().for_each(|executor| engine.keep(&choice.key, &scope, executor));
+        let (stats, spent) = match result {
+            Ok(done) => done,
+            Err(e) => return Err(delivery.fail(e)),
+        };
+        report.allocations.host_growths = stats.growths;
+        times.extend([
+            ("read".to_owned(), spent.read),
+            ("windows".to_owned(), (stats.gather - spent.read).max(0.0)),
+            ("network".to_owned(), stats.compute),
+            ("blend".to_owned(), (stats.scatter - spent.write).max(0.0)),
+            ("write".to_owned(), spent.write),
+        ]);
+    }
+    observer.progress(&stage("write"));
+    let at = Instant::now();
+    if let Err(e) = delivery.finish(cancel) {
+        return Err(delivery.fail(e));
+    }
+    let notes = delivery.close();
+    notes.iter().skip(told).for_each(|note| observer.note(note));
+    report.notes.extend(notes);
+    match times.last_mut() {
+        Some((_, seconds)) => *seconds += at.elapsed().as_secs_f64(),
+        None => times.push(("write".to_owned(), at.elapsed().as_secs_f64())),
+    }
     report.phases = clock.phases;
-    report.phases.extend([
-        ("read".to_owned(), times.read),
-        ("windows".to_owned(), (stats.gather - times.read).max(0.0)),
-        ("network".to_owned(), stats.compute),
-        ("blend".to_owned(), (stats.scatter - times.write).max(0.0)),
-        ("write".to_owned(), times.write + times.finish),
-    ]);
+    report.phases.extend(times);
     report.seconds = began.elapsed().as_secs_f64();
     Ok(report)
 }
 
-/// Seconds spent on rows: within the interpreter's gathering and scattering, and after it.
-#[derive(Default)]
-struct Times {
-    read: f64,
-    write: f64,
-    finish: f64,
+/// The model's checkpoints, held against the program's network.
+fn checked(model: &OneStep, choice: &Choice) -> Result<Checkpoints> {
+    let checkpoints = model.checkpoints()?;
+    let extra = checkpoints.check(&choice.program.graphs[0])?;
+    if extra.is_empty() {
+        return Ok(checkpoints);
+    }
+    let why = format!("{} tensor(s) that no network asks for, the first is `{}`", extra.len(), extra[0]);
+    Err(Error::new(Kind::Weights, "weights", why)
+        .at(model.folder.display())
+        .advise("use the config.json and the weights of one and the same checkpoint"))
 }
 
 fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder: &Path, choice: &Choice) -> Report {
@@ -205,149 +247,9 @@ fn unchanged(options: &UpscaleOptions, header: &Header, target: &Target) -> bool
     same && options.noise == 0.0 && options.jpeg == 0.0
 }
 
-/// Writes the picture's own rows.
-fn copy(options: &UpscaleOptions, path: &Path, header: &Header, target: &Target, cancel: &Cancel) -> Result<()> {
-    let mut source = Enlarged::open(options, target)?;
-    let mut sink = image::create_with(path, header, &options.writing())?;
-    for _ in 0..target.height {
-        cancel.check()?;
-        source.next_wide()?;
-        sink.write_row(&source.wide)?;
-    }
-    source.drain()?;
-    sink.finish()
-}
-
-/// Connects file, enlargement, program and file.
-fn run(
-    interpreter: &mut Interpreter<'_>,
-    control: &mut Control<'_>,
-    options: &UpscaleOptions,
-    path: &Path,
-    header: &Header,
-    target: &Target,
-) -> Result<(RunStats, Times)> {
-    let program = interpreter.program();
-    let (input, output) = (program.canvas(onestep::INPUT)?, program.canvas(onestep::OUTPUT)?);
-    let width = extent::to_usize("width", target.width)?;
-    let alpha = header.colour.has_alpha();
-    // Alpha waits for its row to come out of the network: a band of input and a row of windows at most.
-    let waiting = interpreter.rows_in_flight(input);
-    let times = RefCell::new(Times::default());
-    let held = RefCell::new(RowRing::new(if alpha { target.width as u32 } else { 1 }, 1, waiting));
-
-    let mut source = Enlarged::open(options, target)?;
-    let mut sink = image::create_with(path, header, &options.writing())?;
-    let mut rows_in = |row: &mut [f32]| -> Result<()> {
-        let at = Instant::now();
-        let mut held = held.borrow_mut();
-        let alpha_row = held.push();
-        source.next_row(row, alpha_row)?;
-        times.borrow_mut().read += at.elapsed().as_secs_f64();
-        Ok(())
-    };
-    let mut joined = vec![0.0f32; width * header.colour.channels()];
-    let mut rows_out = |y: u32, row: &[f32]| -> Result<()> {
-        let at = Instant::now();
-        let held = held.borrow();
-        colour::join_row(header.colour, row, held.row(y)?, &mut joined);
-        sink.write_row(&joined)?;
-        times.borrow_mut().write += at.elapsed().as_secs_f64();
-        Ok(())
-    };
-    let mut io = Connections { inputs: vec![(input, &mut rows_in)], outputs: vec![(output, &mut rows_out)] };
-    let stats = interpreter.run(&mut io, control)?;
-    drop(io);
-    // Damage after the last row that was needed is damage all the same.
-    source.drain()?;
-    control.cancel.check()?;
-    let at = Instant::now();
-    let elapsed = control.began.elapsed().as_secs_f64();
-    control.observer.progress(&Progress { stage: "write", done: 0, total: 0, elapsed, left: None });
-    sink.finish()?;
-    let mut times = times.into_inner();
-    times.finish = at.elapsed().as_secs_f64();
-    Ok((stats, times))
-}
-
-/// A picture read by rows and enlarged. Every channel is enlarged on its own, alpha included; grey becomes
-/// RGB after it is enlarged.
-struct Enlarged {
-    source: Box<dyn RowSource>,
-    colour: Colour,
-    resampler: Resampler,
-    wide: Vec<f32>,
-}
-
-impl Enlarged {
-    fn open(options: &UpscaleOptions, target: &Target) -> Result<Enlarged> {
-        let source = image::open_with(&options.input, &options.reading())?;
-        let header = source.header();
-        let (colour, from) = (header.colour, (header.width, header.height));
-        let resampler = Resampler::new(from, (target.width, target.height), colour.channels())?;
-        let wide = vec![0.0; resampler.row_len()];
-        Ok(Enlarged { source, colour, resampler, wide })
-    }
-
-    /// The next enlarged row into `wide`, the file's own channels.
-    fn next_wide(&mut self) -> Result<()> {
-        let source = &mut self.source;
-        self.resampler.next_row(|row| source.read_row(row), &mut self.wide)
-    }
-
-    fn next_row(&mut self, rgb: &mut [f32], alpha: &mut [f32]) -> Result<()> {
-        self.next_wide()?;
-        colour::split_row(self.colour, &self.wide, rgb, alpha);
-        Ok(())
-    }
-
-    fn drain(&mut self) -> Result<()> {
-        let source = &mut self.source;
-        self.resampler.drain(|row| source.read_row(row))
-    }
-}
-
-/// Host bytes of what brings and takes rows: the resampler's ring, the rows in between, and `held`, what reader
-/// and writer keep of pictures that do not go by rows.
-fn row_bytes(header: &Header, target: &Target, held: u64) -> Result<u64> {
-    let channels = header.colour.channels() as u64;
-    let wide = extent::product("row", &[target.width, channels, 4])?;
-    let alpha = if header.colour.has_alpha() { extent::product("alpha", &[target.width, 4, 2048])? } else { 0 };
-    Ok(held.saturating_add(8 * wide).saturating_add(alpha))
-}
-
-/// `{stem}_{scale}x.{ext}` beside the input. Without a format asked for, the input's extension stays where
-/// it is that of a format that is written, else it becomes `png`.
-pub fn default_output(input: &Path, format: Option<image::Format>, size: Size, target: &Target) -> PathBuf {
-    let stem = input.file_stem().map_or_else(|| "picture".into(), |s| s.to_string_lossy().into_owned());
-    let extension = input.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let named = image::Format::from_name(&extension);
-    let extension = match format {
-        Some(format) if named != Some(format) => format.extension(),
-        _ if named.is_some() => &extension,
-        _ => "png",
-    };
-    // The factor asked for: that of the rounded sides differs in the last digits.
-    let scale = if let Size::Scale(asked) = size { asked } else { target.scale };
-    let scale = (scale * 100.0).round() / 100.0;
-    input.with_file_name(format!("{stem}_{scale}x.{extension}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn outputs_are_named_after_their_scale() {
-        let t = |scale| Target { width: 1, height: 1, scale };
-        let (asked, width) = (Size::Scale(2.5), Size::Width(9));
-        assert_eq!(default_output(Path::new("a/b.c.JPG"), None, width, &t(4.0)), Path::new("a/b.c_4x.jpg"));
-        assert_eq!(default_output(Path::new("x.gif"), None, asked, &t(2.52)), Path::new("x_2.5x.png"));
-        assert_eq!(
-            default_output(Path::new("x"), Some(image::Format::Pam), width, &t(1.0 + 1.0 / 3.0)),
-            Path::new("x_1.33x.pam")
-        );
-    }
 
     #[test]
     fn strengths_and_systems_are_checked() {

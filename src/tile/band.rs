@@ -119,12 +119,14 @@ pub struct BandBlend {
     rows: u32,
     /// Rows `..done` have left.
     done: u32,
+    /// Rows `..from` left before it began.
+    from: u32,
 }
 
 impl BandBlend {
     /// For a canvas of `rows x width` pixels and windows at most `tile` rows high.
     pub fn new(rows: u32, width: u32, channels: u32, tile: u32) -> BandBlend {
-        BandBlend { ring: RowRing::new(width, channels, tile.min(rows)), rows, done: 0 }
+        BandBlend { ring: RowRing::new(width, channels, tile.min(rows)), rows, done: 0, from: 0 }
     }
 
     /// Host bytes held.
@@ -139,7 +141,10 @@ impl BandBlend {
         let n = wx.len() * c;
         let inside = wx.len().min(self.ring.width.saturating_sub(x as usize));
         let bottom = y.saturating_add(wy.len() as u32).min(self.rows);
-        if y < self.done || bottom - self.done > self.ring.capacity as u32 {
+        // What a window adds to rows that left before the start is left out.
+        let hidden = self.from.saturating_sub(y).min(bottom.saturating_sub(y));
+        let (y, wy, values) = (y + hidden, &wy[hidden as usize..], &values[hidden as usize * n..]);
+        if y < self.done.min(bottom) || bottom.saturating_sub(self.done) > self.ring.capacity as u32 {
             return Err(Error::new(
                 Kind::Internal,
                 "tile",
@@ -172,6 +177,12 @@ impl BandBlend {
 
     /// Starts over at the top.
     pub fn restart(&mut self) {
-        (self.ring.first, self.ring.end, self.done) = (0, 0, 0);
+        self.restart_at(0);
+    }
+
+    /// Starts over below the rows `..from`: these have left, and what windows add to them is left out.
+    pub fn restart_at(&mut self, from: u32) {
+        let from = from.min(self.rows);
+        (self.ring.first, self.ring.end, self.done, self.from) = (from, from, from, from);
     }
 }
