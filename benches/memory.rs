@@ -1,7 +1,8 @@
 //! What a job holds of the host's memory, and what a pixel costs: `cargo bench --bench memory -- [FILTER] [keep]`.
 //!
 //! Runs the real program on pictures made here, on the cpu with two threads, in pixel tiles (VAE `tile`), and reads
-//! the peak of its resident memory from the system (VmHWM, so Linux only; polled, the last reading stands). The
+//! the peak of its resident memory from the system (VmHWM, so Linux only; polled, the last reading stands), and the time its threads spent on cores, which tells more
+//! than the clock where others work. The
 //! cases named `copy` enlarge nothing: they show what readers and writers hold. `keep` leaves the pictures in
 //! `target/memory`.
 
@@ -57,7 +58,24 @@ fn peak(pid: u32) -> Option<f64> {
     line.trim().trim_end_matches("kB").trim().parse::<f64>().ok().map(|kib| kib / 1024.0)
 }
 
-fn measure(input: &Path, output: &Path, scale: &str) -> (Option<f64>, f64, bool) {
+/// Seconds that a process's threads spent on cores, own and the system's; ticks are hundredths on Linux.
+fn busy(pid: u32) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name, which may hold spaces: utime and stime are the 12th and 13th words.
+    let words: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = words.get(11)?.parse::<f64>().ok()? + words.get(12)?.parse::<f64>().ok()?;
+    Some(ticks / 100.0)
+}
+
+/// What a run took.
+struct Taken {
+    peak: Option<f64>,
+    busy: Option<f64>,
+    seconds: f64,
+    ok: bool,
+}
+
+fn measure(input: &Path, output: &Path, scale: &str) -> Taken {
     let started = Instant::now();
     let mut child = Command::new(env!("CARGO_BIN_EXE_tessera"))
         .args(["upscale", "-g", "cpu", "--threads", "2", "--overwrite", "--progress", "none", "-s", scale, "-i"])
@@ -67,15 +85,16 @@ fn measure(input: &Path, output: &Path, scale: &str) -> (Option<f64>, f64, bool)
         .stdout(Stdio::null())
         .spawn()
         .expect("the program starts");
-    let mut most = None;
+    let (mut most, mut cores) = (None, None);
     let ok = loop {
         most = peak(child.id()).or(most);
+        cores = busy(child.id()).filter(|s| *s > 0.0).or(cores);
         if let Some(status) = child.try_wait().expect("a child") {
             break status.success();
         }
         std::thread::sleep(Duration::from_millis(10));
     };
-    (most, started.elapsed().as_secs_f64(), ok)
+    Taken { peak: most, busy: cores, seconds: started.elapsed().as_secs_f64(), ok }
 }
 
 fn main() {
@@ -84,7 +103,9 @@ fn main() {
     let filter = words.iter().find(|w| *w != "keep");
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/memory");
     std::fs::create_dir_all(&folder).expect("a folder");
-    println!("| case | output Mpx | peak MiB | seconds | s per Mpx |\n|---|---|---|---|---|");
+    println!(
+        "| case | output Mpx | peak MiB | seconds | s per Mpx | core seconds per Mpx |\n|---|---|---|---|---|---|"
+    );
     for (name, (w, h, ext), scale, out) in CASES {
         if filter.is_some_and(|f| !name.contains(f.as_str())) {
             continue;
@@ -93,12 +114,18 @@ fn main() {
         if !input.exists() {
             make(&input, w, h).expect("an input");
         }
-        let (peak, seconds, ok) = measure(&input, &output, scale);
+        let taken = measure(&input, &output, scale);
         let times = scale.parse::<f64>().unwrap_or(1.0);
         let pixels = (w * h) as f64 * times * times / 1e6;
-        let peak = peak.map_or("?".into(), |p| format!("{p:.1}"));
-        let failed = if ok { "" } else { " FAILED" };
-        println!("| {name}{failed} | {pixels:.2} | {peak} | {seconds:.2} | {:.4} |", seconds / pixels);
+        let shown = |value: Option<f64>, digits: usize| value.map_or("?".into(), |v| format!("{v:.digits$}"));
+        println!(
+            "| {name}{} | {pixels:.2} | {} | {:.2} | {:.4} | {} |",
+            if taken.ok { "" } else { " FAILED" },
+            shown(taken.peak, 1),
+            taken.seconds,
+            taken.seconds / pixels,
+            shown(taken.busy.map(|b| b / pixels), 4)
+        );
         let _ = std::fs::remove_file(&output);
         if !keep {
             let _ = std::fs::remove_file(&input);
