@@ -162,9 +162,10 @@ fn weigh(entry: &fs::Entry, hash: &mut Sha256) -> Result<()> {
     }
     hash.update(entry.changed.to_le_bytes());
     read_into(&mut file, CHUNK as u64, hash)?;
-    let step = (entry.bytes - CHUNK as u64 - PIECE as u64) / (PIECES - 1);
+    let span = entry.bytes - CHUNK as u64 - PIECE as u64;
     for i in 0..PIECES {
-        let at = SeekFrom::Start(CHUNK as u64 + i * step);
+        // The last piece ends where the file does.
+        let at = SeekFrom::Start(CHUNK as u64 + (u128::from(span) * u128::from(i) / u128::from(PIECES - 1)) as u64);
         file.seek(at).map_err(|e| fs::io_error("cannot read", &entry.path, &e))?;
         read_into(&mut file, PIECE as u64, hash)?;
     }

@@ -67,11 +67,12 @@ impl<'a> Loader<'a> {
     }
 
     fn load(&mut self, graph: usize) -> Result<()> {
-        let missing = || Error::new(Kind::Internal, "run", format!("there is no executor of graph {graph}"));
-        let part = self.parts.get(graph).ok_or_else(missing)?.clone();
-        if self.held[graph].is_some() && self.wide.is_none() {
+        // Asked before every launch: nothing is allocated where it is there.
+        if self.held.get(graph).is_some_and(Option::is_some) && self.wide.is_none() {
             return Ok(());
         }
+        let missing = || Error::new(Kind::Internal, "run", format!("there is no executor of graph {graph}"));
+        let part = self.parts.get(graph).ok_or_else(missing)?.clone();
         if self.residency == Residency::Networks || self.wide.is_some() {
             // The one before makes room: it stays warm only where there is room for both.
             self.give_back();
