@@ -114,13 +114,14 @@ fn where_memory_runs_out_launches_take_half_the_windows_and_the_bytes_stay() {
     let want = bench.run(cpu, Vec::new(), 1);
     for batch in [2, 4, 8] {
         for call in [Call::Alloc, Call::Prepare, Call::Write, Call::Run, Call::Read] {
-            for nth in [0, 1, 2, 5] {
+            // Two lists are prepared, and eight windows at once take two launches after the setup list.
+            for nth in 0..if call == Call::Prepare { 2 } else { 3 } {
                 let got = bench.run(cpu, vec![at(call, nth, Failure::OutOfMemory)], batch);
                 let report = got.report.unwrap_or_else(|e| panic!("{call:?} {nth}: {e}"));
                 assert!(got.rows == want.rows, "{call:?} {nth} at {batch}");
                 assert_eq!((report.windows, got.opened), (9, 1));
                 let told = report.notes.iter().any(|n| n.contains(&format!("{} windows a launch", batch / 2)));
-                assert!(told || (call == Call::Prepare && nth > 0), "{call:?} {nth} at {batch}: {:?}", report.notes);
+                assert!(told, "{call:?} {nth} at {batch}: {:?}", report.notes);
             }
         }
     }
@@ -156,15 +157,16 @@ fn a_window_that_is_not_finite_is_computed_again_in_f32_or_refused_with_its_plac
         for (x, (a, b)) in a.chunks_exact(3).zip(b.chunks_exact(3)).enumerate() {
             if a != b {
                 differ += 1;
-                assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 0.01), "{y} {x}");
+                assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < crate::tolerance::ONE_WINDOW_WIDER), "{y} {x}");
                 // Windows of 64 over 153 x 118 pixels, three a row: the fifth is the one in the middle.
                 assert!((46..110).contains(&x) && (26..92).contains(&y), "{y} {x}");
             }
         }
     }
     assert!(differ > 100, "{differ}");
+    // The wider network runs its own setup list first.
     let both =
-        vec![Fault { call: Call::Run, nth: 6, failure: Failure::Corrupt }, at(Call::Run, 5, Failure::Corrupt)[0]];
+        vec![Fault { call: Call::Run, nth: 7, failure: Failure::Corrupt }, at(Call::Run, 5, Failure::Corrupt)[0]];
     let e = bench.run(wgpu, vec![both], 1).report.expect_err("in f32 as well");
     assert!(e.kind() == Kind::NonFinite && e.message().contains("in f32 as well"), "{e}");
 }

@@ -158,3 +158,6 @@ pub(crate) const VAE_BORDER: f64 = 1.25;
 /// A picture whose windows were all computed again in f32 on wgpu, against cpu, in values of 0 to 1: the sums run in
 /// another order, and 16-bit samples round.
 pub(crate) const REDONE: f32 = 1e-4;
+
+/// A window computed in f32 instead of f16, in values of 0 to 1: what f16 rounds in a small network.
+pub(crate) const ONE_WINDOW_WIDER: f32 = 0.01;

@@ -95,11 +95,14 @@ impl Part {
     /// device's storage type. Streamed where `left` device bytes ask for it.
     pub fn wide(engine: &mut Engine, folder: &str, graph: &Graph, dtype: DType, left: u64) -> Result<Part> {
         let graph = change::widened(&change::with_items(graph, 1)?, dtype)?;
-        let mut part = Part::resident(engine, folder, &graph)?;
-        if part.needs().total() > left {
-            part.stream(piece(&part.plan, left, engine.caps().max_chunk))?;
+        let resident = Part::resident(engine, folder, &graph)?;
+        if resident.needs().total() <= left {
+            return Ok(resident);
         }
-        Ok(part)
+        let mut streamed = resident.clone();
+        streamed.stream(piece(&resident.plan, left, engine.caps().max_chunk))?;
+        // A ring for large commands may take more than all weights of a small network.
+        Ok(if streamed.needs().total() < resident.needs().total() { streamed } else { resident })
     }
 
     /// Device bytes of its own.
@@ -207,9 +210,9 @@ pub(super) fn candidate(
     // An item that leaves the range of the storage type is computed again in a wider one, alone on the device.
     let mut wide_weights = 0;
     if let Some(dtype) = wider(&caps).filter(|_| residency != Residency::OneArena) {
-        let left = room.device.saturating_sub(fixed.total());
+        // The least it can do with: where there is more room it takes it when the time comes.
         for graph in &program.graphs {
-            let wide = Part::wide(engine, folder, graph, dtype, left)?;
+            let wide = Part::wide(engine, folder, graph, dtype, 0)?;
             wide_weights = wide_weights.max(wide.host_weights());
             let needs = fixed.and(wide.needs());
             if needs.total() > device.total() {
