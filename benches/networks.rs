@@ -58,7 +58,7 @@ fn resident(backend: &mut dyn Backend, plan: &Plan) -> Result<Vec<BufferId>> {
     for slot in &plan.slots {
         let buffer = backend.alloc(slot)?;
         match slot.kind {
-            SlotKind::Weight(_) | SlotKind::Persistent => {
+            SlotKind::Weight(_) | SlotKind::Persistent | SlotKind::Ring => {
                 let values: Vec<f32> = (0..slot.bytes / 4)
                     .map(|_| {
                         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

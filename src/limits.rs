@@ -117,8 +117,11 @@ pub const WGPU_SEGMENT_BYTES: u64 = 4 << 30;
 /// Longest wait for a submission, seconds: a software rasteriser takes minutes for what a card does in
 /// milliseconds.
 pub const WGPU_WAIT_SECONDS: u64 = 1_800;
+/// Share of the memory that a driver grants wgpu, percent, above which allocations are refused: the rest is
+/// headroom for other programs.
+pub const WGPU_BUDGET_PERCENT: u8 = 95;
 /// Bytes of the read-back buffer, and of uploads in flight, of a wgpu device.
-pub const WGPU_STAGING_BYTES: u64 = 16 << 20;
+pub const WGPU_STAGING_BYTES: u64 = 8 << 20;
 
 /// Oldest CUDA version of a driver that is used, 1000 times the major plus 10 times the minor number: 12.0, the
 /// 525 drivers. All functions called are older; earlier drivers were never looked at.
@@ -138,3 +141,5 @@ pub const CUDA_SEGMENT_BYTES: u64 = 8 << 30;
 pub const CUDA_WAIT_SECONDS: u64 = 120;
 /// Bytes of the pinned memory that transfers go through.
 pub const CUDA_STAGING_BYTES: u64 = 16 << 20;
+/// Bytes of each of the two pinned buffers through which weights are uploaded while kernels run.
+pub const CUDA_BESIDE_BYTES: u64 = 8 << 20;

@@ -176,6 +176,17 @@ fn child_others() {
 
 // One test for each type, so that they run beside each other.
 #[test]
+fn weights_are_streamed_beside_the_kernels_on_the_mock_driver() {
+    pass("cuda::child_streamed", &[]).iter().for_each(|text| println!("{text}"));
+}
+
+#[test]
+#[ignore = "runs on the mock driver, see `child`"]
+fn child_streamed() {
+    crate::budget::hold_streamed(&|| Box::new(CudaBackend::open(0).expect("opens")), 1);
+}
+
+#[test]
 fn the_mock_driver_runs_the_networks_in_f16() {
     pass("cuda::child_networks_f16", &[]).iter().for_each(|text| println!("{text}"));
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tessera::abi::{Caps, Item};
 use tessera::backend::null::{Counts, Null};
-use tessera::backend::{Backend, BufferId, ListId, Stop};
+use tessera::backend::{Account, Backend, BufferId, ListId, Stop};
 use tessera::graph::op::Padding;
 use tessera::graph::{Builder, DType, Graph, Lifetime, Shape};
 use tessera::plan;
@@ -632,6 +632,9 @@ impl Backend for Counting {
     fn run_until(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
         let out = self.0.run_until(list, stop);
         self.note(out)
+    }
+    fn account(&mut self) -> &mut Account {
+        self.0.account()
     }
     fn allocated(&self) -> u64 {
         self.0.allocated()

@@ -7,6 +7,7 @@ mod abi;
 mod adapters;
 mod arrows;
 mod bad_input;
+mod budget;
 mod cli;
 mod clip;
 mod cuda;

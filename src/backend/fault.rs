@@ -1,7 +1,7 @@
 //! A backend around another that fails on purpose: the n-th call of a kind runs out of memory, loses the
 //! device, or corrupts what is read. Recovery is tested with it.
 
-use super::{Backend, BufferId, ListId, Stop};
+use super::{Account, Backend, BufferId, ListId, Stop};
 use crate::abi::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::plan::command::{Dispatch, Slot, SlotKind};
@@ -156,6 +156,31 @@ impl Backend for Faulty {
     fn run_until(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
         self.corrupt = self.enter(Call::Run)?;
         self.inner.run_until(list, stop)
+    }
+
+    fn start(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
+        self.corrupt = self.enter(Call::Run)?;
+        self.inner.start(list, stop)
+    }
+
+    fn upload(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.enter(Call::Write)?;
+        self.inner.upload(buffer, offset, bytes)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        if self.lost {
+            return Err(Error::new(Kind::DeviceLost, "backend", "the device is gone").advise("open the device again"));
+        }
+        self.inner.finish()
+    }
+
+    fn free_memory(&self) -> Option<u64> {
+        self.inner.free_memory()
+    }
+
+    fn account(&mut self) -> &mut Account {
+        self.inner.account()
     }
 
     fn allocated(&self) -> u64 {

@@ -1,5 +1,6 @@
 //! Backends run the commands of a plan. A backend sees commands only, never a graph or a model.
 
+pub mod account;
 pub mod cpu;
 pub mod cuda;
 pub mod fault;
@@ -10,6 +11,7 @@ use crate::abi::Caps;
 use crate::error::Result;
 use crate::extent;
 use crate::plan::command::{Dispatch, Slot};
+pub use account::Account;
 use std::ops::Range;
 
 /// A device buffer of one backend.
@@ -89,6 +91,31 @@ pub trait Backend: Send {
     fn run(&mut self, list: ListId) -> Result<()> {
         self.run_until(list, &|| Ok(()))
     }
+
+    /// Puts a prepared list behind everything before it; it may still be running when this returns, and what it
+    /// met may be told by a later call. `stop` is as for [`Backend::run_until`].
+    fn start(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
+        self.run_until(list, stop)
+    }
+
+    /// Copies `bytes` into a buffer that the list started last does not name, while that list may still be running;
+    /// lists started later see them. `offset` and length are multiples of 4.
+    fn upload(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.write(buffer, offset, bytes)
+    }
+
+    /// Waits for everything that was started.
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Device memory that is free now, of this program and of others, where the device tells.
+    fn free_memory(&self) -> Option<u64> {
+        None
+    }
+
+    /// The account of device memory: everything the backend allocates on the device goes through it.
+    fn account(&mut self) -> &mut Account;
 
     /// Device bytes held by `alloc` now.
     fn allocated(&self) -> u64;

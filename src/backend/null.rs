@@ -7,7 +7,7 @@
 //! the tags of what it read). Equal tags mean that the same computation ended up there, so two plans of
 //! one graph can be compared without running a kernel.
 
-use super::{Backend, BufferId, ListId, Stop};
+use super::{Account, Backend, BufferId, ListId, Stop};
 use crate::abi::table;
 use crate::abi::{Access, Caps, operands};
 use crate::error::{Error, Kind, Result};
@@ -67,8 +67,10 @@ pub struct Null {
     buffers: Vec<Option<Buffer>>,
     lists: Vec<Option<List>>,
     counts: Counts,
-    allocated: u64,
+    account: Account,
     run: u64,
+    /// The list that may still be running.
+    started: Option<ListId>,
 }
 
 impl fmt::Debug for Null {
@@ -97,7 +99,8 @@ fn hash_bytes(bytes: &[u8]) -> u64 {
 impl Null {
     /// A null device that pretends to be the one `caps` describes.
     pub fn new(caps: Caps) -> Null {
-        Null { caps, buffers: Vec::new(), lists: Vec::new(), counts: Counts::default(), allocated: 0, run: 0 }
+        let (counts, account) = (Counts::default(), Account::default());
+        Null { caps, buffers: Vec::new(), lists: Vec::new(), counts, account, run: 0, started: None }
     }
 
     /// What has been called so far.
@@ -171,7 +174,7 @@ impl Null {
         }
         let fits = match buffer.kind {
             SlotKind::Arena | SlotKind::Persistent => matches!(access, Access::Read | Access::Write),
-            SlotKind::Weight(_) => access == Access::Weight,
+            SlotKind::Weight(_) | SlotKind::Ring => access == Access::Weight,
             SlotKind::Control => access == Access::Control,
         };
         if fits { Ok(()) } else { Err(bad(format!("{access:?} of a slot of kind {:?}", buffer.kind))) }
@@ -224,8 +227,12 @@ impl Null {
                     }
                     Access::Weight => {
                         // Which tensors, not which slot: plans may number slots differently.
-                        if let SlotKind::Weight(w) = &self.buffer(id)?.kind {
+                        let buffer = self.buffer(id)?;
+                        if let SlotKind::Weight(w) = &buffer.kind {
                             tag = w.tensors.iter().flatten().fold(tag, |h, t| mix(h, hash_bytes(t.as_bytes())));
+                        } else if buffer.tag(r.offset, r.bytes, None).is_none() {
+                            let why = format!("weights at {}+{} that were never uploaded", r.offset, r.bytes);
+                            return Err(bad(why).at(binding.name).at(&d.label));
                         }
                     }
                     Access::Write | Access::Control => {}
@@ -298,7 +305,7 @@ impl Backend for Null {
         let limit = match slot.kind {
             // A weight is bound as one range.
             SlotKind::Weight(_) => self.caps.max_binding,
-            SlotKind::Arena | SlotKind::Persistent | SlotKind::Control => self.caps.max_chunk,
+            SlotKind::Arena | SlotKind::Persistent | SlotKind::Ring | SlotKind::Control => self.caps.max_chunk,
         };
         if slot.bytes == 0 || slot.bytes > limit {
             return Err(bad(format!("a slot of {} bytes, the limit is {limit}", slot.bytes)));
@@ -308,12 +315,12 @@ impl Backend for Null {
         {
             return Err(bad(format!("a weight slot of {} bytes for {:?}", slot.bytes, w.packing)));
         }
+        self.account.take(slot.bytes, "a slot")?;
         let data = match slot.kind {
-            SlotKind::Weight(_) => Vec::new(),
+            SlotKind::Weight(_) | SlotKind::Ring => Vec::new(),
             SlotKind::Arena | SlotKind::Persistent | SlotKind::Control => vec![0; slot.bytes as usize],
         };
         self.counts.allocs += 1;
-        self.allocated += slot.bytes;
         let buffer = Buffer { kind: slot.kind.clone(), bytes: slot.bytes, data, segments: Vec::new() };
         self.buffers.push(Some(buffer));
         Ok(BufferId(self.buffers.len() as u32 - 1))
@@ -322,7 +329,7 @@ impl Backend for Null {
     fn free(&mut self, buffer: BufferId) {
         if let Some(b) = self.buffers.get_mut(buffer.0 as usize).and_then(Option::take) {
             self.counts.frees += 1;
-            self.allocated -= b.bytes;
+            self.account.give(b.bytes);
         }
     }
 
@@ -377,6 +384,7 @@ impl Backend for Null {
         let slot = self.lists.get_mut(list.0 as usize).and_then(Option::take);
         let commands = slot.ok_or_else(|| bad(format!("list {} is not prepared", list.0)))?;
         self.counts.runs += 1;
+        self.started = None;
         self.counts.commands += commands.commands.len() as u64;
         self.run += 1;
         // The list is lent out and put back, so that a run allocates nothing once segments have settled.
@@ -385,8 +393,38 @@ impl Backend for Null {
         result
     }
 
+    fn start(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
+        // Lists started one after the other, before they are waited for, are one run: what the first writes, the
+        // later ones may read.
+        if self.started.is_some() {
+            self.run -= 1;
+        }
+        self.run_until(list, stop)?;
+        self.started = Some(list);
+        Ok(())
+    }
+
+    fn upload(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<()> {
+        if let Some(list) = self.started.and_then(|l| self.lists.get(l.0 as usize)).and_then(Option::as_ref) {
+            let used = |d: &Dispatch| d.bindings.iter().flatten().any(|r| list.slots[r.slot.0 as usize] == buffer);
+            if let Some(d) = list.commands.iter().find(|d| used(d)) {
+                return Err(bad(format!("an upload into what `{}` may still be reading", d.label)));
+            }
+        }
+        self.write(buffer, offset, bytes)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.started = None;
+        Ok(())
+    }
+
+    fn account(&mut self) -> &mut Account {
+        &mut self.account
+    }
+
     fn allocated(&self) -> u64 {
-        self.allocated
+        self.account.held()
     }
 }
 

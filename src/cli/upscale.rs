@@ -1,12 +1,12 @@
 //! `tessera upscale`: the main job.
 
 use super::progress::{Display, Style, say};
-use super::units::{bytes, format, lossy, mebibytes};
+use super::units::{bytes, format, lossy, mebibytes, vae};
 use super::{folder, out};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use tessera::run::{self, Cancel, FolderOptions, Format, Report, Resume, Size, UpscaleOptions, is_pipe};
+use tessera::run::{self, Cancel, FolderOptions, Format, Report, Resume, Size, UpscaleOptions, VaeMode, is_pipe};
 use tessera::{Error, Kind, Result};
 
 /// Shown below the options.
@@ -96,6 +96,9 @@ pub(super) struct UpscaleArgs {
     /// Pixels by which neighbouring windows overlap [default: the system's]
     #[arg(long, value_name = "PIXELS", help_heading = "Device and memory")]
     overlap: Option<u32>,
+    /// How the autoencoder works on pictures larger than a window: auto, whole, exact, shared or tile
+    #[arg(long, value_name = "MODE", default_value = "auto", value_parser = vae, help_heading = "Device and memory")]
+    vae: VaeMode,
     /// Windows per launch [default: chosen]
     #[arg(long, value_name = "N", help_heading = "Device and memory")]
     batch: Option<u32>,
@@ -138,6 +141,7 @@ impl UpscaleArgs {
         o.device.clone_from(&self.device);
         (o.vram, o.ram) = (self.vram, self.ram);
         (o.tile, o.overlap, o.batch, o.threads) = (self.tile, self.overlap, self.batch, self.threads);
+        o.vae = self.vae;
         (o.noise, o.jpeg, o.seed) = (self.noise, self.jpeg, self.seed);
         (o.overwrite, o.dry_run) = (self.overwrite, self.dry_run);
         o.resume = match (self.resume, self.no_resume) {
@@ -198,19 +202,55 @@ fn dry_run_text(r: &Report) -> String {
         ("storage".into(), r.dtype.clone()),
         (
             "windows".into(),
-            format!("{} of {}x{}, overlap {}, {} a launch", r.windows, r.tile.1, r.tile.0, r.overlap, r.batch),
+            format!("{} of {}x{}, overlap {}, {} a launch", r.windows, r.tile.1, r.tile.0, r.overlap, batches(r)),
         ),
+        ("autoencoder".into(), r.vae.clone()),
         ("work".into(), format!("{:.1} GFLOP a launch", r.flops as f64 / 1e9)),
-        ("device memory".into(), mebibytes(r.device_bytes)),
-        ("host memory".into(), mebibytes(r.host_bytes)),
+        ("residency".into(), r.residency.clone()),
+        ("device memory".into(), memory(r.device_bytes, &r.bounds[0], &r.device_parts)),
+        ("host memory".into(), memory(r.host_bytes, &r.bounds[1], &r.host_parts)),
     ];
+    if let Some(e) = &r.estimate {
+        rows.push(("estimate".into(), format!("{} ({})", duration(e.seconds), e.origin)));
+    }
     rows.extend(r.notes.iter().map(|n| ("note".to_string(), n.clone())));
     rows.iter().map(|(name, value)| format!("{name:14} {value}")).collect::<Vec<_>>().join("\n")
+}
+
+/// A peak, what it is held to, and what it consists of.
+fn memory(total: u64, bound: &Option<String>, parts: &[(String, u64)]) -> String {
+    let named = parts.iter().filter(|p| p.1 > 0).map(|(name, bytes)| format!("{name} {}", mebibytes(*bytes)));
+    let of = bound.as_ref().map(|b| format!(" of {b}")).unwrap_or_default();
+    format!("{}{of}: {}", mebibytes(total), named.collect::<Vec<_>>().join(", "))
+}
+
+/// Windows per launch, of each network where they differ.
+fn batches(r: &Report) -> String {
+    match r.batches.as_slice() {
+        [first, rest @ ..] if rest.iter().any(|b| b != first) => {
+            r.batches.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+        }
+        _ => r.batch.to_string(),
+    }
+}
+
+/// Seconds in a reader's units.
+fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..=9 => format!("{seconds:.1} s"),
+        10..=119 => format!("{whole} s"),
+        120..=7199 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
 }
 
 /// The report as `--json` prints it. Keys are never renamed; new ones may come.
 pub(super) fn report_json(r: &Report) -> Value {
     let phases: Vec<Value> = r.phases.iter().map(|(name, s)| json!({"name": name, "seconds": s})).collect();
+    let parts = |parts: &[(String, u64)]| -> Value {
+        parts.iter().map(|(name, bytes)| (name.clone(), json!(bytes))).collect::<serde_json::Map<_, _>>().into()
+    };
     json!({
         "input": {"width": r.input.0, "height": r.input.1},
         "output": {"width": r.output.0, "height": r.output.1, "path": lossy(&r.path)},
@@ -226,8 +266,16 @@ pub(super) fn report_json(r: &Report) -> Value {
         "flops_per_launch": r.flops,
         "phases": phases,
         "seconds": r.seconds,
+        "residency": r.residency,
+        "vae": r.vae,
+        "batches": r.batches,
         "device_bytes": r.device_bytes,
+        "device_parts": parts(&r.device_parts),
+        "device_peak": r.device_peak,
+        "bounds": {"device": r.bounds[0], "host": r.bounds[1]},
         "host_bytes": r.host_bytes,
+        "host_parts": parts(&r.host_parts),
+        "estimate": r.estimate.as_ref().map(|e| json!({"seconds": e.seconds, "origin": e.origin})),
         "allocations": {
             "device_before": r.allocations.device_before,
             "device_after": r.allocations.device_after,

@@ -19,6 +19,8 @@ pub enum SlotKind {
     Persistent,
     /// One packed weight; its recipe.
     Weight(PackedWeight),
+    /// Weights that are streamed: a buffer that the pieces of a list take turns in.
+    Ring,
     /// Status words and items, see `abi::params::Control`.
     Control,
 }

@@ -43,7 +43,7 @@ pub(super) fn total(plan: &mut Plan) {
     let sum = |want: fn(&SlotKind) -> bool| plan.slots.iter().filter(|s| want(&s.kind)).map(|s| s.bytes).sum();
     plan.cost.arena_bytes = sum(|k| matches!(k, SlotKind::Arena));
     plan.cost.persistent_bytes = sum(|k| matches!(k, SlotKind::Persistent));
-    plan.cost.weight_bytes = sum(|k| matches!(k, SlotKind::Weight(_)));
+    plan.cost.weight_bytes = sum(|k| matches!(k, SlotKind::Weight(_) | SlotKind::Ring));
     plan.cost.flops = plan.body.iter().map(|d| d.flops).sum();
     plan.cost.bytes = plan.body.iter().map(|d| d.bytes).sum();
 }

@@ -12,6 +12,7 @@ mod lifetime;
 mod lower;
 mod order;
 pub mod report;
+pub mod stream;
 pub mod svg;
 
 use crate::abi::{Caps, operands};

@@ -50,7 +50,12 @@ pub fn devices() -> Vec<DeviceInfo> {
     let adapters = adapters().into_iter().map(|a| {
         let mut notes = a.lacks;
         if a.software {
+            notes.push("its memory is the host's: only --vram and --ram bound a plan".into());
             notes.push("a software rasteriser: `auto` never chooses it".into());
+        }
+        if !a.software {
+            let assumed = super::budget::mib(super::budget::ASSUMED);
+            notes.push(format!("does not tell its memory: plans take at most {assumed} unless --vram says more"));
         }
         if !a.usable {
             notes.push("not usable".into());
@@ -96,8 +101,12 @@ fn cpu_info() -> DeviceInfo {
         driver: String::new(),
         hardware: true,
         memory: None,
-        notes: Vec::new(),
+        notes: super::budget::available_memory().map(available).into_iter().collect(),
     }
+}
+
+fn available(bytes: u64) -> String {
+    format!("{} of memory available now", super::budget::mib(bytes))
 }
 
 /// Opens what `spec` names. `auto` says why it chose; a named device is opened or refused, never replaced.

@@ -1,7 +1,8 @@
 //! One device and what is resident on it: the choice of a backend, the cache of plans, and executors that
 //! stay warm from picture to picture.
 
-use super::executor::{Executor, SharedDevice, WeightSource};
+use super::budget::{Decision, DeviceNeeds, Part};
+use super::executor::{Executor, SharedDevice, SharedWeights};
 use crate::abi::{BackendKind, Caps};
 use crate::backend::Backend;
 use crate::error::{Error, Kind, Result};
@@ -11,9 +12,11 @@ use crate::plan::command::Plan;
 use std::sync::Arc;
 
 /// Plans kept.
-const PLANS: usize = 16;
-/// Executors kept: each holds an arena, so few.
-const EXECUTORS: usize = 2;
+const PLANS: usize = 48;
+/// Executors kept: each holds an arena, so few; one network at a time needs three.
+const EXECUTORS: usize = 3;
+/// Choices remembered.
+const DECISIONS: usize = 64;
 
 /// Opens an engine's device once more.
 type Opener = Box<dyn FnMut() -> Result<Box<dyn Backend>> + Send>;
@@ -29,8 +32,13 @@ pub struct Engine {
     /// Most recently used last.
     plans: Vec<(String, Arc<Plan>)>,
     executors: Vec<(String, Executor)>,
+    decisions: Vec<(String, Decision)>,
+    /// The device is one of this machine, whose speed may be measured.
+    real: bool,
     /// Executors made since the engine was.
     made: u64,
+    /// Device bytes that may be allocated.
+    cap: Option<u64>,
 }
 
 impl Engine {
@@ -41,7 +49,7 @@ impl Engine {
         let spec = spec.to_owned();
         let opener = move || Ok(super::devices::open(&spec, threads)?.backend);
         let engine = Engine::with_backend(chosen.backend, chosen.name, chosen.why);
-        Ok(Engine { opener: Some(Box::new(opener)), ..engine })
+        Ok(Engine { opener: Some(Box::new(opener)), real: true, ..engine })
     }
 
     /// An engine on the backend that `opener` gives, which is called again when the device is lost.
@@ -59,7 +67,8 @@ impl Engine {
         let caps = backend.caps().clone();
         let device = SharedDevice::new(backend);
         let (name, why) = (name.into(), why.into());
-        Engine { opener: None, device, caps, name, why, plans: Vec::new(), executors: Vec::new(), made: 0 }
+        let (plans, executors, decisions) = (Vec::new(), Vec::new(), Vec::new());
+        Engine { opener: None, device, caps, name, why, plans, executors, decisions, real: false, made: 0, cap: None }
     }
 
     /// What the planner may assume of the device.
@@ -89,6 +98,7 @@ impl Engine {
             return Err(lost(format!("{} was lost; {} answered instead", self.name, backend.caps().name)));
         }
         self.device = SharedDevice::new(backend);
+        self.device.limit(self.cap);
         Ok(())
     }
 
@@ -126,25 +136,53 @@ impl Engine {
         Ok(plan)
     }
 
-    /// The executor of the plan called `key`, made when it is not resident. `scope` names the model whose
-    /// weights `weights` packs. The caller gives it back with [`Engine::keep`].
-    pub fn executor(
-        &mut self,
-        key: &str,
-        scope: &str,
-        plan: &Plan,
-        weights: &mut WeightSource<'_>,
-    ) -> Result<Executor> {
-        let key = format!("{scope}\n{key}");
+    /// Whether the device is one of this machine, opened by [`Engine::open`].
+    pub fn is_real(&self) -> bool {
+        self.real
+    }
+
+    /// What was chosen for the same job before.
+    pub fn decision(&self, key: &str) -> Option<Decision> {
+        self.decisions.iter().find(|(k, _)| k == key).map(|d| d.1)
+    }
+
+    /// Remembers a choice.
+    pub fn remember(&mut self, key: String, decision: Decision) {
+        self.decisions.retain(|(k, _)| *k != key);
+        if self.decisions.len() == DECISIONS {
+            self.decisions.remove(0);
+        }
+        self.decisions.push((key, decision));
+    }
+
+    /// Refuses from now on what would bring the bytes allocated on the device above `cap`, and counts the peak anew.
+    /// What is resident beyond it goes first.
+    pub fn limit(&mut self, cap: Option<u64>) {
+        while !self.executors.is_empty() && cap.is_some_and(|cap| self.device.held() > cap) {
+            self.executors.remove(0);
+        }
+        self.cap = cap;
+        self.device.limit(cap);
+    }
+
+    /// The executor of `part`, made when it is not resident. `scope` names the model whose weights `weights` packs.
+    /// The caller gives it back with [`Engine::keep`].
+    pub fn load(&mut self, part: &Part, scope: &str, weights: &SharedWeights) -> Result<Executor> {
+        let key = format!("{scope}\n{}", part.key);
         if let Some(i) = self.executors.iter().position(|(k, _)| *k == key) {
             return Ok(self.executors.remove(i).1);
         }
         // What is resident for other plans makes room first; its weights stay while they are shared.
-        while self.executors.len() >= EXECUTORS {
+        let plan = part.streamed.as_ref().map_or(part.plan.as_ref(), |s| &s.plan);
+        let bytes = DeviceNeeds::of(plan).total();
+        while self.executors.len() >= EXECUTORS || (!self.executors.is_empty() && !self.device.fits(bytes)) {
             self.executors.remove(0);
         }
         self.made += 1;
-        Executor::new(&self.device, plan.clone(), Some(scope), weights)
+        match &part.streamed {
+            Some(streamed) => Executor::streamed(&self.device, streamed, weights.clone(), part.keep),
+            None => Executor::in_arena(&self.device, plan.clone(), Some(scope), &mut |w| weights(w), &part.arena),
+        }
     }
 
     /// Keeps an executor warm under the names it was made by.

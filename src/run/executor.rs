@@ -4,23 +4,27 @@
 //! All host memory is taken when the executor is made; a run allocates nothing of ours.
 
 use super::port::{decode, encode, internal, items_in};
+use super::streamed::Pieces;
 use crate::abi::params::{CONTROL_HEADER_WORDS, STATUS_NARROW};
 use crate::abi::{Caps, Item};
 use crate::backend::{Backend, BufferId, ListId, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::limits;
-use crate::plan::command::{PackedWeight, Plan, SlotId, SlotKind};
+use crate::plan::command::{PackedWeight, Plan, Slot, SlotId, SlotKind};
+use crate::plan::stream::Streamed;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Executors made by this process.
+static MADE: AtomicU64 = AtomicU64::new(0);
 
 /// A backend and the weights that several plans on it share.
 pub struct Device {
     backend: Box<dyn Backend>,
-    /// Packed weights by model and recipe, with the number of executors that use each.
+    /// Packed weights by model and recipe, and shared arenas by size, with the number of executors that use each.
     weights: HashMap<String, (BufferId, usize)>,
-    /// Executors made on it.
-    made: u64,
 }
 
 impl Device {
@@ -37,7 +41,7 @@ pub struct SharedDevice(Arc<Mutex<Device>>);
 impl SharedDevice {
     /// Wraps a backend.
     pub fn new(backend: Box<dyn Backend>) -> SharedDevice {
-        SharedDevice(Arc::new(Mutex::new(Device { backend, weights: HashMap::new(), made: 0 })))
+        SharedDevice(Arc::new(Mutex::new(Device { backend, weights: HashMap::new() })))
     }
 
     /// What the planner may assume of it.
@@ -50,10 +54,29 @@ impl SharedDevice {
         self.lock().backend.allocated()
     }
 
-    fn next_serial(&self) -> u64 {
-        let mut device = self.lock();
-        device.made += 1;
-        device.made
+    /// Refuses from now on what would bring the device bytes held above `cap`; counts the peak anew.
+    pub fn limit(&self, cap: Option<u64>) {
+        self.lock().backend.account().limit(cap);
+    }
+
+    /// Device bytes held now by everything the backend allocates, transfers and parameters included.
+    pub fn held(&self) -> u64 {
+        self.lock().backend.account().held()
+    }
+
+    /// Most of [`SharedDevice::held`] since [`SharedDevice::limit`].
+    pub fn peak(&self) -> u64 {
+        self.lock().backend.account().peak()
+    }
+
+    /// Whether `bytes` more may be held.
+    pub fn fits(&self, bytes: u64) -> bool {
+        self.lock().backend.account().fits(bytes)
+    }
+
+    /// Device memory free now, where the device tells.
+    pub fn free_memory(&self) -> Option<u64> {
+        self.lock().backend.free_memory()
     }
 
     /// A panic while the lock was held leaves a device whose state is unknown only to that panic's
@@ -66,6 +89,9 @@ impl SharedDevice {
 /// Carries out packing recipes: the bytes of one packed weight.
 pub type WeightSource<'a> = dyn FnMut(&PackedWeight) -> Result<Vec<u8>> + 'a;
 
+/// A source of packed weights that an executor keeps: weights that do not stay on the device are asked for again.
+pub type SharedWeights = Arc<dyn Fn(&PackedWeight) -> Result<Vec<u8>> + Send + Sync>;
+
 /// One plan, resident on its device.
 pub struct Executor {
     device: SharedDevice,
@@ -76,6 +102,8 @@ pub struct Executor {
     shared: Vec<Option<String>>,
     setup: Option<ListId>,
     body: Option<ListId>,
+    /// Setup and body instead of the two lists, where weights are streamed.
+    pieces: Option<Pieces>,
     /// Bytes of the largest port, reused by every transfer.
     staging: Vec<u8>,
     control: Vec<u8>,
@@ -94,6 +122,47 @@ impl Executor {
         scope: Option<&str>,
         weights: &mut WeightSource<'_>,
     ) -> Result<Executor> {
+        Executor::in_arena(device, plan, scope, weights, &[])
+    }
+
+    /// The same in arena buffers of these sizes, which all executors of the device that name the same sizes share:
+    /// for those that run one after another, each from its inputs to its outputs. None: in buffers of its own.
+    pub fn in_arena(
+        device: &SharedDevice,
+        plan: Plan,
+        scope: Option<&str>,
+        weights: &mut WeightSource<'_>,
+        arena: &[u64],
+    ) -> Result<Executor> {
+        let mut executor = Executor::with_buffers(device, plan, scope, weights, arena)?;
+        let mut guard = device.lock();
+        if !executor.plan.setup.is_empty() {
+            executor.setup = Some(guard.backend.prepare(&executor.plan.setup, &executor.buffers)?);
+        }
+        executor.body = Some(guard.backend.prepare(&executor.plan.body, &executor.buffers)?);
+        drop(guard);
+        Ok(executor)
+    }
+
+    /// Makes a plan resident but for its weights, which `source` gives piece by piece whenever they are needed. Up
+    /// to `keep` bytes of them stay packed in host memory. The results are those of the resident plan, bit by bit.
+    pub fn streamed(device: &SharedDevice, plan: &Streamed, source: SharedWeights, keep: u64) -> Result<Executor> {
+        let mut none = |w: &PackedWeight| Err(internal(format!("{w:?} is not streamed")));
+        let mut executor = Executor::with_buffers(device, plan.plan.clone(), None, &mut none, &[])?;
+        let mut guard = device.lock();
+        executor.pieces = Some(Pieces::new(guard.backend.as_mut(), plan, &executor.buffers, source, keep)?);
+        drop(guard);
+        Ok(executor)
+    }
+
+    /// The buffers of a plan and its weights, without lists.
+    fn with_buffers(
+        device: &SharedDevice,
+        plan: Plan,
+        scope: Option<&str>,
+        weights: &mut WeightSource<'_>,
+        arena: &[u64],
+    ) -> Result<Executor> {
         let largest = plan.inputs.iter().chain(&plan.outputs).map(|p| p.range.bytes).max().unwrap_or(0);
         let control_bytes = plan.slots.get(plan.control.0 as usize).map_or(0, |s| s.bytes);
         let needed = u64::from(CONTROL_HEADER_WORDS) * 4 + u64::from(plan.items) * size_of::<Item>() as u64;
@@ -102,11 +171,12 @@ impl Executor {
         }
         let mut executor = Executor {
             device: device.clone(),
-            serial: device.next_serial(),
+            serial: MADE.fetch_add(1, Ordering::Relaxed),
             buffers: Vec::with_capacity(plan.slots.len()),
             shared: Vec::with_capacity(plan.slots.len()),
             setup: None,
             body: None,
+            pieces: None,
             staging: vec![0; extent::to_usize("staging", largest)?],
             control: vec![0; extent::to_usize("control", needed)?],
             set_up: false,
@@ -116,7 +186,27 @@ impl Executor {
         // From here on `Drop` gives back what was taken, whatever fails.
         let shared_device = device.clone();
         let mut guard = shared_device.lock();
+        let mut chunks = arena.iter().enumerate();
         for slot in &executor.plan.slots {
+            if slot.kind == SlotKind::Arena
+                && let Some((i, &bytes)) = chunks.next().filter(|(_, bytes)| **bytes >= slot.bytes)
+            {
+                let key = format!("arena {i} of {bytes}");
+                let buffer = match guard.weights.get_mut(&key) {
+                    Some((buffer, users)) => {
+                        *users += 1;
+                        *buffer
+                    }
+                    None => {
+                        let buffer = guard.backend.alloc(&Slot { kind: SlotKind::Arena, bytes })?;
+                        guard.weights.insert(key.clone(), (buffer, 1));
+                        buffer
+                    }
+                };
+                executor.buffers.push(buffer);
+                executor.shared.push(Some(key));
+                continue;
+            }
             let SlotKind::Weight(recipe) = &slot.kind else {
                 executor.buffers.push(guard.backend.alloc(slot)?);
                 executor.shared.push(None);
@@ -141,10 +231,6 @@ impl Executor {
                 }
             }
         }
-        if !executor.plan.setup.is_empty() {
-            executor.setup = Some(guard.backend.prepare(&executor.plan.setup, &executor.buffers)?);
-        }
-        executor.body = Some(guard.backend.prepare(&executor.plan.body, &executor.buffers)?);
         drop(guard);
         Ok(executor)
     }
@@ -157,6 +243,9 @@ impl Executor {
     /// this executor's own. After any other error the weights are of two kinds, and every run is refused until
     /// a reload succeeds.
     pub fn reload_weights(&mut self, weights: &mut WeightSource<'_>) -> Result<()> {
+        if self.pieces.is_some() {
+            return Err(internal(format!("{}: its weights are streamed", self.plan.name)));
+        }
         let shared_device = self.device.clone();
         let mut guard = shared_device.lock();
         let used_elsewhere = |key: &String| guard.weights.get(key).is_some_and(|(_, users)| *users > 1);
@@ -195,10 +284,15 @@ impl Executor {
         &self.plan
     }
 
-    /// Its number among all executors made on the device: nothing that was written to one of another number
+    /// Its number among all executors this process made: nothing that was written to one of another number
     /// is here.
     pub fn serial(&self) -> u64 {
         self.serial
+    }
+
+    /// Device bytes of its buffers, those of weights it shares included.
+    pub fn device_bytes(&self) -> u64 {
+        self.plan.slots.iter().map(|s| extent::round_up(s.bytes.max(1), extent::ARENA_ALIGN)).sum()
     }
 
     /// Items per launch.
@@ -208,7 +302,8 @@ impl Executor {
 
     /// Host bytes this executor holds.
     pub fn host_bytes(&self) -> u64 {
-        (self.staging.len() + self.control.len()) as u64
+        let pieces = self.pieces.as_ref().map_or(0, Pieces::host_bytes);
+        (self.staging.len() + self.control.len()) as u64 + pieces
     }
 
     /// Writes an input: NHWC without pitch padding, whole items (or table rows). Fewer than the port has
@@ -242,12 +337,18 @@ impl Executor {
     pub fn setup(&mut self) -> Result<()> {
         self.check_weights()?;
         self.set_up = true;
-        if let Some(list) = self.setup {
-            self.write_items(&[])?;
-            self.device.lock().backend.run(list)?;
-            self.check_status()?;
+        if self.plan.setup.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.write_items(&[])?;
+        let mut device = self.device.lock();
+        match (&mut self.pieces, self.setup) {
+            (Some(pieces), _) => pieces.run_setup(device.backend.as_mut())?,
+            (None, Some(list)) => device.backend.run(list)?,
+            (None, None) => {}
+        }
+        drop(device);
+        self.check_status()
     }
 
     /// Runs one launch over `items` (at most the batch; dummies complete it).
@@ -262,9 +363,13 @@ impl Executor {
         }
         self.check_weights()?;
         self.write_items(items)?;
-        if let Some(list) = self.body {
-            self.device.lock().backend.run_until(list, stop)?;
+        let mut device = self.device.lock();
+        match (&mut self.pieces, self.body) {
+            (Some(pieces), _) => pieces.run_body(device.backend.as_mut(), stop)?,
+            (None, Some(list)) => device.backend.run_until(list, stop)?,
+            (None, None) => {}
         }
+        drop(device);
         self.check_status()
     }
 
@@ -334,6 +439,9 @@ impl Drop for Executor {
         for list in [self.setup.take(), self.body.take()].into_iter().flatten() {
             guard.backend.discard(list);
         }
+        if let Some(mut pieces) = self.pieces.take() {
+            pieces.discard(guard.backend.as_mut());
+        }
         for (buffer, key) in self.buffers.drain(..).zip(self.shared.drain(..)) {
             let last = match &key {
                 None => true,
@@ -353,7 +461,7 @@ impl Drop for Executor {
 }
 
 /// Carries out one recipe, for a slot of `room` bytes; whole words, as backends take them.
-fn packed(recipe: &PackedWeight, room: u64, weights: &mut WeightSource<'_>) -> Result<Vec<u8>> {
+pub(super) fn packed(recipe: &PackedWeight, room: u64, weights: &mut WeightSource<'_>) -> Result<Vec<u8>> {
     let mut bytes = weights(recipe)?;
     if bytes.len() as u64 > room {
         return Err(internal(format!("{recipe:?} packed to {} bytes, its slot has {room}", bytes.len())));

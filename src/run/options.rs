@@ -101,6 +101,43 @@ pub enum TileOrder {
     Shuffled(u64),
 }
 
+/// How the autoencoder works on pictures larger than a window, see `docs/vae-modes.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VaeMode {
+    /// The best that memory and the measured figures justify.
+    #[default]
+    Auto,
+    /// The whole picture in one graph.
+    Whole,
+    /// In windows, statistics pooled over all of them: the function of the whole picture.
+    Exact,
+    /// In windows, statistics from a sample of the picture: no seams, not exactly the function.
+    Shared,
+    /// Each window by itself, blended.
+    Tile,
+}
+
+impl VaeMode {
+    /// Every mode.
+    pub const ALL: [VaeMode; 5] = [VaeMode::Auto, VaeMode::Whole, VaeMode::Exact, VaeMode::Shared, VaeMode::Tile];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            VaeMode::Auto => "auto",
+            VaeMode::Whole => "whole",
+            VaeMode::Exact => "exact",
+            VaeMode::Shared => "shared",
+            VaeMode::Tile => "tile",
+        }
+    }
+
+    /// The mode of that name.
+    pub fn parse(name: &str) -> Option<VaeMode> {
+        VaeMode::ALL.into_iter().find(|m| m.name() == name)
+    }
+}
+
 /// What becomes of a job that was interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Resume {
@@ -141,6 +178,8 @@ pub struct UpscaleOptions {
     pub overlap: Option<u32>,
     /// Windows per launch; `None`: chosen.
     pub batch: Option<u32>,
+    /// See [`VaeMode`].
+    pub vae: VaeMode,
     /// Noise in the input, 0 to 1 (see the model's card).
     pub noise: f32,
     /// Compression artefacts in the input, 0 to 1 (see the model's card).
@@ -179,6 +218,7 @@ impl UpscaleOptions {
             tile: None,
             overlap: None,
             batch: None,
+            vae: VaeMode::Auto,
             noise: 0.0,
             jpeg: 0.0,
             seed: 0,
@@ -278,6 +318,15 @@ pub struct Allocations {
     pub host_growths: u64,
 }
 
+/// How long a job should take.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Estimate {
+    /// Seconds of the networks and of loading their weights; reading and writing the pictures comes on top.
+    pub seconds: f64,
+    /// Where the rate comes from: measured on this device, or assumed of its kind.
+    pub origin: String,
+}
+
 /// What a job did.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Report {
@@ -317,6 +366,22 @@ pub struct Report {
     pub seconds: f64,
     /// Device bytes planned: weights, arena, persistent values.
     pub device_bytes: u64,
+    /// What stays on the device, in words.
+    pub residency: String,
+    /// What the autoencoder did, see [`VaeMode`].
+    pub vae: String,
+    /// Windows per launch of each network, where they take turns; else of all.
+    pub batches: Vec<u32>,
+    /// What device and host memory are bounded by, in words, where they are.
+    pub bounds: [Option<String>; 2],
+    /// Device bytes planned by what they are for.
+    pub device_parts: Vec<(String, u64)>,
+    /// Host bytes planned by what they are for.
+    pub host_parts: Vec<(String, u64)>,
+    /// How long it should take; in a dry run.
+    pub estimate: Option<Estimate>,
+    /// Most device bytes allocated at once, transfers and parameters included; 0 in a dry run.
+    pub device_peak: u64,
     /// Host bytes planned: staging, canvases, bands.
     pub host_bytes: u64,
     /// What memory did.

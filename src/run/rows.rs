@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::extent;
 use crate::image::{self, Colour, Header, RowSource, colour, resample::Resampler};
 use crate::system::onestep;
+use crate::system::program::Residency;
 use crate::tile::RowRing;
 use std::cell::RefCell;
 use std::path::Path;
@@ -36,24 +37,53 @@ pub(super) fn run(
     let program = interpreter.program();
     let (from, to) = (program.canvas(onestep::INPUT)?, program.canvas(onestep::OUTPUT)?);
     let width = extent::to_usize("width", target.width)?;
+    let again = program.canvas(onestep::INPUT_AGAIN).ok();
+    // Where the result is made in a later pass than the first, the picture is read a second time: for what is added
+    // to the result, and for alpha.
+    let passing = program.canvases[from.0].residency == Residency::Band;
+    let later = !passing
+        || !program.window_phases().any(|(phase, _)| {
+            phase.sinks.iter().any(|(_, s)| s.canvas() == Some(to))
+                && phase.sources.iter().any(|(_, s)| s.canvas() == Some(from))
+        });
     // Alpha waits for its row to come out of the network: a band of input and a row of windows at most.
-    let waiting = interpreter.rows_in_flight(from);
+    let waiting = if passing { interpreter.rows_in_flight(again.unwrap_or(from)) } else { 2 };
     let times = RefCell::new(Times::default());
-    let held = RefCell::new(RowRing::new(if colour.has_alpha() { target.width as u32 } else { 1 }, 1, waiting));
+    let columns = if colour.has_alpha() { width } else { 1 };
+    let held = RefCell::new(RowRing::new(extent::to_u32("columns", columns as u64)?, 1, waiting));
 
     let mut source = Enlarged::open(options, target)?;
+    let twice = later && (again.is_some() || colour.has_alpha());
+    let second = RefCell::new(if twice { Some(Enlarged::open(options, target)?) } else { None });
+    let mut unused = vec![0.0f32; columns];
     interpreter.resume_at(to, extent::to_u32("rows", delivery.done())?);
     let mut rows_in = |row: &mut [f32]| -> Result<()> {
         let at = Instant::now();
         let mut held = held.borrow_mut();
-        let alpha_row = held.push();
+        let alpha_row = if later { unused.as_mut_slice() } else { held.push() };
         source.next_row(row, alpha_row)?;
         times.borrow_mut().read += at.elapsed().as_secs_f64();
         Ok(())
     };
+    let read_again = |row: &mut [f32]| -> Result<()> {
+        let at = Instant::now();
+        if let Some(source) = second.borrow_mut().as_mut() {
+            source.next_row(row, held.borrow_mut().push())?;
+        }
+        times.borrow_mut().read += at.elapsed().as_secs_f64();
+        Ok(())
+    };
+    let mut rows_again = read_again;
+    let mut colours = vec![0.0f32; 3 * width];
+    let mut next_alpha = || read_again(&mut colours);
+    // Nothing but alpha is wanted of the second reading, where nothing else pulls it.
+    let alpha = (later && again.is_none() && colour.has_alpha()).then_some(&mut next_alpha as &mut AlphaRows<'_>);
     let joined = vec![0.0f32; width * colour.channels()];
-    let mut rows_out = Out { colour, held: &held, times: &times, joined, delivery };
+    let mut rows_out = Out { colour, held: &held, times: &times, joined, alpha, delivery };
     let mut io = Connections { inputs: vec![(from, &mut rows_in)], outputs: vec![(to, &mut rows_out)] };
+    if let Some(again) = again {
+        io.inputs.push((again, &mut rows_again));
+    }
     let stats = interpreter.run(&mut io, control)?;
     drop(io);
     // Damage after the last row that was needed is damage all the same.
@@ -61,12 +91,17 @@ pub(super) fn run(
     Ok((stats, times.into_inner()))
 }
 
+/// Reads the next row of alpha.
+type AlphaRows<'a> = dyn FnMut() -> Result<()> + 'a;
+
 /// Takes finished rows of the program to the delivery.
 struct Out<'a> {
     colour: Colour,
     held: &'a RefCell<RowRing>,
     times: &'a RefCell<Times>,
     joined: Vec<f32>,
+    /// Where alpha has to be read here.
+    alpha: Option<&'a mut AlphaRows<'a>>,
     delivery: &'a mut Delivery,
 }
 
@@ -76,9 +111,15 @@ impl RowsOut for Out<'_> {
         if u64::from(y) < self.delivery.done() {
             return Ok(());
         }
+        if let Some(read) = &mut self.alpha {
+            while self.held.borrow().end() <= y {
+                read()?;
+            }
+        }
         let at = Instant::now();
         let held = self.held.borrow();
-        colour::join_row(self.colour, row, held.row(y)?, &mut self.joined);
+        let alpha_row: &[f32] = if self.colour.has_alpha() { held.row(y)? } else { &[] };
+        colour::join_row(self.colour, row, alpha_row, &mut self.joined);
         self.delivery.put(u64::from(y), &self.joined)?;
         self.times.borrow_mut().write += at.elapsed().as_secs_f64();
         Ok(())

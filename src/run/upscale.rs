@@ -3,12 +3,14 @@
 //! What must be known is looked at first, the shape of the work is chosen, then rows are decoded, enlarged by
 //! bicubic, cut into windows, run through the network, blended (`rows`), and delivered (`delivery`).
 
-use super::budget::{self, Choice};
+use super::budget::{self, Choice, Residency};
 use super::clock::Clock;
 use super::delivery::{self, Delivery};
 use super::engine::Engine;
+use super::executor::SharedWeights;
 use super::interpreter::{Control, Interpreter};
 use super::key::Deciding;
+use super::loader::Loader;
 use super::naming::default_output;
 use super::options::{Allocations, Cancel, Observer, Progress, Report, Target, UpscaleOptions};
 use super::rows;
@@ -16,9 +18,10 @@ use super::shipped::{SYSTEM, model_folder};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::image::{self, Header, WriteOptions};
-use crate::plan::command::PackedWeight;
 use crate::system::onestep::{self, Checkpoints, Conditioning, OneStep};
-use std::path::Path;
+use crate::system::onestep_latent;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Upscales one picture on a device opened for it.
@@ -108,6 +111,9 @@ pub fn upscale_with(
     report.notes.iter().for_each(|note| observer.note(note));
     if options.dry_run {
         report.dry_run = true;
+        if !copied {
+            report.estimate = Some(budget::estimate(engine, &choice));
+        }
         (report.phases, report.seconds) = (clock.phases, began.elapsed().as_secs_f64());
         return Ok(report);
     }
@@ -138,10 +144,13 @@ pub fn upscale_with(
     } else {
         observer.progress(&stage("load"));
         let scope = folder.display().to_string();
-        let checkpoints = checked(&model, &choice)?;
-        let mut pack = |w: &PackedWeight| checkpoints.packed(&w.tensors, &w.packing, w.dtype);
-        let executor = loop {
-            match engine.executor(&choice.key, &scope, &choice.plan, &mut pack) {
+        let checkpoints = checked(&model)?;
+        let weights: SharedWeights = Arc::new(move |w| checkpoints.packed(&w.tensors, &w.packing, w.dtype));
+        loop {
+            engine.limit(choice.cap);
+            // What is loaded stays warm in the engine.
+            let tried = Loader::new(engine, &choice.parts, choice.residency, &scope, weights.clone()).map(drop);
+            match tried {
                 // Others may hold a part of the device's memory: smaller windows, before anything is written.
                 Err(e) if e.kind() == Kind::Memory && options.tile.is_none() => {
                     let tile = choice.shaping.tile;
@@ -157,22 +166,32 @@ pub fn upscale_with(
                     observer.note(&why);
                     report.notes.push(why);
                 }
-                other => break other?,
+                other => {
+                    other?;
+                    break;
+                }
             }
-        };
+        }
         clock.lap("load");
 
         let device = engine.device().clone();
-        let mut executors = vec![executor];
+        let mut loader = Loader::new(engine, &choice.parts, choice.residency, &scope, weights)?;
+        // What is loaded in turn differs from moment to moment: held beside it.
+        let beside = |loader: &Loader<'_>| match choice.residency {
+            Residency::All | Residency::OneArena => device.allocated(),
+            Residency::Networks => device.allocated().saturating_sub(loader.device_bytes()),
+        };
+        report.allocations.device_before = beside(&loader);
         delivery.begin();
         let result = {
-            let mut interpreter = Interpreter::new(&choice.program, &mut executors)?;
-            report.allocations.device_before = device.allocated();
+            let mut interpreter = Interpreter::new(&choice.program, &mut loader)?;
+            interpreter.set_spool(states_folder(options, &path));
             let mut control = Control { observer, cancel, order: options.tile_order, began };
             rows::run(&mut interpreter, &mut control, options, header.colour, &target, &mut delivery)
         };
-        report.allocations.device_after = device.allocated();
-        executors.into_iter().for_each(|executor| engine.keep(&choice.key, &scope, executor));
+        report.allocations.device_after = beside(&loader);
+        report.device_peak = device.peak();
+        drop(loader);
         let (stats, spent) = match result {
             Ok(done) => done,
             Err(e) => return Err(delivery.fail(e)),
@@ -205,9 +224,10 @@ pub fn upscale_with(
 }
 
 /// The model's checkpoints, held against the program's network.
-fn checked(model: &OneStep, choice: &Choice) -> Result<Checkpoints> {
+fn checked(model: &OneStep) -> Result<Checkpoints> {
     let checkpoints = model.checkpoints()?;
-    let extra = checkpoints.check(&choice.program.graphs[0])?;
+    // Of the networks as they are: pieces cut at norms do not hold the norms' vectors.
+    let extra = checkpoints.check(&model.uncut()?)?;
     if extra.is_empty() {
         return Ok(checkpoints);
     }
@@ -217,8 +237,16 @@ fn checked(model: &OneStep, choice: &Choice) -> Result<Checkpoints> {
         .advise("use the config.json and the weights of one and the same checkpoint"))
 }
 
+/// Where canvases that live in files go: the folder for unfinished jobs, or that of the output.
+fn states_folder(options: &UpscaleOptions, path: &Path) -> PathBuf {
+    let beside = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    options.spool_dir.as_deref().unwrap_or(beside).to_owned()
+}
+
 fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder: &Path, choice: &Choice) -> Report {
     let grid = &choice.program.grids[0];
+    // Windows over latent canvases are counted in latents.
+    let scale = choice.program.target[0].div_ceil(grid.rows.extent.max(1)).max(1);
     Report {
         input: (header.width, header.height),
         output: (target.width, target.height),
@@ -229,13 +257,19 @@ fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder
         device: engine.name().into(),
         why: engine.why().into(),
         dtype: choice.shaping.dtype.name().into(),
-        tile: (grid.rows.size, grid.cols.size),
+        tile: (grid.rows.size * scale, grid.cols.size * scale),
+        vae: choice.program.name.strip_prefix(onestep_latent::NAME).map_or("tile", str::trim).to_owned(),
         overlap: choice.shaping.overlap,
         batch: choice.shaping.batch,
         windows: grid.count() as u64,
-        flops: choice.plan.cost.flops,
-        device_bytes: choice.needs.device,
-        host_bytes: choice.needs.host,
+        flops: choice.parts.iter().map(|p| p.plan.cost.flops).sum(),
+        device_bytes: choice.needs.device.total(),
+        host_bytes: choice.needs.host.total(),
+        residency: choice.residency_words(),
+        batches: choice.batches_used(),
+        bounds: choice.bounds.clone(),
+        device_parts: choice.needs.device.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
+        host_parts: choice.needs.host.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
         allocations: Allocations::default(),
         ..Report::default()
     }

@@ -9,22 +9,17 @@
 //! out = (x + y) / 2 + 0.5                      without a residual: y / 2 + 0.5
 //! ```
 
-use super::link::Linker;
 pub use super::onestep_index::Plane;
 use super::onestep_index::{Index, wrong};
-use super::phase::{Block, Contexts, Nesting, Phase, Sink, Source, WindowPhase};
-use super::program::{Canvas, CanvasId, Extent, GraphId, GridId, Program, Ratio, Residency, Table, TableId};
+pub use super::onestep_program::Launch;
 use super::schedule::Schedule;
 use crate::error::{Error, Kind, Result};
 use crate::fs;
-use crate::graph::op::{Graph, Op, Pointwise, Value};
-use crate::graph::{Act, DType, Lifetime, Shape};
+use crate::graph::{DType, Graph};
 use crate::limits;
-use crate::model::Extents;
 use crate::model::unet::UNet2DConditionModel;
 use crate::model::vae::AutoencoderKL;
 use crate::tile::geometry::{Placement, QUANTUM, Tiling};
-use crate::tile::{Grid, Ramp};
 use crate::weights::{Checkpoint, json};
 use serde_json::Value as Json;
 use std::path::{Path, PathBuf};
@@ -33,6 +28,8 @@ use std::path::{Path, PathBuf};
 pub const CLASS: &str = "OneStepSuperResolution";
 /// Name of the canvas that holds the enlarged picture, values 0 to 1.
 pub const INPUT: &str = "enlarged";
+/// Name of the canvas that holds the enlarged picture once more, for the last pass of a program by network.
+pub const INPUT_AGAIN: &str = "enlarged again";
 /// Name of the canvas that holds the result, values 0 to 1 (not clamped).
 pub const OUTPUT: &str = "result";
 
@@ -168,122 +165,9 @@ impl OneStep {
         Tiling { tile, overlap, stride: self.stride(), quantum: QUANTUM, placement }
     }
 
-    /// The whole network of one launch as one graph: `window` (f32, -1 to 1) to `result`, with the inputs
-    /// `planes`, `unet.timestep` and, where the UNet looks at one, `unet.encoder_hidden_states`.
-    pub fn graph(&self, batch: u32, height: u32, width: u32, tokens: u32, dtype: DType) -> Result<Graph> {
-        let factor = self.vae.factor();
-        if !height.is_multiple_of(factor) || !width.is_multiple_of(factor) {
-            // what is over would be missing in the result
-            let why = format!("onestep: a window of {height}x{width} is not a multiple of {factor} on both sides");
-            return Err(Error::new(Kind::Usage, "system", why).advise("choose another window"));
-        }
-        let mut l = Linker::new(format!("onestep {height}x{width} b{batch} {}", dtype.name()));
-        let window =
-            |name: &str, shape| Value { name: name.into(), shape, dtype: DType::F32, lifetime: Lifetime::Window };
-        let x = l.input(window("window", Shape::new(batch, height, width, 3)));
-        let narrow = |l: &mut Linker, name: &str, v| {
-            if dtype == DType::F32 { Ok(v) } else { affine(l, name, v, 1.0, 0.0, dtype) }
-        };
-        let sample = narrow(&mut l, "window.stored", x)?;
-        let encoder = self.vae.build_encoder(batch, height, width, dtype)?;
-        let moments = l.part("vae", &encoder, &[("sample", sample)])?[0];
-        let channels = self.vae.latent_channels();
-        let mean = l.push("latent.mean", Op::Slice { begin: 0, channels }, &[moments], DType::F32)?;
-        let (scaling, shift) = (self.vae.scaling_factor, self.vae.shift_factor);
-        let z = if (scaling, shift) == (1.0, 0.0) {
-            mean
-        } else {
-            affine(&mut l, "latent", mean, scaling, -shift * scaling, DType::F32)?
-        };
-        let mut sample = narrow(&mut l, "latent.stored", z)?;
-        let latent = l.value(z).shape;
-        if !self.planes.is_empty() {
-            let shape = latent.with_c(self.planes.len() as u32);
-            let planes = l.input(Value { name: "planes".into(), shape, dtype, lifetime: Lifetime::Job });
-            sample = l.push("latent.with_planes", Op::Concat, &[sample, planes], dtype)?;
-        }
-        let extents = Extents { batch, height: latent.h, width: latent.w, steps: 1, contexts: 1, tokens };
-        let unet = self.unet.build(&extents, dtype)?;
-        let prediction = l.part("unet", &unet, &[("sample", sample)])?[0];
-        let [a, b] = self.coefficients;
-        let scaling = f64::from(scaling);
-        let step = Pointwise {
-            alpha: (a / scaling) as f32,
-            beta: Some((b / scaling) as f32),
-            gamma: shift,
-            act: Act::None,
-            clamp: None,
-            table: false,
-        };
-        // The step itself is always computed in f32 from f32 operands; only its result is stored narrow.
-        let clean = l.push("clean", Op::Pointwise(step), &[z, prediction], dtype)?;
-        let decoder = self.vae.build_decoder(batch, latent.h, latent.w, dtype)?;
-        let picture = l.part("vae", &decoder, &[("latent_sample", clean)])?[0];
-        let result = if self.residual {
-            let sum = Pointwise { alpha: 0.5, beta: Some(0.5), gamma: 0.5, act: Act::None, clamp: None, table: false };
-            l.push("result", Op::Pointwise(sum), &[picture, x], DType::F32)?
-        } else {
-            affine(&mut l, "result", picture, 0.5, 0.5, DType::F32)?
-        };
-        l.output("result", result);
-        Ok(l.finish())
-    }
-
-    /// The program for a target of `[rows, columns]`.
-    pub fn program(&self, target: [u32; 2], conditioning: &Conditioning, shaping: &Shaping) -> Result<Program> {
-        let mut program = Program::new("onestep", target, 0);
-        let grid = Grid::new(target[0], target[1], &self.tiling(shaping))?;
-        let [h, w] = [grid.rows.size, grid.cols.size];
-        let prompt = self.prompt()?;
-        let tokens = prompt.as_ref().map_or(1, |p| p.0);
-        program.graphs.push(self.graph(shaping.batch, h, w, tokens, shaping.dtype)?);
-        program.grids.push(grid);
-        let canvas = |name: &str| Canvas {
-            name: name.into(),
-            extent: Extent::OfTarget { num: 1, den: 1 },
-            channels: 3,
-            residency: Residency::Band,
-        };
-        program.canvases.extend([canvas(INPUT), canvas(OUTPUT)]);
-        program.tables.push(Table { name: "timestep".into(), width: 1, values: vec![self.timestep as f32] });
-        let mut sources = vec![
-            ("window".to_owned(), Source::Crop { canvas: CanvasId(0), ratio: Ratio::ONE, gain: 2.0, shift: -1.0 }),
-            ("unet.timestep".to_owned(), Source::Table(TableId(0))),
-        ];
-        if !self.planes.is_empty() {
-            let values: Vec<f32> = self.planes.iter().map(|p| conditioning.of(*p)).collect();
-            let f = self.vae.factor();
-            let pixels = shaping.batch as usize * (h / f) as usize * (w / f) as usize;
-            sources.push(("planes".to_owned(), Source::Constant(values.repeat(pixels))));
-        }
-        if let Some((_, values)) = prompt {
-            sources.push(("unet.encoder_hidden_states".to_owned(), Source::Constant(values)));
-        }
-        let blend = Sink::Blend {
-            canvas: CanvasId(1),
-            ratio: Ratio::ONE,
-            ramp: Ramp::Cosine,
-            halo: shaping.overlap / 8,
-            gains: vec![1.0],
-            last_step_only: false,
-        };
-        let phase = WindowPhase {
-            name: "upscale".into(),
-            graph: GraphId(0),
-            grid: GridId(0),
-            branches: 1,
-            contexts: Contexts::Branch,
-            sources,
-            sinks: vec![("result".to_owned(), blend)],
-        };
-        program.blocks.push(Block { steps: 1, nesting: Nesting::StepOutside, phases: vec![Phase::Windows(phase)] });
-        program.check()?;
-        Ok(program)
-    }
-
     /// Tokens and values of the constant context, for a UNet that looks at one: the tensor
     /// `encoder_hidden_states` of `prompt/embeddings.safetensors`.
-    fn prompt(&self) -> Result<Option<(u32, Vec<f32>)>> {
+    pub(super) fn prompt(&self) -> Result<Option<(u32, Vec<f32>)>> {
         let Some(channels) = self.unet.context_channels() else { return Ok(None) };
         let path = self.folder.join("prompt").join("embeddings.safetensors");
         let values = Checkpoint::open(&path)?.read_f32("encoder_hidden_states")?;
@@ -311,11 +195,12 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Checks that every tensor of `graph` is there in the right shape; returns the names nobody wants.
-    pub fn check(&self, graph: &Graph) -> Result<Vec<String>> {
+    /// Checks that every tensor of `graphs` is there in the right shape; returns the names nobody wants.
+    pub fn check(&self, graphs: &[Graph]) -> Result<Vec<String>> {
         let mut extra = Vec::new();
         for (prefix, checkpoint) in [("vae.", &self.vae), ("unet.", &self.unet)] {
-            let wanted = graph.weights.iter().filter_map(|w| Some((w.name.strip_prefix(prefix)?, w.shape.as_slice())));
+            let weights = graphs.iter().flat_map(|g| &g.weights);
+            let wanted = weights.filter_map(|w| Some((w.name.strip_prefix(prefix)?, w.shape.as_slice())));
             extra.extend(checkpoint.check(wanted)?.into_iter().map(|name| format!("{prefix}{name}")));
         }
         Ok(extra)
@@ -343,24 +228,11 @@ impl Checkpoints {
 }
 
 impl Conditioning {
-    fn of(&self, plane: Plane) -> f32 {
+    pub(super) fn of(&self, plane: Plane) -> f32 {
         match plane {
             Plane::Noise => self.noise,
             Plane::Jpeg => self.jpeg,
             Plane::InverseScale => (1.0 / self.scale) as f32,
         }
     }
-}
-
-/// `gain * v + shift`, stored as `dtype`.
-fn affine(
-    l: &mut Linker,
-    name: &str,
-    v: crate::graph::ValueId,
-    gain: f32,
-    shift: f32,
-    dtype: DType,
-) -> Result<crate::graph::ValueId> {
-    let op = Pointwise { alpha: gain, beta: None, gamma: shift, act: Act::None, clamp: None, table: false };
-    l.push(name, Op::Pointwise(op), &[v], dtype)
 }

@@ -16,7 +16,7 @@ mod scratch;
 mod time_embedding;
 mod vector;
 
-use super::{Backend, BufferId, ListId, Rows, Stop, insert};
+use super::{Account, Backend, BufferId, ListId, Rows, Stop, insert};
 use crate::abi::params::STATUS_NARROW;
 use crate::abi::{Access, Caps};
 use crate::error::{Error, Kind, Result};
@@ -38,6 +38,7 @@ pub struct Cpu {
     lists: Vec<Option<Vec<Kernel>>>,
     /// Operands widened to f32, one space per binding; empty while everything is f32.
     wide: [Vec<Line>; MAX_OPERANDS],
+    account: Account,
 }
 
 impl Cpu {
@@ -61,7 +62,15 @@ impl Cpu {
         let threads = pool.as_ref().map_or_else(rayon::current_num_threads, rayon::ThreadPool::current_num_threads);
         let mut caps = Caps::cpu();
         caps.name = format!("cpu ({threads} threads, {})", instruction_set(arch));
-        Ok(Cpu { caps, pool, arch, buffers: Vec::new(), lists: Vec::new(), wide: Default::default() })
+        Ok(Cpu {
+            caps,
+            pool,
+            arch,
+            buffers: Vec::new(),
+            lists: Vec::new(),
+            wide: Default::default(),
+            account: Account::default(),
+        })
     }
 
     fn block(&self, buffer: BufferId) -> Result<&Block> {
@@ -109,13 +118,15 @@ impl Backend for Cpu {
     }
 
     fn alloc(&mut self, slot: &Slot) -> Result<BufferId> {
-        let block = Block::new(slot.bytes)?;
+        let bytes = extent::round_up(slot.bytes, 64);
+        self.account.take(bytes, "a buffer")?;
+        let block = Block::new(slot.bytes).inspect_err(|_| self.account.give(bytes))?;
         Ok(BufferId(insert(&mut self.buffers, block)?))
     }
 
     fn free(&mut self, buffer: BufferId) {
-        if let Some(block) = self.buffers.get_mut(buffer.0 as usize) {
-            *block = None;
+        if let Some(block) = self.buffers.get_mut(buffer.0 as usize).and_then(Option::take) {
+            self.account.give(block.len());
         }
     }
 
@@ -214,7 +225,11 @@ impl Backend for Cpu {
         }
     }
 
+    fn account(&mut self) -> &mut Account {
+        &mut self.account
+    }
+
     fn allocated(&self) -> u64 {
-        self.buffers.iter().flatten().map(Block::len).sum()
+        self.account.held()
     }
 }

@@ -105,6 +105,12 @@ pub(super) fn properties(index: usize) -> Call<Properties> {
     Ok(Properties { name: result::device::get_name(device)?, capability: [major, minor], memory, shared })
 }
 
+/// Bytes of memory that are free on the device of a context: of this program and of all others.
+pub(super) fn free_memory(context: &Context) -> Call<u64> {
+    context.bind()?;
+    Ok(result::mem_get_info()?.0 as u64)
+}
+
 /// The primary context of one device, held.
 pub(super) struct Context {
     device: sys::CUdevice,
@@ -201,6 +207,11 @@ pub(super) struct Staging {
 unsafe impl Send for Staging {}
 
 impl Staging {
+    /// Its size.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// `bytes` of pinned memory.
     pub(super) fn new(context: &Arc<Context>, bytes: usize) -> Call<Staging> {
         context.bind()?;
@@ -306,6 +317,11 @@ impl Stream {
         self.patience = patience;
     }
 
+    /// The end of the last transfer through this stream.
+    pub(super) fn done(&self) -> &Event {
+        &self.done
+    }
+
     /// A new event; the caller gives it back with [`Stream::forget`].
     pub(super) fn event(&self) -> Call<Event> {
         self.context.bind()?;
@@ -343,8 +359,22 @@ impl Stream {
         Ok(unsafe { result::event::record(event.0, self.handle) }?)
     }
 
+    /// What is put into this stream from now on begins when the mark, of whatever stream, is reached.
+    pub(super) fn after(&self, event: &Event) -> Call<()> {
+        self.context.bind()?;
+        let flags = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
+        // SAFETY: both handles are live.
+        Ok(unsafe { result::stream::wait_event(self.handle, event.0, flags) }?)
+    }
+
     /// Waits for the mark. A device that does not reach it in time is given up for good.
     pub(super) fn wait(&self, event: &Event) -> Call<()> {
+        self.wait_for(event, 1)
+    }
+
+    /// Like [`Stream::wait`], with `times` the patience.
+    pub(super) fn wait_for(&self, event: &Event, times: u32) -> Call<()> {
+        let patience = self.patience.saturating_mul(times);
         self.context.bind()?;
         let began = Instant::now();
         loop {
@@ -355,9 +385,9 @@ impl Stream {
                 Err(e) => return Err(e.into()),
             }
             let waited = began.elapsed();
-            if waited > self.patience {
+            if waited > patience {
                 self.context.abandoned.store(true, Ordering::Relaxed);
-                return Err(Failure::Timeout(self.patience));
+                return Err(Failure::Timeout(patience));
             }
             if waited > SPIN {
                 std::thread::sleep(PAUSE);

@@ -2,7 +2,7 @@
 
 use super::driver::{DeviceMemory, Staging, Stream};
 use super::faults::Faults;
-use crate::backend::{BufferId, Rows, insert};
+use crate::backend::{Account, BufferId, Rows, insert};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 
@@ -10,8 +10,11 @@ use crate::extent;
 /// the lists that name it.
 pub(super) struct Memory {
     entries: Vec<Option<DeviceMemory>>,
-    allocated: u64,
+    pub(super) account: Account,
     staging: Staging,
+    /// The way of uploads beside a list that runs: they take turns, so that one is filled while the other is read.
+    beside: [Staging; 2],
+    turn: usize,
 }
 
 fn bad(why: String) -> Error {
@@ -19,8 +22,8 @@ fn bad(why: String) -> Error {
 }
 
 impl Memory {
-    pub(super) fn new(staging: Staging) -> Memory {
-        Memory { entries: Vec::new(), allocated: 0, staging }
+    pub(super) fn new(staging: Staging, beside: [Staging; 2]) -> Memory {
+        Memory { entries: Vec::new(), account: Account::default(), staging, beside, turn: 0 }
     }
 
     /// A zeroed buffer of at least `bytes`.
@@ -28,18 +31,19 @@ impl Memory {
         let size = extent::round_up(bytes.max(1), extent::ARENA_ALIGN);
         let doing = format_args!("allocating {size} bytes ({label})");
         faults.check(doing)?;
-        let memory = DeviceMemory::zeroed(stream, size).map_err(|e| faults.error(doing, e))?;
+        self.account.take(size, label)?;
+        let made = DeviceMemory::zeroed(stream, size).map_err(|e| faults.error(doing, e));
+        let memory = made.inspect_err(|_| self.account.give(size))?;
         if !memory.address().is_multiple_of(extent::ARENA_ALIGN) {
             return Err(bad(format!("an allocation at {:#x} is not aligned", memory.address())));
         }
-        self.allocated += size;
         Ok(BufferId(insert(&mut self.entries, memory)?))
     }
 
     /// Gives a buffer back.
     pub(super) fn free(&mut self, id: BufferId) {
         if let Some(memory) = self.entries.get_mut(id.0 as usize).and_then(Option::take) {
-            self.allocated -= memory.bytes();
+            self.account.give(memory.bytes());
         }
     }
 
@@ -74,6 +78,30 @@ impl Memory {
         self.staging.upload(stream, to, offset, bytes).map_err(|e| faults.error("an upload", e))
     }
 
+    /// Uploads beside the kernels, in pieces that take turns in two staging buffers with a stream each.
+    pub(super) fn upload(
+        &mut self,
+        copies: &[Stream; 2],
+        faults: &mut Faults,
+        id: BufferId,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<()> {
+        faults.check("an upload")?;
+        self.check_range(id, offset, bytes.len())?;
+        let to = self.entries.get(id.0 as usize).and_then(Option::as_ref);
+        let to = to.ok_or_else(|| bad(format!("buffer {} is not allocated", id.0)))?;
+        let mut at = offset;
+        let size = self.beside[0].bytes().max(1);
+        for piece in bytes.chunks(size) {
+            let k = self.turn % 2;
+            self.beside[k].upload(&copies[k], to, at, piece).map_err(|e| faults.error("an upload", e))?;
+            self.turn += 1;
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
     /// Reads back after everything put into the stream so far.
     pub(super) fn read(
         &mut self,
@@ -106,6 +134,6 @@ impl Memory {
 
     /// Bytes held by `alloc` now.
     pub(super) fn allocated(&self) -> u64 {
-        self.allocated
+        self.account.held()
     }
 }

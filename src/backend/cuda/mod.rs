@@ -12,7 +12,7 @@ mod memory;
 mod modules;
 mod run;
 
-use super::{Backend, BufferId, ListId, Rows, Stop, insert};
+use super::{Account, Backend, BufferId, ListId, Rows, Stop, insert};
 use crate::abi::{Caps, Stem};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
@@ -34,13 +34,19 @@ struct Gpu {
     starting: Starting,
     /// Ends of the last two segments.
     marks: [Event; 2],
+    /// Where the list started last begins.
+    begun: Event,
+    /// Segments of what was started and not yet waited for, and which mark ends them.
+    pending: Option<(usize, u32)>,
     stream: Stream,
+    /// Uploads beside the kernels go through these.
+    copies: [Stream; 2],
     context: Arc<Context>,
 }
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        self.marks.iter().for_each(|m| self.stream.forget(m));
+        self.marks.iter().chain([&self.begun]).for_each(|m| self.stream.forget(m));
     }
 }
 
@@ -68,21 +74,29 @@ impl CudaBackend {
         let stream = Stream::new(&context, patience).map_err(|e| failed("making a stream", e))?;
         let mut mark = || stream.event().map_err(|e| failed("making an event", e));
         let marks = [mark()?, mark()?];
-        let bytes = extent::to_usize("staging", limits::CUDA_STAGING_BYTES)?;
-        let staging = Staging::new(&context, bytes).map_err(|e| failed("allocating pinned memory", e))?;
+        let begun = mark()?;
+        let mut copy = || Stream::new(&context, patience).map_err(|e| failed("making a stream", e));
+        let copies = [copy()?, copy()?];
+        let mut pinned = |bytes: u64| -> Result<Staging> {
+            let bytes = extent::to_usize("staging", bytes)?;
+            Staging::new(&context, bytes).map_err(|e| failed("allocating pinned memory", e))
+        };
+        let staging = pinned(limits::CUDA_STAGING_BYTES)?;
+        let beside = [pinned(limits::CUDA_BESIDE_BYTES)?, pinned(limits::CUDA_BESIDE_BYTES)?];
         let one_by_one = crate::knobs::is_on("TESSERA_CUDA_SYNC");
         let starting = if one_by_one { Starting::Synchronous } else { Starting::Graphs };
-        let mut gpu = Gpu { faults, starting, marks, stream, context };
+        let mut gpu = Gpu { faults, starting, marks, begun, pending: None, stream, copies, context };
         let mut modules = Modules::new(device.driver);
         modules.load(&gpu.context, &mut gpu.faults, Stem::Pointwise).map_err(|e| e.at(&device.name))?;
         let caps = adapter::caps(&device);
-        Ok(CudaBackend { caps, lists: Vec::new(), modules, memory: Memory::new(staging), gpu })
+        Ok(CudaBackend { caps, lists: Vec::new(), modules, memory: Memory::new(staging, beside), gpu })
     }
 
     /// Waits at most so long for two segments of a list, instead of [`limits::CUDA_WAIT_SECONDS`], before the
     /// device is given up.
     pub fn set_patience(&mut self, patience: Duration) {
         self.gpu.stream.set_patience(patience);
+        self.gpu.copies.iter_mut().for_each(|s| s.set_patience(patience));
     }
 
     /// Kernels made ready so far.
@@ -114,6 +128,7 @@ impl Backend for CudaBackend {
             SlotKind::Arena => "arena",
             SlotKind::Persistent => "persistent",
             SlotKind::Weight(_) => "weight",
+            SlotKind::Ring => "streamed weights",
             SlotKind::Control => "control",
         };
         self.memory.alloc(&self.gpu.stream, &mut self.gpu.faults, slot.bytes, label)
@@ -151,6 +166,30 @@ impl Backend for CudaBackend {
             return Err(Error::new(Kind::Internal, "cuda", format!("list {} was not prepared", list.0)));
         };
         prepared.run(&mut self.gpu, stop)
+    }
+
+    fn start(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
+        let Some(prepared) = self.lists.get(list.0 as usize).and_then(Option::as_ref) else {
+            return Err(Error::new(Kind::Internal, "cuda", format!("list {} was not prepared", list.0)));
+        };
+        prepared.start(&mut self.gpu, stop)
+    }
+
+    fn upload(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<()> {
+        run::order_uploads(&mut self.gpu)?;
+        self.memory.upload(&self.gpu.copies, &mut self.gpu.faults, buffer, offset, bytes)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        run::finish(&mut self.gpu)
+    }
+
+    fn free_memory(&self) -> Option<u64> {
+        driver::free_memory(&self.gpu.context).ok()
+    }
+
+    fn account(&mut self) -> &mut Account {
+        &mut self.memory.account
     }
 
     fn allocated(&self) -> u64 {

@@ -115,6 +115,29 @@ fn start(stream: &Stream, step: &Step) -> Result<(), Failure> {
     unsafe { stream.launch(&launch) }
 }
 
+/// Ready for a list: uploads beside the kernels come before it, and those that follow know where it begins.
+fn begin(gpu: &mut Gpu) -> Result<()> {
+    gpu.faults.check("a run")?;
+    let ordered = gpu.copies.iter().try_for_each(|c| gpu.stream.after(c.done()));
+    ordered.and_then(|()| gpu.stream.mark(&gpu.begun)).map_err(|e| gpu.faults.error("ordering uploads", e))
+}
+
+/// What is uploaded beside the kernels from now on waits for everything before the list that runs, or before now.
+pub(super) fn order_uploads(gpu: &mut Gpu) -> Result<()> {
+    gpu.faults.check("an upload")?;
+    let marked = if gpu.pending.is_none() { gpu.stream.mark(&gpu.begun) } else { Ok(()) };
+    let ordered = marked.and_then(|()| gpu.copies.iter().try_for_each(|c| c.after(&gpu.begun)));
+    ordered.map_err(|e| gpu.faults.error("ordering uploads", e))
+}
+
+/// Waits for what was started.
+pub(super) fn finish(gpu: &mut Gpu) -> Result<()> {
+    let Some((turn, segments)) = gpu.pending.take() else { return Ok(()) };
+    // Segments are meant to be short; the patience is for two of them.
+    let waited = gpu.stream.wait_for(&gpu.marks[turn], segments.div_ceil(2).max(1));
+    waited.map_err(|e| gpu.faults.error("a run", e))
+}
+
 impl List {
     /// Compiles what is missing, resolves every range and records the segments.
     pub(super) fn new(
@@ -172,7 +195,8 @@ impl List {
     /// Runs every segment and waits for the last. At most two segments are in flight, so that a lost device is
     /// noticed early.
     pub(super) fn run(&self, gpu: &mut Gpu, stop: &Stop<'_>) -> Result<()> {
-        gpu.faults.check("a run")?;
+        finish(gpu)?;
+        begin(gpu)?;
         let synchronous = gpu.starting == Starting::Synchronous;
         let mut before: Option<usize> = None;
         for (i, segment) in self.segments.iter().enumerate() {
@@ -198,6 +222,27 @@ impl List {
             Some(last) => self.finish(gpu, last, last..last + 1),
             None => Ok(()),
         }
+    }
+
+    /// Puts every segment into the stream, behind all uploads, and waits for none: at most this list and the one
+    /// started before it are under way.
+    pub(super) fn start(&self, gpu: &mut Gpu, stop: &Stop<'_>) -> Result<()> {
+        let turn = gpu.pending.map_or(0, |(turn, _)| 1 - turn);
+        stop()?;
+        begin(gpu)?;
+        let synchronous = gpu.starting == Starting::Synchronous;
+        for segment in &self.segments {
+            let started = match &segment.graph {
+                Some(graph) => gpu.stream.replay(graph).map_err(|e| (e, segment.steps.clone())),
+                None => self.start_all(&gpu.stream, &gpu.marks[turn], segment.steps.clone(), synchronous),
+            };
+            started.map_err(|(e, steps)| self.failed(&mut gpu.faults, e, steps))?;
+        }
+        gpu.stream.mark(&gpu.marks[turn]).map_err(|e| self.failed(&mut gpu.faults, e, 0..self.steps.len()))?;
+        // The one before has ended when this wait does.
+        finish(gpu)?;
+        gpu.pending = Some((turn, u32::try_from(self.segments.len()).unwrap_or(u32::MAX)));
+        Ok(())
     }
 
     /// Starts steps one by one; an error comes with the steps that may have caused it.

@@ -46,6 +46,12 @@ fn enumerate() -> Vec<wgpu::Adapter> {
     let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
         backends,
+        // Where a driver tells of its budget (VK_EXT_memory_budget, DXGI), what would go beyond this share of it is an
+        // error of the allocation, which a job answers with smaller windows, and not of a later submission.
+        memory_budget_thresholds: wgpu::MemoryBudgetThresholds {
+            for_resource_creation: Some(limits::WGPU_BUDGET_PERCENT),
+            for_device_loss: None,
+        },
         ..wgpu::InstanceDescriptor::new_without_display_handle()
     });
     let mut adapters = pollster::block_on(instance.enumerate_adapters(backends));

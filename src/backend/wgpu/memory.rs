@@ -1,7 +1,7 @@
 //! Buffers of a wgpu device: allocation, upload, read-back.
 
 use super::shared::{Faults, scoped, wait};
-use crate::backend::{BufferId, Rows, insert};
+use crate::backend::{Account, BufferId, Rows, insert};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::limits::WGPU_STAGING_BYTES;
@@ -17,11 +17,13 @@ struct Entry {
 pub(super) struct Memory {
     entries: Vec<Option<Entry>>,
     allocated: u64,
+    /// Everything: buffers, the two below, uploads in flight, parameters of lists.
+    pub(super) account: Account,
     /// Read-back buffer, made once: larger reads go through it in pieces.
     staging: wgpu::Buffer,
     /// Stands for absent optional bindings, one 256-byte piece per binding number.
     dummy: wgpu::Buffer,
-    /// Bytes handed to the queue since it was last flushed.
+    /// Bytes handed to the queue since it was last waited for: the queue holds a copy of them on the device.
     in_flight: u64,
 }
 
@@ -31,9 +33,13 @@ fn unknown(id: BufferId) -> Error {
 
 impl Memory {
     pub(super) fn new(device: &wgpu::Device, faults: &Faults) -> Result<Memory> {
+        let mut account = Account::default();
+        let absent = extent::ARENA_ALIGN * crate::limits::MAX_BINDINGS as u64;
+        account.take(WGPU_STAGING_BYTES + absent, "transfers")?;
         scoped(device, faults, "allocating the transfer buffers", || Memory {
             entries: Vec::new(),
             allocated: 0,
+            account,
             staging: device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("staging"),
                 size: WGPU_STAGING_BYTES,
@@ -42,7 +48,7 @@ impl Memory {
             }),
             dummy: device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("absent"),
-                size: extent::ARENA_ALIGN * crate::limits::MAX_BINDINGS as u64,
+                size: absent,
                 usage: wgpu::BufferUsages::STORAGE,
                 mapped_at_creation: false,
             }),
@@ -59,6 +65,7 @@ impl Memory {
         label: &str,
     ) -> Result<BufferId> {
         let size = extent::round_up(bytes.max(1), extent::ARENA_ALIGN);
+        self.account.take(size, label)?;
         let buffer = scoped(device, faults, format_args!("allocating {size} bytes ({label})"), || {
             device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some(label),
@@ -66,7 +73,8 @@ impl Memory {
                 usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
             })
-        })?;
+        })
+        .inspect_err(|_| self.account.give(size))?;
         self.allocated += size;
         Ok(BufferId(insert(&mut self.entries, Entry { buffer, bytes: size })?))
     }
@@ -75,6 +83,7 @@ impl Memory {
     pub(super) fn free(&mut self, id: BufferId) {
         if let Some(entry) = self.entries.get_mut(id.0 as usize).and_then(Option::take) {
             self.allocated -= entry.bytes;
+            self.account.give(entry.bytes);
             entry.buffer.destroy();
         }
     }
@@ -128,18 +137,20 @@ impl Memory {
             if self.in_flight + part.len() as u64 > WGPU_STAGING_BYTES {
                 let flushed = queue.submit([]);
                 wait(device, faults, "an upload", Some(flushed))?;
-                self.in_flight = 0;
+                self.settled();
             }
+            self.account.take(part.len() as u64, "an upload")?;
+            self.in_flight += part.len() as u64;
             let buffer = self.entry(id)?.buffer.clone();
             scoped(device, faults, "an upload", || queue.write_buffer(&buffer, at, part))?;
             at += part.len() as u64;
-            self.in_flight += part.len() as u64;
         }
         Ok(())
     }
 
-    /// A submission has taken all uploads with it.
-    pub(super) fn flushed(&mut self) {
+    /// The queue has been waited for: its copies of all uploads are gone.
+    pub(super) fn settled(&mut self) {
+        self.account.give(self.in_flight);
         self.in_flight = 0;
     }
 
@@ -158,20 +169,20 @@ impl Memory {
         let mut at = offset;
         for part in bytes.chunks_mut(piece) {
             let size = part.len() as u64;
-            let source = &self.entry(id)?.buffer;
-            let staging = &self.staging;
+            let source = self.entry(id)?.buffer.clone();
+            let staging = self.staging.clone();
             let (sender, receiver) = mpsc::channel();
             let submission = scoped(device, faults, "a read", || {
                 let mut encoder =
                     device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("read") });
-                encoder.copy_buffer_to_buffer(source, at, staging, 0, size);
+                encoder.copy_buffer_to_buffer(&source, at, &staging, 0, size);
                 let submission = queue.submit([encoder.finish()]);
                 // A send fails only when this function has already given up.
                 staging.map_async(wgpu::MapMode::Read, 0..size, move |r| drop(sender.send(r)));
                 submission
             })?;
-            self.in_flight = 0;
             wait(device, faults, "a read", Some(submission))?;
+            self.settled();
             let failed = |why: String| Error::new(Kind::Internal, "wgpu", format!("a read of {size} bytes: {why}"));
             match receiver.try_recv() {
                 Ok(Ok(())) => {}

@@ -10,7 +10,7 @@ mod preprocess;
 mod run;
 mod shared;
 
-use super::{Backend, BufferId, ListId, Rows, Stop, insert};
+use super::{Account, Backend, BufferId, ListId, Rows, Stop, insert};
 use crate::abi::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::plan::command::{Dispatch, Slot, SlotKind};
@@ -31,6 +31,8 @@ pub struct WgpuBackend {
     memory: Memory,
     pipelines: Pipelines,
     lists: Vec<Option<List>>,
+    /// The last submission of what was started and not yet waited for.
+    before: Option<wgpu::SubmissionIndex>,
 }
 
 impl WgpuBackend {
@@ -39,7 +41,7 @@ impl WgpuBackend {
         let adapter::Opened { device, queue, caps, faults } = adapter::open(index)?;
         let memory = Memory::new(&device, &faults)?;
         let pipelines = shared::scoped(&device, &faults, "making layouts", || Pipelines::new(&device))?;
-        Ok(WgpuBackend { device, queue, caps, faults, memory, pipelines, lists: Vec::new() })
+        Ok(WgpuBackend { device, queue, caps, faults, memory, pipelines, lists: Vec::new(), before: None })
     }
 
     /// Selects kernels as on hardware, or as on a software rasteriser, whatever the device is: how the
@@ -51,6 +53,13 @@ impl WgpuBackend {
     /// Pipelines compiled so far.
     pub fn pipelines(&self) -> usize {
         self.pipelines.count()
+    }
+
+    fn submit(&mut self, list: ListId, steady: bool, stop: &Stop<'_>) -> Result<()> {
+        let Some(prepared) = self.lists.get(list.0 as usize).and_then(Option::as_ref) else {
+            return Err(Error::new(Kind::Internal, "wgpu", format!("list {} was not prepared", list.0)));
+        };
+        prepared.start(&self.device, &self.queue, &self.faults, &mut self.before, steady, stop)
     }
 
     /// Gives the device up, as a driver reset would: every later call is [`Kind::DeviceLost`].
@@ -78,6 +87,7 @@ impl Backend for WgpuBackend {
             SlotKind::Arena => "arena",
             SlotKind::Persistent => "persistent",
             SlotKind::Weight(_) => "weight",
+            SlotKind::Ring => "streamed weights",
             SlotKind::Control => "control",
         };
         self.memory.alloc(&self.device, &self.faults, slot.bytes, label)
@@ -100,22 +110,38 @@ impl Backend for WgpuBackend {
     }
 
     fn prepare(&mut self, commands: &[Dispatch], slots: &[BufferId]) -> Result<ListId> {
-        let list =
-            List::new(&self.device, &self.faults, &self.caps, &self.memory, &mut self.pipelines, commands, slots)?;
+        let memory = &mut self.memory;
+        let list = List::new(&self.device, &self.faults, &self.caps, memory, &mut self.pipelines, commands, slots)?;
         Ok(ListId(insert(&mut self.lists, list)?))
     }
 
     fn discard(&mut self, list: ListId) {
-        if let Some(slot) = self.lists.get_mut(list.0 as usize) {
-            *slot = None;
+        if let Some(list) = self.lists.get_mut(list.0 as usize).and_then(Option::take) {
+            self.memory.account.give(list.bytes);
         }
     }
 
     fn run_until(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
-        let Some(prepared) = self.lists.get(list.0 as usize).and_then(Option::as_ref) else {
-            return Err(Error::new(Kind::Internal, "wgpu", format!("list {} was not prepared", list.0)));
-        };
-        prepared.run(&self.device, &self.queue, &self.faults, &mut self.memory, stop)
+        let run = self.submit(list, true, stop);
+        // What has begun ends, whatever was met.
+        let finished = self.finish();
+        run.and(finished)
+    }
+
+    fn start(&mut self, list: ListId, stop: &Stop<'_>) -> Result<()> {
+        self.submit(list, false, stop)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        if let Some(last) = self.before.take() {
+            shared::wait(&self.device, &self.faults, "a run", Some(last))?;
+            self.memory.settled();
+        }
+        Ok(())
+    }
+
+    fn account(&mut self) -> &mut Account {
+        &mut self.memory.account
     }
 
     fn allocated(&self) -> u64 {

@@ -27,6 +27,8 @@ pub(super) struct List {
     params: wgpu::BindGroup,
     /// Steps of each submission.
     segments: Vec<Range<usize>>,
+    /// Bytes of the parameters on the device.
+    pub(super) bytes: u64,
 }
 
 /// What the device would refuse, said in terms of the command.
@@ -76,7 +78,7 @@ impl List {
         device: &wgpu::Device,
         faults: &Faults,
         caps: &Caps,
-        memory: &Memory,
+        memory: &mut Memory,
         pipelines: &mut Pipelines,
         commands: &[Dispatch],
         slots: &[BufferId],
@@ -101,6 +103,8 @@ impl List {
             kernels.push(pipelines.get(device, faults, c.stem, c.variant, c.types).map_err(|e| e.at(&c.label))?);
         }
         let pipelines = &*pipelines;
+        memory.account.take(bytes, "parameters")?;
+        let held = &*memory;
         let make = || -> Result<List> {
             let uniform = device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("params"),
@@ -128,9 +132,9 @@ impl List {
                 let mut entries = Vec::with_capacity(command.bindings.len());
                 for (number, range) in command.bindings.iter().enumerate() {
                     let buffer = match range {
-                        None => memory.absent(number),
+                        None => held.absent(number),
                         Some(r) => wgpu::BufferBinding {
-                            buffer: memory.get(slots[r.slot.0 as usize])?.0,
+                            buffer: held.get(slots[r.slot.0 as usize])?.0,
                             offset: r.offset,
                             size: NonZeroU64::new(r.bytes),
                         },
@@ -148,23 +152,27 @@ impl List {
                 let params = extent::to_u32("parameters", at * stride)?;
                 steps.push(Step { pipeline, bindings, params, grid: command.grid });
             }
-            Ok(List { steps, params, segments: segments(commands, WGPU_SEGMENT_FLOPS, WGPU_SEGMENT_BYTES) })
+            let segments = segments(commands, WGPU_SEGMENT_FLOPS, WGPU_SEGMENT_BYTES);
+            Ok(List { steps, params, segments, bytes })
         };
-        scoped(device, faults, "preparing a command list", make)?
+        let made = scoped(device, faults, "preparing a command list", make).and_then(|list| list);
+        made.inspect_err(|_| memory.account.give(bytes))
     }
 
-    /// Runs every segment and waits for the last. At most two segments are in flight, so that a lost device
-    /// is noticed early.
-    pub(super) fn run(
+    /// Submits every segment; `before` is the submission still to be waited for, before and after. Where `steady`,
+    /// at most two segments are in flight, so that a lost device is noticed early; else nothing is waited for but
+    /// `before`, so that the host can go on while the list runs.
+    pub(super) fn start(
         &self,
         device: &wgpu::Device,
         queue: &wgpu::Queue,
         faults: &Faults,
-        memory: &mut Memory,
+        before: &mut Option<wgpu::SubmissionIndex>,
+        steady: bool,
         stop: &Stop<'_>,
     ) -> Result<()> {
         faults.check("a run")?;
-        let mut before = None;
+        let mut earlier = before.clone();
         for segment in &self.segments {
             stop()?;
             let submission = scoped(device, faults, "a run", || {
@@ -180,14 +188,11 @@ impl List {
                 drop(pass);
                 queue.submit([encoder.finish()])
             })?;
-            memory.flushed();
-            if let Some(previous) = before.replace(submission) {
+            let previous = before.replace(submission);
+            if let Some(previous) = earlier.take().or(previous.filter(|_| steady)) {
                 wait(device, faults, "a run", Some(previous))?;
             }
         }
-        match before {
-            Some(last) => wait(device, faults, "a run", Some(last)),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }

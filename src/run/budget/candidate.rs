@@ -1,0 +1,224 @@
+//! One way to do a job, priced: a program at a tile shape and batch, which networks are resident when, what all of
+//! it takes and how long.
+
+use super::cost::Rates;
+use super::needs::{DeviceNeeds, HostNeeds, Needs};
+use crate::abi::BackendKind;
+use crate::error::Result;
+use crate::extent::{ARENA_ALIGN, round_up};
+use crate::plan::command::{Plan, SlotKind};
+use crate::plan::stream::{self, Streamed};
+use crate::run::engine::Engine;
+use crate::system::Program;
+use crate::system::onestep::Shaping;
+use crate::system::program::Residency as Placed;
+use std::sync::Arc;
+
+/// What stays on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residency {
+    /// Every network for the whole job.
+    All,
+    /// Every network, or piece of one, for the whole job, in one arena: they run one after another.
+    OneArena,
+    /// One network at a time, each over all windows; what does not fit even then is streamed block by block.
+    Networks,
+}
+
+/// One graph of a program, made ready.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// Name in the engine's caches.
+    pub key: String,
+    /// Its plan with resident weights.
+    pub plan: Arc<Plan>,
+    /// The plan with streamed weights, where it is streamed.
+    pub streamed: Option<Arc<Streamed>>,
+    /// Host bytes in which packed weights of a streamed plan are kept.
+    pub keep: u64,
+    /// Sizes of the arena buffers that it shares with the other parts; none where it has its own.
+    pub arena: Vec<u64>,
+}
+
+/// One way to do a job.
+pub struct Candidate {
+    /// Tile, overlap, batch of the first network, type.
+    pub shaping: Shaping,
+    /// Windows per launch of each network.
+    pub batches: [u32; 3],
+    /// The program.
+    pub program: Program,
+    /// What stays on the device.
+    pub residency: Residency,
+    /// Its graphs.
+    pub parts: Vec<Part>,
+    /// What it takes.
+    pub needs: Needs,
+    /// Seconds, by the rates assumed of the device.
+    pub seconds: f64,
+    /// It keeps within the bounds.
+    pub fits: bool,
+}
+
+/// What there is room for.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Device bytes.
+    pub device: u64,
+    /// Host bytes.
+    pub host: u64,
+    /// Host memory of what brings and takes the rows.
+    pub rows: u64,
+}
+
+impl Part {
+    /// Device bytes of its own.
+    fn needs(&self) -> DeviceNeeds {
+        self.streamed.as_ref().map_or_else(|| DeviceNeeds::of(&self.plan), |s| DeviceNeeds::of(&s.plan))
+    }
+
+    /// Host bytes for its weights.
+    fn host_weights(&self) -> u64 {
+        let packing = HostNeeds::packing(&self.plan);
+        match &self.streamed {
+            None => packing,
+            Some(s) if self.keep >= s.kept_bytes() => packing + s.kept_bytes(),
+            Some(s) => packing + self.keep + s.largest_piece(),
+        }
+    }
+
+    fn stream(&mut self, piece: u64) -> Result<()> {
+        let streamed = stream::stream(&self.plan, piece)?;
+        self.key = format!("{} pieces of {piece}", self.key);
+        self.streamed = Some(Arc::new(streamed));
+        Ok(())
+    }
+}
+
+/// Plans `program` and prices it. With `least`, networks in turn are streamed in the smallest pieces, whatever room
+/// there is.
+#[expect(clippy::too_many_arguments, reason = "a candidate is the sum of all choices")]
+pub(super) fn candidate(
+    engine: &mut Engine,
+    folder: &str,
+    program: Program,
+    shaping: Shaping,
+    batches: [u32; 3],
+    residency: Residency,
+    room: Room,
+    least: bool,
+) -> Result<Candidate> {
+    let caps = engine.caps().clone();
+    let mut parts = Vec::with_capacity(program.graphs.len());
+    for graph in &program.graphs {
+        let key = format!("{} {folder}", graph.name);
+        let plan = engine.plan(&key, graph)?;
+        parts.push(Part { key, plan, streamed: None, keep: 0, arena: Vec::new() });
+    }
+    let fixed = DeviceNeeds::fixed(&caps);
+    let mut host = HostNeeds::fixed(&caps, room.rows);
+    host.canvases = program.host_bytes();
+    host.staging += parts.iter().map(|p| HostNeeds::staging(&p.plan)).sum::<u64>();
+    if residency == Residency::Networks {
+        let left = if least { 0 } else { room.device.saturating_sub(fixed.total()) };
+        for part in &mut parts {
+            let resident = part.needs().total();
+            if resident <= left {
+                continue;
+            }
+            let whole = part.clone();
+            part.stream(piece(&part.plan, left, caps.max_chunk))?;
+            // A ring for large commands may take more than all weights of a small network.
+            if part.needs().total() >= resident {
+                *part = whole;
+            }
+        }
+    }
+    let device = match residency {
+        Residency::All => parts.iter().map(Part::needs).fold(fixed, DeviceNeeds::and),
+        Residency::OneArena => {
+            let arena = one_arena(&parts);
+            parts.iter_mut().for_each(|p| p.arena.clone_from(&arena));
+            // Each weight once: parts of one network that apply the same one share it.
+            let mut seen = std::collections::HashSet::new();
+            let mut weights = 0;
+            for slot in parts.iter().flat_map(|p| &p.plan.slots) {
+                if let SlotKind::Weight(recipe) = &slot.kind
+                    && seen.insert(format!("{recipe:?}"))
+                {
+                    weights += round_up(slot.bytes.max(1), ARENA_ALIGN);
+                }
+            }
+            let sum = parts.iter().map(Part::needs).fold(fixed, DeviceNeeds::and);
+            let states = (0..program.blocks.len()).map(|b| program.transient_bytes(b, Placed::Device)).max();
+            let arena = arena.iter().sum();
+            DeviceNeeds { arena, weights, values: sum.values + states.unwrap_or(0), ..sum }
+        }
+        Residency::Networks => {
+            let most = parts.iter().map(Part::needs).max_by_key(DeviceNeeds::total);
+            fixed.and(most.unwrap_or_default())
+        }
+    };
+    host.device = if caps.kind == BackendKind::Cpu { device.total() } else { 0 };
+    let widest = |parts: &[Part]| parts.iter().map(Part::host_weights).max().unwrap_or(0);
+    host.weights = widest(&parts);
+    // What host memory is left keeps streamed weights packed.
+    let spare = room.host.saturating_sub(host.total());
+    for part in &mut parts {
+        part.keep = part.streamed.as_ref().map_or(0, |s| s.kept_bytes().min(spare));
+        if part.keep > 0 {
+            part.key = format!("{} keeping {}", part.key, part.keep);
+        }
+    }
+    host.weights = widest(&parts);
+    let needs = Needs { device, host };
+    let fits = device.total() <= room.device && host.total() <= room.host;
+    let seconds = seconds(&Rates::of(&caps), &program, &parts);
+    Ok(Candidate { shaping, batches, program, residency, parts, needs, seconds, fits })
+}
+
+/// The largest of the arena buffers of all parts, by their order.
+fn one_arena(parts: &[Part]) -> Vec<u64> {
+    let mut arena: Vec<u64> = Vec::new();
+    for part in parts {
+        for (i, slot) in part.plan.slots.iter().filter(|s| s.kind == SlotKind::Arena).enumerate() {
+            let bytes = round_up(slot.bytes.max(1), ARENA_ALIGN);
+            match arena.get_mut(i) {
+                Some(have) => *have = bytes.max(*have),
+                None => arena.push(bytes),
+            }
+        }
+    }
+    arena
+}
+
+/// Bytes of a piece: an eighth of the weights, for long enough pieces to hide the upload of the next behind; less
+/// where `left` for the whole network asks for less; at least what one command needs.
+fn piece(plan: &Plan, left: u64, most: u64) -> u64 {
+    let least = stream::largest_command(plan);
+    let own = DeviceNeeds { weights: 0, ..DeviceNeeds::of(plan) };
+    // Lists are cut: each piece's parameters may begin a place of their own.
+    let room = left.saturating_sub(own.total()) / stream::RING as u64 / ARENA_ALIGN * ARENA_ALIGN;
+    let wanted = round_up(plan.cost.weight_bytes / 8, ARENA_ALIGN);
+    wanted.min(room).min(most).max(least)
+}
+
+/// Seconds of the whole job by `rates`.
+pub fn seconds(rates: &Rates, program: &Program, parts: &[Part]) -> f64 {
+    let mut total = 0.0;
+    for part in parts {
+        total += part.plan.cost.weight_bytes as f64 * (1.0 / rates.pack + 1.0 / rates.upload);
+    }
+    for (phase, steps) in program.window_phases() {
+        let Some(part) = parts.get(phase.graph.0) else { continue };
+        let items = program.grids[phase.grid.0].count() as u64 * u64::from(phase.branches);
+        let launches = items.div_ceil(u64::from(part.plan.items.max(1))) * u64::from(steps);
+        let mut launch = rates.seconds(&part.plan);
+        if let Some(s) = &part.streamed {
+            let missing = s.kept_bytes().saturating_sub(part.keep).min(s.uploaded);
+            launch = launch.max(s.uploaded as f64 / rates.upload + missing as f64 / rates.pack);
+        }
+        total += launch * launches as f64;
+    }
+    total
+}

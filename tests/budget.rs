@@ -1,0 +1,390 @@
+//! Memory: weights that are streamed, networks that take turns, caps that hold, and advice that works.
+
+use crate::source;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tessera::abi::{Caps, Item};
+use tessera::backend::Backend;
+use tessera::backend::cpu::Cpu;
+use tessera::backend::null::Null;
+use tessera::backend::wgpu::{WgpuBackend, adapters};
+use tessera::graph::{DType, Lifetime};
+use tessera::image::{self, Colour, Depth, Format, Header};
+use tessera::knobs;
+use tessera::plan::command::{Plan, Slot, SlotKind};
+use tessera::plan::{self, stream};
+use tessera::run::budget;
+use tessera::run::executor::{Executor, SharedDevice, SharedWeights};
+use tessera::run::executors::Executors;
+use tessera::run::loader::Loader;
+use tessera::run::{Cancel, Engine, Report, Silent, Size, UpscaleOptions, upscale_with};
+use tessera::system::onestep::{Conditioning, OneStep};
+
+fn shipped() -> OneStep {
+    OneStep::open(&source::root().join("weights/onestep")).expect("the shipped model opens")
+}
+
+fn packed(model: &OneStep) -> SharedWeights {
+    let files = model.checkpoints().expect("checkpoints");
+    Arc::new(move |w| files.packed(&w.tensors, &w.packing, w.dtype))
+}
+
+/// Smooth values with an edge, different for each `seed`.
+fn values(n: usize, seed: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * (seed + 3)) % 251) as f32 / 251.0 - 0.5 + if i % 97 > 48 { 0.3 } else { 0.0 }).collect()
+}
+
+/// Two launches with different windows; what came out.
+fn results(executor: &mut Executor) -> Vec<Vec<f32>> {
+    let planes = executor.plan().input("planes").expect("planes").shape;
+    executor.write_input("planes", &values((planes.pixels() * 3) as usize, 1)).expect("planes");
+    executor.write_input("unet.timestep", &[999.0]).expect("timestep");
+    executor.setup().expect("setup");
+    let window = executor.plan().input("window").expect("window").shape;
+    let n = (window.pixels() * 3) as usize;
+    (0..2)
+        .map(|seed| {
+            executor.write_input("window", &values(n, seed)).expect("window");
+            executor.run(&[Item::default()]).expect("runs");
+            let mut out = vec![0.0; n];
+            executor.read_output("result", &mut out).expect("result");
+            out
+        })
+        .collect()
+}
+
+fn same_bits(a: &[Vec<f32>], b: &[Vec<f32>]) -> bool {
+    a.iter().flatten().map(|v| v.to_bits()).eq(b.iter().flatten().map(|v| v.to_bits()))
+}
+
+/// The shipped networks with resident and with streamed weights, on windows of 64.
+pub(crate) fn hold_streamed(open: &dyn Fn() -> Box<dyn Backend>, rounds: usize) {
+    let model = shipped();
+    let device = SharedDevice::new(open());
+    let caps = device.caps();
+    let plan: Plan = plan::compile(model.graph(1, 64, 64, 1, caps.storage).expect("graph"), &caps).expect("plan");
+    let source = packed(&model);
+    let own = source.clone();
+    let mut resident = Executor::new(&device, plan.clone(), None, &mut |w| own(w)).expect("resident");
+    let want = results(&mut resident);
+    drop(resident);
+    let least = stream::largest_command(&plan);
+    let weights = plan.cost.weight_bytes;
+    for (piece, keep) in
+        [(least, 0), (least, u64::MAX), (weights / 3, weights / 2), (2 * weights, 0)].into_iter().take(rounds)
+    {
+        let streamed = stream::stream(&plan, piece).expect("cut");
+        let mut executor = Executor::streamed(&device, &streamed, source.clone(), keep).expect("ready");
+        let pieces = streamed.body.len();
+        println!("{}: {pieces} pieces of at most {} bytes", caps.name, streamed.largest_piece());
+        assert!(streamed.largest_piece() <= piece && (piece != least || pieces > 4));
+        for _ in 0..rounds.min(2) {
+            assert!(same_bits(&results(&mut executor), &want), "pieces of {piece}, {keep} bytes kept");
+        }
+    }
+    assert_eq!(device.allocated(), 0, "everything is given back");
+}
+
+#[test]
+fn streamed_weights_give_the_same_bytes_on_cpu() {
+    hold_streamed(&|| Box::new(Cpu::new().expect("cpu")), 4);
+}
+
+#[test]
+fn streamed_weights_give_the_same_bytes_through_wgpu() {
+    if adapters().is_empty() {
+        assert!(!knobs::is_on("TESSERA_REQUIRE_WGPU"), "no wgpu adapter, and one is required");
+        println!("SKIPPED: streamed weights through wgpu: no adapter");
+        return;
+    }
+    hold_streamed(&|| Box::new(WgpuBackend::open(0).expect("opens")), 4);
+}
+
+#[test]
+fn streamed_plans_pass_the_null_backend() {
+    for caps in [Caps::cpu(), Caps::wgpu_default(), Caps::cuda_default()] {
+        let caps = Caps { storage: if caps.name == "cpu" { DType::F32 } else { DType::F16 }, ..caps };
+        let model = shipped();
+        let device = SharedDevice::new(Box::new(Null::new(caps.clone())));
+        let graph = model.graph(2, 128, 64, 1, caps.storage).expect("graph");
+        let plan = plan::compile(graph, &caps).expect("plan");
+        let streamed = stream::stream(&plan, stream::largest_command(&plan)).expect("cut");
+        // Every command is in exactly one piece, in order.
+        for (pieces, list) in [(&streamed.setup, &plan.setup), (&streamed.body, &plan.body)] {
+            let ends: Vec<usize> = pieces.iter().map(|p| p.commands.end).collect();
+            let starts: Vec<usize> = pieces.iter().map(|p| p.commands.start).collect();
+            assert_eq!(starts.first().copied().unwrap_or(0), 0);
+            assert_eq!(ends.last().copied().unwrap_or(0), list.len());
+            assert!(starts.iter().skip(1).eq(ends.iter().take(ends.len().saturating_sub(1))));
+            assert!(pieces.windows(2).all(|p| p[0].ring != p[1].ring));
+        }
+        let mut executor = Executor::streamed(&device, &streamed, packed(&model), 0).expect("ready");
+        executor.setup().expect_err("inputs of the job are missing");
+        let planes = executor.plan().input("planes").expect("planes").shape;
+        executor.write_input("planes", &vec![0.5; (planes.pixels() * 3) as usize]).expect("planes");
+        executor.write_input("unet.timestep", &[999.0]).expect("timestep");
+        executor.setup().expect("setup");
+        executor.write_input("window", &vec![0.5; 128 * 64 * 3]).expect("window");
+        executor.run(&[Item::default()]).expect("every check of the null backend");
+        assert_eq!(stream::stream(&plan, 1).expect_err("too small").kind(), tessera::Kind::Internal);
+    }
+}
+
+/// A picture of `width x height` with a gradient and edges, and an empty folder beside it.
+fn picture(folder: &Path, width: u64, height: u64, colour: Colour) -> PathBuf {
+    let path = folder.join("in.png");
+    let header = Header { width, height, colour, depth: Depth::Eight, icc: None, format: Format::Png, notes: vec![] };
+    let mut sink = image::create(&path, &header, true).expect("sink");
+    let channels = colour.channels();
+    for y in 0..height {
+        let row: Vec<f32> = (0..width as usize * channels)
+            .map(|i| {
+                let (x, c) = (i / channels, i % channels);
+                let edge = if (x / 7 + y as usize / 5).is_multiple_of(2) { 0.2 } else { 0.0 };
+                (x as f32 / width as f32 * 0.5 + y as f32 / height as f32 * 0.3 + edge + c as f32 * 0.02).min(1.0)
+            })
+            .collect();
+        sink.write_row(&row).expect("row");
+    }
+    sink.finish().expect("picture");
+    path
+}
+
+fn options(folder: &Path, input: &Path, scale: f64, device: &str) -> UpscaleOptions {
+    let mut options = UpscaleOptions::new(input, Size::Scale(scale));
+    options.model = Some(source::root().join("weights/onestep"));
+    options.output = Some(folder.join("out.png"));
+    options.overwrite = true;
+    options.device = device.into();
+    options
+}
+
+fn run(engine: &mut Engine, options: &UpscaleOptions) -> Result<Report, tessera::Error> {
+    upscale_with(engine, options, &mut Silent, &Cancel::new())
+}
+
+/// The smallest caps that a refusal names, typed into the options.
+fn as_advised(options: &UpscaleOptions, e: &tessera::Error) -> UpscaleOptions {
+    assert_eq!(e.kind(), tessera::Kind::Memory, "{e}");
+    let advice = e.advice().expect("advice");
+    let number = |option: &str| {
+        let text = advice.split(option).nth(1)?.trim_start().split("MiB").next()?;
+        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{advice}")) << 20)
+    };
+    let mut advised = options.clone();
+    assert!(number("--vram").or(number("--ram")).is_some(), "{advice}");
+    advised.vram = number("--vram").or(options.vram);
+    advised.ram = number("--ram").or(options.ram);
+    advised
+}
+
+/// A smaller cap is refused, and what the refusal advises works; one MiB less does not.
+fn hold_advice(engine: &mut Engine, options: &UpscaleOptions) {
+    let mut options = options.clone();
+    options.dry_run = true;
+    let e = run(engine, &options).expect_err("too little");
+    let advised = as_advised(&options, &e);
+    let report = run(engine, &advised).unwrap_or_else(|again| panic!("{e} and then {again}"));
+    assert!(advised.vram.is_none_or(|cap| report.device_bytes <= cap), "{report:?}");
+    assert!(advised.ram.is_none_or(|cap| report.host_bytes <= cap), "{report:?}");
+    for less in [
+        UpscaleOptions { vram: advised.vram.map(|v| v - (1 << 20)), ..advised.clone() },
+        UpscaleOptions { ram: advised.ram.map(|v| v - (1 << 20)), ..advised.clone() },
+    ] {
+        if less != advised {
+            let e = run(engine, &less).expect_err("one MiB below the smallest");
+            assert_eq!(e.kind(), tessera::Kind::Memory);
+        }
+    }
+}
+
+#[test]
+fn networks_in_turn_give_the_bytes_of_all_at_once() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut engine = Engine::open("cpu", None).expect("cpu");
+    for colour in [Colour::Rgb, Colour::Rgba, Colour::Gray] {
+        let input = picture(folder.path(), 70, 45, colour);
+        let mut options = options(folder.path(), &input, 2.0, "cpu");
+        options.tile = Some(64);
+        let all = run(&mut engine, &options).expect("upscaled");
+        assert!(all.residency.contains("all networks"), "{}", all.residency);
+        let want = std::fs::read(&all.path).expect("written");
+        // Less and less, until nothing fits.
+        let mut seen = vec![all.residency.clone()];
+        let mut cap = all.device_bytes - 1;
+        loop {
+            (options.vram, options.dry_run) = (Some(cap), true);
+            let Ok(dry) = run(&mut engine, &options) else { break };
+            cap -= 32 << 10;
+            if seen.contains(&dry.residency) {
+                continue;
+            }
+            seen.push(dry.residency.clone());
+            options.dry_run = false;
+            let turns = run(&mut engine, &options).expect("upscaled");
+            assert_eq!(turns.residency, dry.residency);
+            assert!(turns.device_peak > 0 && turns.device_peak <= options.vram.expect("set"), "{turns:?}");
+            assert!(turns.device_bytes < all.device_bytes);
+            assert_eq!(turns.allocations.device_before, turns.allocations.device_after);
+            let got = std::fs::read(&turns.path).expect("written");
+            assert!(got == want, "{colour:?}, {}", turns.residency);
+        }
+        println!("{seen:?}");
+        assert!(seen.iter().any(|r| r == "one network at a time"), "{seen:?}");
+        assert!(seen.iter().any(|r| r.contains("streamed")), "{seen:?}");
+    }
+}
+
+#[test]
+fn a_refusal_names_caps_that_work() {
+    let folder = tempfile::tempdir().expect("folder");
+    let input = picture(folder.path(), 300, 200, Colour::Rgba);
+    let mut cpu = Engine::open("cpu", None).expect("cpu");
+    let plain = options(folder.path(), &input, 4.0, "cpu");
+    let mut null = Engine::with_backend(Box::new(Null::new(Caps::wgpu_default())), "null", "a test");
+    for engine in [&mut cpu, &mut null] {
+        for (vram, ram) in [(Some(1), None), (None, Some(1)), (Some(1), Some(1)), (Some(1 << 20), Some(64 << 20))] {
+            hold_advice(engine, &UpscaleOptions { vram, ram, ..plain.clone() });
+        }
+    }
+    for (vram, ram) in [(Some(0), None), (None, Some(0))] {
+        let e = run(&mut cpu, &UpscaleOptions { vram, ram, ..plain.clone() }).expect_err("nothing to work in");
+        assert_eq!(e.kind(), tessera::Kind::Usage, "{e}");
+    }
+    let caps = Caps { memory: Some(8 << 30), ..Caps::cuda_default() };
+    let mut card = Engine::with_backend(Box::new(Null::new(caps)), "null", "a test");
+    let e = run(&mut card, &UpscaleOptions { vram: Some(9 << 30), ..plain }).expect_err("more than there is");
+    assert!(e.kind() == tessera::Kind::Memory && e.message().contains("8192MiB"), "{e}");
+}
+
+#[test]
+fn a_cap_holds_at_the_allocator() {
+    let slot = |bytes| Slot { kind: SlotKind::Arena, bytes };
+    let mut backends: Vec<Box<dyn Backend>> =
+        vec![Box::new(Cpu::new().expect("cpu")), Box::new(Null::new(Caps::cuda_default()))];
+    if !adapters().is_empty() {
+        backends.push(Box::new(WgpuBackend::open(0).expect("opens")));
+    }
+    for mut backend in backends {
+        let before = backend.account().held();
+        backend.account().limit(Some(before + 4096));
+        let one = backend.alloc(&slot(4096)).expect("fits");
+        assert_eq!(backend.alloc(&slot(256)).expect_err("full").kind(), tessera::Kind::Memory);
+        assert_eq!(backend.account().peak(), before + 4096);
+        backend.free(one);
+        assert_eq!(backend.account().held(), before);
+        backend.alloc(&slot(256)).expect("fits again");
+    }
+}
+
+/// A folder with the configs of Stable Diffusion 2.1's networks and a prompt of zeros: all that planning needs.
+fn published_size(folder: &Path) -> PathBuf {
+    let model = folder.join("sd21");
+    let configs = source::root().join("tests/data/configs");
+    let text = |name: &str| std::fs::read_to_string(configs.join(name)).expect("a config");
+    let scheduler = r#"{"beta_start":0.00085,"beta_end":0.012,"beta_schedule":"scaled_linear","num_train_timesteps":1000,
+        "prediction_type":"epsilon","clip_sample":false}"#;
+    for (name, text) in [
+        ("model_index.json", r#"{"_class_name":"OneStepSuperResolution","timestep":999}"#.to_owned()),
+        ("scheduler/scheduler_config.json", scheduler.to_owned()),
+        ("vae/config.json", text("sd_vae.json")),
+        ("unet/config.json", text("sd21_unet.json")),
+    ] {
+        let path = model.join(name);
+        std::fs::create_dir_all(path.parent().expect("has one")).expect("folder");
+        std::fs::write(path, text).expect("written");
+    }
+    std::fs::create_dir(model.join("prompt")).expect("folder");
+    let bytes = vec![0u8; 77 * 1024 * 4];
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1, 77, 1024], &bytes).expect("view");
+    let prompt = model.join("prompt/embeddings.safetensors");
+    safetensors::serialize_to_file([("encoder_hidden_states", view)], None, &prompt).expect("prompt");
+    model
+}
+
+/// Plans of the published size for an 8K picture in 2 GiB: each network of the plan passes every check of the null
+/// backend, and never are more bytes held than planned.
+#[test]
+fn networks_of_the_published_size_are_planned_for_8k_in_2_gib() {
+    let folder = tempfile::tempdir().expect("folder");
+    let input = picture(folder.path(), 1920, 1080, Colour::Rgb);
+    let model = published_size(folder.path());
+    let cards = [Caps::wgpu_default(), Caps { memory: Some(24 << 30), ..Caps::cuda_default() }];
+    for (caps, vram) in cards.into_iter().flat_map(|c| [(c.clone(), 2 << 30), (c, 1 << 30)]) {
+        let mut engine = Engine::with_backend(Box::new(Null::new(caps.clone())), "null", "a test");
+        let mut options = options(folder.path(), &input, 4.0, "null");
+        (options.model, options.vram, options.dry_run) = (Some(model.clone()), Some(vram), true);
+        let began = std::time::Instant::now();
+        let report = run(&mut engine, &options).expect("a plan");
+        let took = began.elapsed().as_secs_f64();
+        println!("{} in {vram}: {} {:?} {:?}", caps.name, report.residency, report.tile, report.batches);
+        println!("  {:?}, {took:.2} s", report.device_parts);
+        assert_eq!(report.output, (7680, 4320));
+        assert!(report.device_bytes <= vram && report.estimate.is_some(), "{report:?}");
+
+        let net = OneStep::open(&model).expect("configs");
+        let conditioning = Conditioning { noise: 0.0, jpeg: 0.0, scale: 4.0 };
+        let choice = budget::choose(&mut engine, &net, &options, [4320, 7680], &conditioning, 0, None).expect("again");
+        engine.limit(choice.cap);
+        let device = engine.device().clone();
+        let zeros: SharedWeights = Arc::new(|w| Ok(vec![0; (w.packing.elements() * w.dtype.bytes()) as usize]));
+        let mut loader = Loader::new(&mut engine, &choice.parts, choice.residency, "sd21", zeros).expect("loads");
+        for graph in 0..loader.count() {
+            let executor = loader.executor(graph).expect("loads");
+            let inputs = executor.plan().inputs.clone();
+            for port in &inputs {
+                let n = u64::from(port.shape.n) * port.shape.pixels() * u64::from(port.shape.c);
+                executor.write_input(&port.name, &vec![0.25; n as usize]).expect("an input");
+            }
+            executor.setup().expect("setup");
+            for port in inputs.iter().filter(|p| p.lifetime == Lifetime::Window) {
+                let n = u64::from(port.shape.n) * port.shape.pixels() * u64::from(port.shape.c);
+                executor.write_input(&port.name, &vec![0.5; n as usize]).expect("an input");
+            }
+            executor.run(&[Item::default()]).expect("every check of the null backend");
+        }
+        let planned = choice.needs.device.allocated();
+        assert!(device.peak() <= planned, "{} held, {planned} planned", device.peak());
+        assert!(planned <= choice.cap.expect("bounded"));
+    }
+}
+
+/// The same picture through wgpu under different caps: what is allocated on the device never exceeds them, and
+/// the pictures agree. (The full size is measured in `benches/runs/2026-11-21-budget`.)
+#[test]
+fn what_wgpu_allocates_keeps_within_the_cap() {
+    if adapters().is_empty() {
+        assert!(!knobs::is_on("TESSERA_REQUIRE_WGPU"), "no wgpu adapter, and one is required");
+        println!("SKIPPED: caps through wgpu: no adapter");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let input = picture(folder.path(), 48, 40, Colour::Rgb);
+    let mut engine = Engine::open("wgpu:0", None).expect("opens");
+    let mut pictures: Vec<Vec<u8>> = Vec::new();
+    let mut residencies = Vec::new();
+    let mut caps = vec![512 << 20, 128 << 20];
+    // And the least there is.
+    let mut options = options(folder.path(), &input, 2.0, "wgpu:0");
+    (options.tile, options.vram, options.dry_run) = (Some(64), Some(1 << 20), true);
+    let e = run(&mut engine, &options).expect_err("too little");
+    caps.push(as_advised(&options, &e).vram.expect("the smallest"));
+    options.dry_run = false;
+    for cap in caps {
+        options.vram = Some(cap);
+        let report = run(&mut engine, &options).expect("upscaled");
+        println!(
+            "{} MiB: peak {} of {} planned, {}",
+            cap >> 20,
+            report.device_peak,
+            report.device_bytes,
+            report.residency
+        );
+        assert!(report.device_peak > 0 && report.device_peak <= report.device_bytes && report.device_bytes <= cap);
+        pictures.push(std::fs::read(&report.path).expect("written"));
+        residencies.push(report.residency);
+    }
+    assert_ne!(residencies[0], residencies[2], "the least is another plan");
+    let (first, rest) = pictures.split_first().expect("some");
+    assert!(rest.iter().all(|p| p == first), "residency changes no byte");
+}
