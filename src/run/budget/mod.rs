@@ -384,9 +384,9 @@ fn refusal(failed: &[(u32, Needs)], bounds: &Bounds, room: Room) -> Error {
     let totals = |n: &Needs| (n.device.total(), n.host.total());
     let all = failed.iter().map(|(tile, n)| (*tile, totals(n)));
     // One cap may do: the other is kept where it can be.
-    let device = all.clone().filter(|(_, t)| t.1 <= room.host).min_by_key(|(_, t)| t.0);
-    let host = all.clone().filter(|(_, t)| t.0 <= room.device).min_by_key(|(_, t)| t.1);
-    let both = all.min_by_key(|(_, t)| t.0.saturating_add(t.1));
+    let device = all.clone().filter(|(_, t)| t.1 <= room.host).min_by_key(|(_, t)| (t.0, t.1));
+    let host = all.clone().filter(|(_, t)| t.0 <= room.device).min_by_key(|(_, t)| (t.1, t.0));
+    let both = all.min_by_key(|(_, t)| (t.0.saturating_add(t.1), t.1));
     let Some((tile, (need_device, need_host))) = device.or(host).or(both) else {
         return Error::new(Kind::Internal, "budget", "nothing was planned");
     };
