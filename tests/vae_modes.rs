@@ -1,6 +1,7 @@
 //! VAE modes: an encoder or decoder in windows, its norms' statistics pooled over all of them, is the function
 //! of the whole picture, wherever the state between norms lives.
 
+use crate::program;
 use crate::source;
 use crate::tolerance;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use tessera::run::interpreter::{Control, Interpreter, RunStats};
 use tessera::run::{Cancel, Silent, TileOrder};
 use tessera::system::Program;
 use tessera::system::program::{Canvas, CanvasId, Extent, Residency};
-use tessera::system::vae_modes::{self, Attention, Feed, Keep, Part};
+use tessera::system::vae_modes::{self, Attention, Feed, Keep, Part, Proxy};
 use tessera::weights::Checkpoint;
 
 /// An autoencoder with its weights.
@@ -97,7 +98,7 @@ fn graph(vae: &Vae, side: Side, batch: u32) -> Graph {
 }
 
 /// The program of one side of an autoencoder over `latents`: canvas 0 in, canvas 1 out.
-fn program(vae: &Vae, side: Side, latents: [u32; 2], way: &Way) -> Program {
+fn modes(vae: &Vae, side: Side, latents: [u32; 2], way: &Way) -> Program {
     let f = vae.net.factor();
     let pixels = latents.map(|v| v * f);
     let mut program = Program::new("vae", pixels, 0);
@@ -169,7 +170,7 @@ fn cpu() -> Box<dyn Backend> {
 }
 
 fn result(vae: &Vae, side: Side, latents: [u32; 2], way: &Way) -> Vec<f32> {
-    run(cpu(), vae, &program(vae, side, latents, way), way.order).0
+    run(cpu(), vae, &modes(vae, side, latents, way), way.order).0
 }
 
 /// Relative L2 difference.
@@ -248,8 +249,7 @@ fn the_null_backend_finds_nothing_wrong() {
     for side in [Side::Encoder, Side::Decoder] {
         for keep in [Keep::Host, Keep::Device, Keep::Recompute] {
             let way = Way { batch: 3, ..exact(keep, 9) };
-            let (_, stats) =
-                run(Box::new(Null::new(Caps::cpu())), &vae, &program(&vae, side, [20, 11], &way), way.order);
+            let (_, stats) = run(Box::new(Null::new(Caps::cpu())), &vae, &modes(&vae, side, [20, 11], &way), way.order);
             assert!(stats.launches > 0 && stats.moved > 0);
         }
     }
@@ -267,7 +267,7 @@ fn on_a_gpu_the_state_stays_on_the_device() {
     let gpu = || Box::new(WgpuBackend::open(0).expect("the first adapter opens"));
     let [device, host] = [Keep::Device, Keep::Host].map(|keep| {
         let way = Way { batch: 2, ..exact(keep, 9) };
-        run(gpu(), &vae, &program(&vae, Side::Decoder, [14, 11], &way), way.order).0
+        run(gpu(), &vae, &modes(&vae, Side::Decoder, [14, 11], &way), way.order).0
     });
     assert!(device == host, "the same bytes on the device and through the host");
     let d = difference(&device, &expected);
@@ -283,4 +283,92 @@ fn the_shipped_autoencoder_has_no_seams() {
     let d = difference(&got, &whole);
     println!("shipped decoder: {d:e}");
     assert!(d <= tolerance::VAE_EXACT, "{d:e}");
+}
+
+/// Upscales the example by 2.03 through the program with `arguments`; the picture's bytes.
+fn upscaled(arguments: &[&str]) -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("folder");
+    let out = folder.path().join("out.tif");
+    let input = source::root().join("docs/example/astronaut_128.png");
+    let (input, path) = (input.to_string_lossy().into_owned(), out.to_string_lossy().into_owned());
+    let mut all = vec!["upscale", "-i", &input, "-o", &path, "-s", "2.03", "-g", "cpu", "--progress", "none"];
+    all.extend(arguments);
+    let run = program::run(&all);
+    assert_eq!(run.code, Some(0), "{arguments:?}: {}", run.stderr);
+    let left: Vec<_> = std::fs::read_dir(folder.path()).expect("folder").flatten().map(|e| e.path()).collect();
+    assert_eq!(left, std::slice::from_ref(&out), "nothing is left behind");
+    std::fs::read(out).expect("a picture")
+}
+
+#[test]
+fn the_program_upscales_in_every_mode_and_exact_is_the_same_wherever_states_live() {
+    let exact = upscaled(&["--vae", "exact", "--tile", "128"]);
+    assert!(upscaled(&["--vae", "exact", "--tile", "128", "--ram", "130MiB"]) == exact, "less memory, same bytes");
+    for mode in ["whole", "shared", "tile", "auto"] {
+        assert!(!upscaled(&["--vae", mode, "--tile", "128"]).is_empty(), "{mode}");
+    }
+    let report = program::run(&[
+        "upscale",
+        "-i",
+        "docs/example/astronaut_128.png",
+        "-s",
+        "3",
+        "-g",
+        "cpu",
+        "--vae",
+        "exact",
+        "--tile",
+        "128",
+        "--dry-run",
+        "--json",
+    ]);
+    let report = report.json();
+    assert_eq!(report["vae"], "exact");
+    assert!(report["notes"].to_string().contains("states between norms"), "{report}");
+}
+
+#[test]
+fn statistics_of_a_sample_make_no_seams() {
+    let vae = Vae::shipped();
+    let latents = [50, 61];
+    let mut p = modes(&vae, Side::Decoder, latents, &exact(Keep::Host, 20));
+    let whole = result(&vae, Side::Decoder, latents, &whole());
+    p.blocks.clear();
+    p.graphs.clear();
+    let mut p = Program { grids: Vec::new(), statistics: Vec::new(), transient: Vec::new(), ..p };
+    p.canvases.truncate(2);
+    let tensors = |name: &str| vae.weights.read_f32(name);
+    let part = Part {
+        name: "vae",
+        graph: &graph(&vae, Side::Decoder, 1),
+        latents,
+        tile: 20,
+        batch: 1,
+        feeds: vec![Feed { name: "latent_sample".into(), canvas: CanvasId(0), affine: [1.0, 0.0] }],
+        output: CanvasId(1),
+        attention: Attention::Global,
+        tensors: &tensors,
+    };
+    let laid = vae_modes::lay(&mut p, &part, None).expect("lays");
+    let sampled = vae_modes::proxy(&mut p, &part, &laid, Proxy::Mosaic([4; 2]), 40).expect("a proxy");
+    vae_modes::shared(&mut p, &laid, &sampled.statistics).expect("shared");
+    p.check().expect("a sound program");
+    let got = run(cpu(), &vae, &p, TileOrder::Natural).0;
+    let d = difference(&got, &whole);
+    println!("shared and whole differ by {d:e}");
+    assert!(d > 0.0 && d <= tolerance::VAE_SHARED, "{d:e}");
+    // One function over the whole picture has no seams: at borders of windows it changes as it does elsewhere.
+    let grid = p.grids[0].clone();
+    let columns = (latents[1] * vae.net.factor()) as usize * 3;
+    let error = |y: usize, x: usize| f64::from(got[y * columns + x] - whole[y * columns + x]);
+    let mut steps = [0.0; 2];
+    for k in 1..grid.rows.count() {
+        let y = (grid.rows.cell(k)[0] * vae.net.factor()) as usize;
+        for x in 0..columns {
+            steps[0] += (error(y, x) - error(y - 1, x)).abs();
+            steps[1] += 0.5 * (error(y - 1, x) - error(y - 2, x)).abs() + 0.5 * (error(y + 1, x) - error(y, x)).abs();
+        }
+    }
+    println!("steps of the difference across borders and beside them: {steps:?}");
+    assert!(steps[0] <= tolerance::VAE_BORDER * steps[1], "{steps:?}");
 }

@@ -1,7 +1,7 @@
 //! Sizes and names as people and JSON write them.
 
 use std::path::{Path, PathBuf};
-use tessera::run::Format;
+use tessera::run::{Format, VaeMode};
 
 /// Bytes in MiB with one decimal.
 pub(super) fn mebibytes(bytes: u64) -> String {
@@ -60,6 +60,12 @@ pub(super) fn sides(text: &str) -> std::result::Result<[u32; 2], String> {
     let side = |t: &str| t.trim().parse::<u32>().ok().filter(|&n| n > 0);
     let sides = text.split_once(['x', 'X']).and_then(|(w, h)| Some([side(w)?, side(h)?]));
     sides.ok_or_else(|| format!("`{text}` is no width and height; write 64x48"))
+}
+
+/// The mode of an autoencoder of that name.
+pub(super) fn vae(text: &str) -> Result<VaeMode, String> {
+    let names: Vec<&str> = VaeMode::ALL.iter().map(|m| m.name()).collect();
+    VaeMode::parse(text).ok_or_else(|| format!("one of {}", names.join(", ")))
 }
 
 #[cfg(test)]

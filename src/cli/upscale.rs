@@ -1,12 +1,12 @@
 //! `tessera upscale`: the main job.
 
 use super::progress::{Display, Style, say};
-use super::units::{bytes, format, lossy, mebibytes};
+use super::units::{bytes, format, lossy, mebibytes, vae};
 use super::{folder, out};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use tessera::run::{self, Cancel, FolderOptions, Format, Report, Resume, Size, UpscaleOptions, is_pipe};
+use tessera::run::{self, Cancel, FolderOptions, Format, Report, Resume, Size, UpscaleOptions, VaeMode, is_pipe};
 use tessera::{Error, Kind, Result};
 
 /// Shown below the options.
@@ -96,6 +96,9 @@ pub(super) struct UpscaleArgs {
     /// Pixels by which neighbouring windows overlap [default: the system's]
     #[arg(long, value_name = "PIXELS", help_heading = "Device and memory")]
     overlap: Option<u32>,
+    /// How the autoencoder works on pictures larger than a window: auto, whole, exact, shared or tile
+    #[arg(long, value_name = "MODE", default_value = "auto", value_parser = vae, help_heading = "Device and memory")]
+    vae: VaeMode,
     /// Windows per launch [default: chosen]
     #[arg(long, value_name = "N", help_heading = "Device and memory")]
     batch: Option<u32>,
@@ -138,6 +141,7 @@ impl UpscaleArgs {
         o.device.clone_from(&self.device);
         (o.vram, o.ram) = (self.vram, self.ram);
         (o.tile, o.overlap, o.batch, o.threads) = (self.tile, self.overlap, self.batch, self.threads);
+        o.vae = self.vae;
         (o.noise, o.jpeg, o.seed) = (self.noise, self.jpeg, self.seed);
         (o.overwrite, o.dry_run) = (self.overwrite, self.dry_run);
         o.resume = match (self.resume, self.no_resume) {
@@ -200,6 +204,7 @@ fn dry_run_text(r: &Report) -> String {
             "windows".into(),
             format!("{} of {}x{}, overlap {}, {} a launch", r.windows, r.tile.1, r.tile.0, r.overlap, batches(r)),
         ),
+        ("autoencoder".into(), r.vae.clone()),
         ("work".into(), format!("{:.1} GFLOP a launch", r.flops as f64 / 1e9)),
         ("residency".into(), r.residency.clone()),
         ("device memory".into(), memory(r.device_bytes, &r.bounds[0], &r.device_parts)),
@@ -262,6 +267,7 @@ pub(super) fn report_json(r: &Report) -> Value {
         "phases": phases,
         "seconds": r.seconds,
         "residency": r.residency,
+        "vae": r.vae,
         "batches": r.batches,
         "device_bytes": r.device_bytes,
         "device_parts": parts(&r.device_parts),

@@ -330,7 +330,7 @@ impl<'p> World<'p> {
                     let Some(folder) = &self.spool else {
                         return Err(wrong(format!("canvas `{}` needs a spool folder", canvas.name)));
                     };
-                    State::Spool(SpoolCanvas::create(folder, i, extent, canvas.channels)?)
+                    State::Spool(SpoolCanvas::create(folder, extent, canvas.channels)?)
                 }
                 Residency::Device => {
                     // The port that writes it decides how it is stored.
@@ -451,6 +451,7 @@ impl<'p> World<'p> {
                 self.whole_mut(*to)?.copy_from_slice(&values);
                 Ok(())
             }
+            CanvasOp::Sample { from, to, blocks } => self.sample(*from, *to, *blocks),
             CanvasOp::Moments { from, to } => {
                 let channels = self.program.canvases[from.0].channels as usize;
                 let mut moments = vec![Moments::default(); channels];
@@ -466,6 +467,28 @@ impl<'p> World<'p> {
                 Ok(())
             }
         }
+    }
+
+    fn sample(&mut self, from: CanvasId, to: CanvasId, blocks: [u32; 2]) -> Result<()> {
+        let (large, small) = (self.program.extent(from), self.program.extent(to));
+        let c = self.program.canvases[from.0].channels as usize;
+        let size = [small[0] / blocks[0].max(1), small[1] / blocks[1].max(1)];
+        // One block alone is taken from the middle.
+        let place = |i: usize, k: u32| {
+            let room = u64::from(large[i].saturating_sub(size[i]));
+            if blocks[i] == 1 { room / 2 } else { room * u64::from(k) / u64::from(blocks[i] - 1) }
+        };
+        let mut cut = vec![0.0f32; size[0] as usize * size[1] as usize * c];
+        for (row, column) in (0..blocks[0]).flat_map(|r| (0..blocks[1]).map(move |c| (r, c))) {
+            let at = [place(0, row), place(1, column)].map(|v| v as i64);
+            self.crop(from, at, size, &mut cut)?;
+            let (n, width) = (size[1] as usize * c, small[1] as usize * c);
+            let first = row as usize * size[0] as usize * width + column as usize * n;
+            for (values, y) in cut.chunks_exact(n).zip(0..) {
+                self.whole_mut(to)?[first + y * width..][..n].copy_from_slice(values);
+            }
+        }
+        Ok(())
     }
 
     fn combine(

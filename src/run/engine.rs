@@ -181,7 +181,7 @@ impl Engine {
         self.made += 1;
         match &part.streamed {
             Some(streamed) => Executor::streamed(&self.device, streamed, weights.clone(), part.keep),
-            None => Executor::new(&self.device, plan.clone(), Some(scope), &mut |w| weights(w)),
+            None => Executor::in_arena(&self.device, plan.clone(), Some(scope), &mut |w| weights(w), &part.arena),
         }
     }
 

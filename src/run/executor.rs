@@ -11,7 +11,7 @@ use crate::backend::{Backend, BufferId, ListId, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::limits;
-use crate::plan::command::{PackedWeight, Plan, SlotId, SlotKind};
+use crate::plan::command::{PackedWeight, Plan, Slot, SlotId, SlotKind};
 use crate::plan::stream::Streamed;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +23,7 @@ static MADE: AtomicU64 = AtomicU64::new(0);
 /// A backend and the weights that several plans on it share.
 pub struct Device {
     backend: Box<dyn Backend>,
-    /// Packed weights by model and recipe, with the number of executors that use each.
+    /// Packed weights by model and recipe, and shared arenas by size, with the number of executors that use each.
     weights: HashMap<String, (BufferId, usize)>,
 }
 
@@ -122,7 +122,19 @@ impl Executor {
         scope: Option<&str>,
         weights: &mut WeightSource<'_>,
     ) -> Result<Executor> {
-        let mut executor = Executor::with_buffers(device, plan, scope, weights)?;
+        Executor::in_arena(device, plan, scope, weights, &[])
+    }
+
+    /// The same in arena buffers of these sizes, which all executors of the device that name the same sizes share:
+    /// for those that run one after another, each from its inputs to its outputs. None: in buffers of its own.
+    pub fn in_arena(
+        device: &SharedDevice,
+        plan: Plan,
+        scope: Option<&str>,
+        weights: &mut WeightSource<'_>,
+        arena: &[u64],
+    ) -> Result<Executor> {
+        let mut executor = Executor::with_buffers(device, plan, scope, weights, arena)?;
         let mut guard = device.lock();
         if !executor.plan.setup.is_empty() {
             executor.setup = Some(guard.backend.prepare(&executor.plan.setup, &executor.buffers)?);
@@ -136,7 +148,7 @@ impl Executor {
     /// to `keep` bytes of them stay packed in host memory. The results are those of the resident plan, bit by bit.
     pub fn streamed(device: &SharedDevice, plan: &Streamed, source: SharedWeights, keep: u64) -> Result<Executor> {
         let mut none = |w: &PackedWeight| Err(internal(format!("{w:?} is not streamed")));
-        let mut executor = Executor::with_buffers(device, plan.plan.clone(), None, &mut none)?;
+        let mut executor = Executor::with_buffers(device, plan.plan.clone(), None, &mut none, &[])?;
         let mut guard = device.lock();
         executor.pieces = Some(Pieces::new(guard.backend.as_mut(), plan, &executor.buffers, source, keep)?);
         drop(guard);
@@ -149,6 +161,7 @@ impl Executor {
         plan: Plan,
         scope: Option<&str>,
         weights: &mut WeightSource<'_>,
+        arena: &[u64],
     ) -> Result<Executor> {
         let largest = plan.inputs.iter().chain(&plan.outputs).map(|p| p.range.bytes).max().unwrap_or(0);
         let control_bytes = plan.slots.get(plan.control.0 as usize).map_or(0, |s| s.bytes);
@@ -173,7 +186,27 @@ impl Executor {
         // From here on `Drop` gives back what was taken, whatever fails.
         let shared_device = device.clone();
         let mut guard = shared_device.lock();
+        let mut chunks = arena.iter().enumerate();
         for slot in &executor.plan.slots {
+            if slot.kind == SlotKind::Arena
+                && let Some((i, &bytes)) = chunks.next().filter(|(_, bytes)| **bytes >= slot.bytes)
+            {
+                let key = format!("arena {i} of {bytes}");
+                let buffer = match guard.weights.get_mut(&key) {
+                    Some((buffer, users)) => {
+                        *users += 1;
+                        *buffer
+                    }
+                    None => {
+                        let buffer = guard.backend.alloc(&Slot { kind: SlotKind::Arena, bytes })?;
+                        guard.weights.insert(key.clone(), (buffer, 1));
+                        buffer
+                    }
+                };
+                executor.buffers.push(buffer);
+                executor.shared.push(Some(key));
+                continue;
+            }
             let SlotKind::Weight(recipe) = &slot.kind else {
                 executor.buffers.push(guard.backend.alloc(slot)?);
                 executor.shared.push(None);

@@ -10,6 +10,10 @@ use crate::graph::DType;
 use crate::plan::command::{Port, Slot, SlotKind};
 use crate::tile::geometry::mirror;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Files made by this process.
+static MADE: AtomicU64 = AtomicU64::new(0);
 
 /// A canvas in a file: f32, a record per pixel, so that any run of pixels of a row is one read or write.
 pub(super) struct SpoolCanvas {
@@ -19,10 +23,11 @@ pub(super) struct SpoolCanvas {
 }
 
 impl SpoolCanvas {
-    /// An empty canvas in `folder`; the file is called after `name` and `index`.
-    pub(super) fn create(folder: &Path, index: usize, extent: [u32; 2], channels: u32) -> Result<SpoolCanvas> {
+    /// An empty canvas in `folder`, in a file that no other canvas of any running process has.
+    pub(super) fn create(folder: &Path, extent: [u32; 2], channels: u32) -> Result<SpoolCanvas> {
         let pixels = extent::product("canvas", &[extent[0].into(), extent[1].into()])?;
-        let path = folder.join(format!("canvas-{index}.raw"));
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!(".tessera-canvas-{}-{number}.raw", std::process::id()));
         let channels = channels as usize;
         Ok(SpoolCanvas { file: RowFile::create(&path, channels * 4, pixels)?, extent, channels })
     }

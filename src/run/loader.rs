@@ -29,7 +29,7 @@ impl<'a> Loader<'a> {
         let held = parts.iter().map(|_| None).collect();
         let mut loader = Loader { engine, parts, residency, scope: scope.into(), weights, held };
         let first = match residency {
-            Residency::All => 0..parts.len(),
+            Residency::All | Residency::OneArena => 0..parts.len(),
             Residency::Networks => 0..parts.len().min(1),
         };
         first.into_iter().try_for_each(|graph| loader.load(graph))?;

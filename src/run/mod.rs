@@ -42,6 +42,6 @@ pub use engine::Engine;
 pub use folder::{FolderOptions, Outcome, Picture, folder};
 pub use inspect::{AdapterInfo, InspectOptions, Inspection, NetworkInfo, SystemInfo, inspect};
 pub use manifest::MANIFEST;
-pub use options::{Cancel, Observer, Progress, Report, Resume, Silent, Size, TileOrder, UpscaleOptions};
+pub use options::{Cancel, Observer, Progress, Report, Resume, Silent, Size, TileOrder, UpscaleOptions, VaeMode};
 pub use shipped::shipped_model;
 pub use upscale::{upscale, upscale_with};

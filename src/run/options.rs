@@ -100,6 +100,43 @@ pub enum TileOrder {
     Shuffled(u64),
 }
 
+/// How the autoencoder works on pictures larger than a window, see `docs/vae-modes.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VaeMode {
+    /// The best that memory and the measured figures justify.
+    #[default]
+    Auto,
+    /// The whole picture in one graph.
+    Whole,
+    /// In windows, statistics pooled over all of them: the function of the whole picture.
+    Exact,
+    /// In windows, statistics from a sample of the picture: no seams, not exactly the function.
+    Shared,
+    /// Each window by itself, blended.
+    Tile,
+}
+
+impl VaeMode {
+    /// Every mode.
+    pub const ALL: [VaeMode; 5] = [VaeMode::Auto, VaeMode::Whole, VaeMode::Exact, VaeMode::Shared, VaeMode::Tile];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            VaeMode::Auto => "auto",
+            VaeMode::Whole => "whole",
+            VaeMode::Exact => "exact",
+            VaeMode::Shared => "shared",
+            VaeMode::Tile => "tile",
+        }
+    }
+
+    /// The mode of that name.
+    pub fn parse(name: &str) -> Option<VaeMode> {
+        VaeMode::ALL.into_iter().find(|m| m.name() == name)
+    }
+}
+
 /// What becomes of a job that was interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Resume {
@@ -140,6 +177,8 @@ pub struct UpscaleOptions {
     pub overlap: Option<u32>,
     /// Windows per launch; `None`: chosen.
     pub batch: Option<u32>,
+    /// See [`VaeMode`].
+    pub vae: VaeMode,
     /// Noise in the input, 0 to 1 (see the model's card).
     pub noise: f32,
     /// Compression artefacts in the input, 0 to 1 (see the model's card).
@@ -178,6 +217,7 @@ impl UpscaleOptions {
             tile: None,
             overlap: None,
             batch: None,
+            vae: VaeMode::Auto,
             noise: 0.0,
             jpeg: 0.0,
             seed: 0,
@@ -324,6 +364,8 @@ pub struct Report {
     pub device_bytes: u64,
     /// What stays on the device, in words.
     pub residency: String,
+    /// What the autoencoder did, see [`VaeMode`].
+    pub vae: String,
     /// Windows per launch of each network, where they take turns; else of all.
     pub batches: Vec<u32>,
     /// What device and host memory are bounded by, in words, where they are.

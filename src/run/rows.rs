@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::extent;
 use crate::image::{self, Colour, Header, ReadOptions, RowSource, colour, resample::Resampler};
 use crate::system::onestep;
-use crate::system::phase::{Sink, Source};
+use crate::system::program::Residency;
 use crate::tile::RowRing;
 use std::cell::RefCell;
 use std::path::Path;
@@ -41,12 +41,14 @@ pub(super) fn run(
     let again = program.canvas(onestep::INPUT_AGAIN).ok();
     // Where the result is made in a later pass than the first, the picture is read a second time: for what is added
     // to the result, and for alpha.
-    let later = !program.window_phases().any(|(phase, _)| {
-        phase.sinks.iter().any(|(_, s)| matches!(s, Sink::Blend { canvas, .. } if *canvas == to))
-            && phase.sources.iter().any(|(_, s)| matches!(s, Source::Crop { canvas, .. } if *canvas == from))
-    });
+    let passing = program.canvases[from.0].residency == Residency::Band;
+    let later = !passing
+        || !program.window_phases().any(|(phase, _)| {
+            phase.sinks.iter().any(|(_, s)| s.canvas() == Some(to))
+                && phase.sources.iter().any(|(_, s)| s.canvas() == Some(from))
+        });
     // Alpha waits for its row to come out of the network: a band of input and a row of windows at most.
-    let waiting = interpreter.rows_in_flight(again.unwrap_or(from));
+    let waiting = if passing { interpreter.rows_in_flight(again.unwrap_or(from)) } else { 2 };
     let times = RefCell::new(Times::default());
     let columns = if colour.has_alpha() { width } else { 1 };
     let held = RefCell::new(RowRing::new(extent::to_u32("columns", columns as u64)?, 1, waiting));

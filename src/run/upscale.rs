@@ -20,8 +20,9 @@ use crate::extent;
 use crate::image::{self, Header, WriteOptions};
 use crate::limits;
 use crate::system::onestep::{self, Checkpoints, Conditioning, OneStep};
+use crate::system::onestep_latent;
 use crate::system::program::Residency as Placed;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -157,7 +158,7 @@ pub fn upscale_with(
     } else {
         observer.progress(&stage("load"));
         let scope = folder.display().to_string();
-        let checkpoints = checked(&model, &choice)?;
+        let checkpoints = checked(&model)?;
         let weights: SharedWeights = Arc::new(move |w| checkpoints.packed(&w.tensors, &w.packing, w.dtype));
         loop {
             engine.limit(choice.cap);
@@ -191,16 +192,14 @@ pub fn upscale_with(
         let mut loader = Loader::new(engine, &choice.parts, choice.residency, &scope, weights)?;
         // What is loaded in turn differs from moment to moment: held beside it.
         let beside = |loader: &Loader<'_>| match choice.residency {
-            Residency::All => device.allocated(),
+            Residency::All | Residency::OneArena => device.allocated(),
             Residency::Networks => device.allocated().saturating_sub(loader.device_bytes()),
         };
         report.allocations.device_before = beside(&loader);
         delivery.begin();
         let result = {
             let mut interpreter = Interpreter::new(&choice.program, &mut loader)?;
-            if let Some(folder) = delivery.folder() {
-                interpreter.set_spool(folder);
-            }
+            interpreter.set_spool(delivery.folder().unwrap_or_else(|| states_folder(options, &path)));
             let mut control = Control { observer, cancel, order: options.tile_order, began };
             rows::run(&mut interpreter, &mut control, options, &reading, header.colour, &target, &mut delivery)
         };
@@ -239,9 +238,10 @@ pub fn upscale_with(
 }
 
 /// The model's checkpoints, held against the program's network.
-fn checked(model: &OneStep, choice: &Choice) -> Result<Checkpoints> {
+fn checked(model: &OneStep) -> Result<Checkpoints> {
     let checkpoints = model.checkpoints()?;
-    let extra = checkpoints.check(&choice.program.graphs)?;
+    // Of the networks as they are: pieces cut at norms do not hold the norms' vectors.
+    let extra = checkpoints.check(&model.uncut()?)?;
     if extra.is_empty() {
         return Ok(checkpoints);
     }
@@ -251,8 +251,16 @@ fn checked(model: &OneStep, choice: &Choice) -> Result<Checkpoints> {
         .advise("use the config.json and the weights of one and the same checkpoint"))
 }
 
+/// Where canvases that live in files go: the folder for unfinished jobs, or that of the output.
+fn states_folder(options: &UpscaleOptions, path: &Path) -> PathBuf {
+    let beside = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    options.spool_dir.as_deref().unwrap_or(beside).to_owned()
+}
+
 fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder: &Path, choice: &Choice) -> Report {
     let grid = &choice.program.grids[0];
+    // Windows over latent canvases are counted in latents.
+    let scale = choice.program.target[0].div_ceil(grid.rows.extent.max(1)).max(1);
     Report {
         input: (header.width, header.height),
         output: (target.width, target.height),
@@ -263,7 +271,8 @@ fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder
         device: engine.name().into(),
         why: engine.why().into(),
         dtype: choice.shaping.dtype.name().into(),
-        tile: (grid.rows.size, grid.cols.size),
+        tile: (grid.rows.size * scale, grid.cols.size * scale),
+        vae: choice.program.name.strip_prefix(onestep_latent::NAME).map_or("tile", str::trim).to_owned(),
         overlap: choice.shaping.overlap,
         batch: choice.shaping.batch,
         windows: grid.count() as u64,

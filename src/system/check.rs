@@ -48,6 +48,7 @@ impl Program {
                 let mut others = chained.flat_map(|b| &b.phases);
                 let plain = others.any(|p| match p {
                     Phase::Windows(w) => w.canvases().any(|c| c.0 == i),
+                    Phase::Canvas(CanvasOp::Sample { to, .. }) => to.0 == i,
                     Phase::Canvas(op) => op.canvases().contains(&CanvasId(i)),
                 });
                 if canvas.residency != Residency::Whole && plain {
@@ -109,6 +110,14 @@ impl Program {
             CanvasOp::Resize { from, to } => {
                 if whole(from)?.channels != whole(to)?.channels {
                     return Err(wrong("a resize keeps the channels"));
+                }
+                Ok(())
+            }
+            CanvasOp::Sample { from, to, blocks } => {
+                let small = self.extent(*to);
+                let fits = |i: usize| blocks[i] > 0 && small[i].is_multiple_of(blocks[i]);
+                if whole(to)?.channels != get(&self.canvases, from.0, "canvas")?.channels || !fits(0) || !fits(1) {
+                    return Err(wrong(format!("{blocks:?} blocks do not fill {small:?}")));
                 }
                 Ok(())
             }

@@ -7,6 +7,7 @@ pub mod link;
 pub mod multidiffusion;
 pub mod onestep;
 mod onestep_index;
+pub mod onestep_latent;
 mod onestep_program;
 pub mod phase;
 pub mod program;

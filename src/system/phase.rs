@@ -194,6 +194,16 @@ pub enum CanvasOp {
         /// Written.
         to: CanvasId,
     },
+    /// A mosaic of `[rows, columns]` blocks of equal size that fill `to`, cut from `from` at even distances from one
+    /// edge to the other: a sample of it.
+    Sample {
+        /// Read; in host memory or a file.
+        from: CanvasId,
+        /// Written; its sides are multiples of the numbers of blocks. Where it is larger, `from` is mirrored.
+        to: CanvasId,
+        /// Blocks down and across.
+        blocks: [u32; 2],
+    },
     /// Moments of a canvas.
     Moments {
         /// Read.
@@ -217,7 +227,9 @@ impl CanvasOp {
     pub fn canvases(&self) -> Vec<CanvasId> {
         match self {
             CanvasOp::Combine { to, terms, .. } => terms.iter().map(|t| t.0).chain([*to]).collect(),
-            CanvasOp::Resize { from, to } | CanvasOp::Affine { from, to, .. } => vec![*from, *to],
+            CanvasOp::Resize { from, to } | CanvasOp::Sample { from, to, .. } | CanvasOp::Affine { from, to, .. } => {
+                vec![*from, *to]
+            }
             CanvasOp::Moments { from, .. } => vec![*from],
         }
     }

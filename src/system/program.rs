@@ -163,7 +163,13 @@ impl Program {
             self.canvases[id.0].residency == residency
                 && self.used_by(**id).is_some_and(|[first, last]| (first..=last).contains(&block))
         });
-        alive.map(|id| self.canvas_bytes(*id)).sum()
+        let bytes = |id: &CanvasId| {
+            let channels = u64::from(self.canvases[id.0].channels.max(1));
+            // On the device pixels have the pitch of ports.
+            let pitch = if residency == Residency::Device { crate::extent::pitch(channels) } else { channels };
+            self.canvas_bytes(*id) / channels * pitch
+        };
+        alive.map(bytes).sum()
     }
 
     /// Rows of a band: the tallest window that touches the canvas.

@@ -6,11 +6,12 @@ use super::needs::{DeviceNeeds, HostNeeds, Needs};
 use crate::abi::BackendKind;
 use crate::error::Result;
 use crate::extent::{ARENA_ALIGN, round_up};
-use crate::plan::command::Plan;
+use crate::plan::command::{Plan, SlotKind};
 use crate::plan::stream::{self, Streamed};
 use crate::run::engine::Engine;
 use crate::system::Program;
 use crate::system::onestep::Shaping;
+use crate::system::program::Residency as Placed;
 use std::sync::Arc;
 
 /// What stays on the device.
@@ -18,6 +19,8 @@ use std::sync::Arc;
 pub enum Residency {
     /// Every network for the whole job.
     All,
+    /// Every network, or piece of one, for the whole job, in one arena: they run one after another.
+    OneArena,
     /// One network at a time, each over all windows; what does not fit even then is streamed block by block.
     Networks,
 }
@@ -33,6 +36,8 @@ pub struct Part {
     pub streamed: Option<Arc<Streamed>>,
     /// Host bytes in which packed weights of a streamed plan are kept.
     pub keep: u64,
+    /// Sizes of the arena buffers that it shares with the other parts; none where it has its own.
+    pub arena: Vec<u64>,
 }
 
 /// One way to do a job.
@@ -108,7 +113,7 @@ pub(super) fn candidate(
     for graph in &program.graphs {
         let key = format!("{} {folder}", graph.name);
         let plan = engine.plan(&key, graph)?;
-        parts.push(Part { key, plan, streamed: None, keep: 0 });
+        parts.push(Part { key, plan, streamed: None, keep: 0, arena: Vec::new() });
     }
     let fixed = DeviceNeeds::fixed(&caps);
     let mut host = HostNeeds::fixed(&caps, room.rows);
@@ -131,6 +136,24 @@ pub(super) fn candidate(
     }
     let device = match residency {
         Residency::All => parts.iter().map(Part::needs).fold(fixed, DeviceNeeds::and),
+        Residency::OneArena => {
+            let arena = one_arena(&parts);
+            parts.iter_mut().for_each(|p| p.arena.clone_from(&arena));
+            // Each weight once: parts of one network that apply the same one share it.
+            let mut seen = std::collections::HashSet::new();
+            let mut weights = 0;
+            for slot in parts.iter().flat_map(|p| &p.plan.slots) {
+                if let SlotKind::Weight(recipe) = &slot.kind
+                    && seen.insert(format!("{recipe:?}"))
+                {
+                    weights += round_up(slot.bytes.max(1), ARENA_ALIGN);
+                }
+            }
+            let sum = parts.iter().map(Part::needs).fold(fixed, DeviceNeeds::and);
+            let states = (0..program.blocks.len()).map(|b| program.transient_bytes(b, Placed::Device)).max();
+            let arena = arena.iter().sum();
+            DeviceNeeds { arena, weights, values: sum.values + states.unwrap_or(0), ..sum }
+        }
         Residency::Networks => {
             let most = parts.iter().map(Part::needs).max_by_key(DeviceNeeds::total);
             fixed.and(most.unwrap_or_default())
@@ -152,6 +175,21 @@ pub(super) fn candidate(
     let fits = device.total() <= room.device && host.total() <= room.host;
     let seconds = seconds(&Rates::of(&caps), &program, &parts);
     Ok(Candidate { shaping, batches, program, residency, parts, needs, seconds, fits })
+}
+
+/// The largest of the arena buffers of all parts, by their order.
+fn one_arena(parts: &[Part]) -> Vec<u64> {
+    let mut arena: Vec<u64> = Vec::new();
+    for part in parts {
+        for (i, slot) in part.plan.slots.iter().filter(|s| s.kind == SlotKind::Arena).enumerate() {
+            let bytes = round_up(slot.bytes.max(1), ARENA_ALIGN);
+            match arena.get_mut(i) {
+                Some(have) => *have = bytes.max(*have),
+                None => arena.push(bytes),
+            }
+        }
+    }
+    arena
 }
 
 /// Bytes of a piece: an eighth of the weights, for long enough pieces to hide the upload of the next behind; less

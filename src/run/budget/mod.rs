@@ -9,15 +9,17 @@
 mod bounds;
 mod candidate;
 pub mod cost;
+mod latent;
 mod needs;
 
 use super::engine::Engine;
-use super::options::{Estimate, UpscaleOptions};
+use super::options::{Estimate, UpscaleOptions, VaeMode};
 use crate::abi::BackendKind;
 use crate::error::{Error, Kind, Result};
 use crate::image;
 use crate::system::Program;
 use crate::system::onestep::{Conditioning, OneStep, Shaping};
+use crate::system::onestep_latent::Norms;
 pub use bounds::{ASSUMED, Bound, Bounds, available_memory};
 use candidate::candidate;
 pub use candidate::{Candidate, Part, Residency, Room, seconds};
@@ -72,7 +74,7 @@ impl Choice {
     pub fn residency_words(&self) -> String {
         let streamed: Vec<&Part> = self.parts.iter().filter(|p| p.streamed.is_some()).collect();
         match (self.residency, streamed.as_slice()) {
-            (Residency::All, _) => "all networks resident".into(),
+            (Residency::All | Residency::OneArena, _) => "all networks resident".into(),
             (Residency::Networks, []) => "one network at a time".into(),
             (Residency::Networks, some) => {
                 let pieces: Vec<String> =
@@ -155,6 +157,13 @@ pub fn choose(
     let tiles = tiles(model, options, below)?;
     let largest = tiles[0];
     let mut search = Search { engine, model, options, target, conditioning, room, planned: 0 };
+    if let Some(norms) = norms(options.vae) {
+        let mut choice = search.latent(norms, &tiles, &bounds)?;
+        choice.cap = cap(engine, &bounds, room, &choice.needs);
+        let words = |b: &Option<Bound>| b.as_ref().map(|b| format!("{} ({})", mib(b.bytes), b.origin));
+        choice.bounds = [words(&bounds.device), words(&bounds.host)];
+        return Ok(choice);
+    }
     let taken = match remembered {
         Some(d) => Some(search.one(d.tile, d.batches, d.residency, &mut Vec::new())?).filter(|c| c.fits),
         None => None,
@@ -171,13 +180,7 @@ pub fn choose(
     }
     let words = |b: &Option<Bound>| b.as_ref().map(|b| format!("{} ({})", mib(b.bytes), b.origin));
     let bounded = [words(&bounds.device), words(&bounds.host)];
-    let driver = taken.needs.device.driver;
-    let mut cap = bounds.device.map(|b| b.bytes.saturating_sub(driver));
-    if engine.caps().kind == BackendKind::Cpu && bounds.host.is_some() {
-        // The device's memory is the host's: what the rest of the job leaves.
-        let rest = taken.needs.host.total() - taken.needs.host.device;
-        cap = Some(cap.unwrap_or(u64::MAX).min(room.host.saturating_sub(rest)));
-    }
+    let mut cap = cap(engine, &bounds, room, &taken.needs);
     if taken.residency == Residency::Networks {
         // What had its turn goes: what is planned for the largest is all that is held.
         cap = cap.map(|c| c.min(taken.needs.device.allocated()));
@@ -190,6 +193,27 @@ pub fn choose(
         choice.notes.insert(0, format!("{words}: not all weights fit the memory allowed together"));
     }
     Ok(choice)
+}
+
+/// Device bytes that may be allocated for what takes `needs`.
+fn cap(engine: &Engine, bounds: &Bounds, room: Room, needs: &Needs) -> Option<u64> {
+    let mut cap = bounds.device.as_ref().map(|b| b.bytes.saturating_sub(needs.device.driver));
+    if engine.caps().kind == BackendKind::Cpu && bounds.host.is_some() {
+        // The device's memory is the host's: what the rest of the job leaves.
+        let rest = needs.host.total() - needs.host.device;
+        cap = Some(cap.unwrap_or(u64::MAX).min(room.host.saturating_sub(rest)));
+    }
+    cap
+}
+
+/// The norms of the latent-canvas form, where that is asked for.
+fn norms(vae: VaeMode) -> Option<Norms> {
+    match vae {
+        VaeMode::Auto | VaeMode::Tile => None,
+        VaeMode::Whole => Some(Norms::Whole),
+        VaeMode::Exact => Some(Norms::Exact),
+        VaeMode::Shared => Some(Norms::Shared),
+    }
 }
 
 /// Sides to try, largest first.
@@ -230,7 +254,7 @@ impl Search<'_> {
         let dtype = self.engine.caps().storage;
         let shaping = Shaping { tile, fitted: self.options.tile.is_none(), overlap, batch: batches[0], dtype };
         let program = match residency {
-            Residency::All => self.model.program(self.target, self.conditioning, &shaping)?,
+            Residency::All | Residency::OneArena => self.model.program(self.target, self.conditioning, &shaping)?,
             Residency::Networks => self.model.split_program(self.target, self.conditioning, &shaping, batches)?,
         };
         let folder = self.model.folder.display().to_string();
@@ -318,7 +342,7 @@ impl Search<'_> {
             return Ok(best);
         }
         let networks: &[usize] = match best.residency {
-            Residency::All => &[0],
+            Residency::All | Residency::OneArena => &[0],
             // The denoiser first: its windows are small, and it has most weights.
             Residency::Networks => &[1, 0, 2],
         };
@@ -330,7 +354,7 @@ impl Search<'_> {
                 }
                 let mut batches = best.batches;
                 match best.residency {
-                    Residency::All => batches = [batch; 3],
+                    Residency::All | Residency::OneArena => batches = [batch; 3],
                     Residency::Networks => batches[network] = batch,
                 }
                 let found = match self.one(best.shaping.tile, batches, best.residency, &mut Vec::new()) {
