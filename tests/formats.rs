@@ -401,6 +401,11 @@ fn the_spool_gives_what_memory_gives() {
     assert_eq!(resident(&data.join("rgb8_interlaced.png"), &options), 0);
     let turned = dir.path().join("turned6.tif");
     assert!(resident(&turned, &options) < 40 << 20 && resident(&turned, &ReadOptions::default()) == w * h * 6);
+    // While it is read, the file has no name: a killed job leaves nothing.
+    let mut source = open_with(&turned, &options).unwrap();
+    source.read_row(&mut vec![0.0; h as usize * 3]).unwrap();
+    assert_eq!(std::fs::read_dir(spool.path()).unwrap().count(), usize::from(!cfg!(unix)));
+    drop(source);
     // A folder that has gone is an error before any row.
     let gone = ReadOptions { spool: Some(spool.path().join("none")), memory: 0 };
     for path in [data.join("orientation6.png"), data.join("rgb8_interlaced.png"), data.join("gray.jpg")] {

@@ -22,13 +22,13 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(super) struct UpscaleArgs {
-    /// The picture: PNG, JPEG, TIFF, PPM or PAM; - is standard input; or a folder of pictures
+    /// The picture: PNG, JPEG, TIFF, WebP, PPM or PAM; - is standard input; or a folder of pictures
     #[arg(short, long, value_name = "FILE")]
     input: PathBuf,
     /// Where it goes; - is standard output; a folder for a folder [default: {stem}_{scale}x.{ext} beside the input]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The output's format: png, jpg, tif, ppm or pam [default: by the name's ending; pam into a pipe]
+    /// The output's format: png, jpg, tif, webp, avif, ppm or pam [default: by the name's ending; pam into a pipe]
     #[arg(short, long, value_name = "FORMAT", value_parser = format)]
     format: Option<Format>,
     /// Replaces an output that exists, and begins an unfinished one anew

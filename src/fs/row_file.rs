@@ -107,6 +107,13 @@ impl RowFile {
         retry(|| file.sync_data()).map_err(|e| io_error("cannot sync", &self.path, &e))
     }
 
+    /// Takes the file's name away while it stays open, on systems that can: then a killed process leaves nothing.
+    pub fn hide(&mut self) {
+        if cfg!(unix) && !self.kept && retry(|| std::fs::remove_file(&self.path)).is_ok() {
+            self.keep();
+        }
+    }
+
     /// Leaves the file where it is when this is dropped, or the program ends.
     pub fn keep(&mut self) {
         self.kept = true;

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Where a picture that can't be read by rows is held once it is decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadOptions {
-    /// Folder for decoded pictures of more than `memory` bytes. Without it they stay in memory.
+    /// Folder for decoded pictures of more than `memory` bytes, in files without a name. Without it they stay
+    /// in memory.
     pub spool: Option<PathBuf>,
     /// Bytes of a decoded picture up to which it stays in memory.
     pub memory: u64,
@@ -31,11 +32,15 @@ impl ReadOptions {
     }
 }
 
-/// A name that no other file of this process and no other process has.
-fn unused(folder: &Path) -> PathBuf {
+/// A new file of rows in `folder`. No other file of this process and no other process has its name, and where
+/// the system can, it has none at all once it is open.
+fn scratch(folder: &Path, row_bytes: usize, rows: u64) -> Result<RowFile> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let n = COUNT.fetch_add(1, Ordering::Relaxed);
-    folder.join(format!("input-{}-{n}.rows", std::process::id()))
+    let name = format!(".input-{}-{n}.tessera-part", std::process::id());
+    let mut file = RowFile::create(&folder.join(name), row_bytes, rows)?;
+    file.hide();
+    Ok(file)
 }
 
 /// Packs values into bytes of the spool: samples in native byte order.
@@ -69,7 +74,7 @@ impl Spooled {
     /// A picture like `header`, all zeros.
     pub(super) fn create(folder: &Path, header: &Header) -> Result<Spooled> {
         let row_bytes = header.row_len() * header.depth.bytes();
-        let file = RowFile::create(&unused(folder), row_bytes, header.height)?;
+        let file = scratch(folder, row_bytes, header.height)?;
         Ok(Spooled { file, depth: header.depth, raw: zeroed("a row", row_bytes)? })
     }
 
@@ -153,7 +158,7 @@ impl Columns {
         let in_block = BLOCK.min(strip_rows);
         let strips = height.div_ceil(strip_rows);
         let records = extent::product("a turned picture", &[strips as u64, header.width])?;
-        let file = RowFile::create(&unused(folder), strip_rows * pixel, records)?;
+        let file = scratch(folder, strip_rows * pixel, records)?;
 
         let mut row = zeroed::<f32>("a row", header.row_len())?;
         let mut block = zeroed::<u8>("rows to be turned", in_block * row_bytes)?;

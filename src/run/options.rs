@@ -3,7 +3,8 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::extent;
-use crate::image::{Format, ReadOptions, WriteOptions};
+use crate::fs;
+use crate::image::{Format, ReadOptions, WriteOptions, is_pipe};
 use crate::limits;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -231,9 +232,12 @@ impl UpscaleOptions {
         }
     }
 
-    /// How the input is read.
+    /// How the input is read: what must be decoded whole waits where the rows of unfinished jobs do, or beside
+    /// the output.
     pub fn reading(&self) -> ReadOptions {
-        ReadOptions::default()
+        let output = self.output.as_ref().unwrap_or(&self.input);
+        let beside = (!is_pipe(output)).then(|| fs::parent(output).to_path_buf());
+        ReadOptions { spool: self.spool_dir.clone().or(beside), ..ReadOptions::default() }
     }
 
     /// How the output is written.

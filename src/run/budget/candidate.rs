@@ -116,11 +116,18 @@ pub(super) fn candidate(
         parts.push(Part { key, plan, streamed: None, keep: 0, arena: Vec::new() });
     }
     let fixed = DeviceNeeds::fixed(&caps);
-    let mut host = HostNeeds::fixed(&caps, room.rows);
+    // Networks in turn may read the picture a second time beside the first.
+    let readings = if residency == Residency::Networks { 2 } else { 1 };
+    let mut host = HostNeeds::fixed(&caps, readings * room.rows);
     host.canvases = program.host_bytes();
     host.staging += parts.iter().map(|p| HostNeeds::staging(&p.plan)).sum::<u64>();
     if residency == Residency::Networks {
-        let left = if least { 0 } else { room.device.saturating_sub(fixed.total()) };
+        let mut left = if least { 0 } else { room.device.saturating_sub(fixed.total()) };
+        if caps.kind == BackendKind::Cpu {
+            // The device's memory is the host's.
+            let packing = parts.iter().map(|p| HostNeeds::packing(&p.plan)).max().unwrap_or(0);
+            left = left.min(room.host.saturating_sub(host.total() + packing));
+        }
         for part in &mut parts {
             let resident = part.needs().total();
             if resident <= left {
@@ -216,7 +223,8 @@ pub fn seconds(rates: &Rates, program: &Program, parts: &[Part]) -> f64 {
         let mut launch = rates.seconds(&part.plan);
         if let Some(s) = &part.streamed {
             let missing = s.kept_bytes().saturating_sub(part.keep).min(s.uploaded);
-            launch = launch.max(s.uploaded as f64 / rates.upload + missing as f64 / rates.pack);
+            let upload = s.uploaded as f64 / rates.upload + missing as f64 / rates.pack;
+            launch = if rates.beside { launch.max(upload) } else { launch + upload };
         }
         total += launch * launches as f64;
     }

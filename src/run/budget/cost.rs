@@ -25,6 +25,8 @@ pub struct Rates {
     pub pack: f64,
     /// Workgroups that fill the device; fewer leave a part of it idle.
     pub groups: f64,
+    /// Uploads go on while kernels run.
+    pub beside: bool,
 }
 
 impl Rates {
@@ -32,13 +34,17 @@ impl Rates {
     /// software rasteriser of a few cores.
     pub fn of(caps: &Caps) -> Rates {
         match caps.kind {
-            BackendKind::Cpu => Rates { flops: 1e11, bytes: 2e10, floor: 2e-6, upload: 1e10, pack: 5e8, groups: 1.0 },
-            BackendKind::Wgpu if caps.software => {
-                Rates { flops: 1.5e10, bytes: 1e10, floor: 5e-5, upload: 4e9, pack: 5e8, groups: 1.0 }
+            BackendKind::Cpu => {
+                Rates { flops: 1e11, bytes: 2e10, floor: 2e-6, upload: 1e10, pack: 5e8, groups: 1.0, beside: false }
             }
-            BackendKind::Wgpu => Rates { flops: 3e12, bytes: 2e11, floor: 1e-5, upload: 4e9, pack: 5e8, groups: 64.0 },
+            BackendKind::Wgpu if caps.software => {
+                Rates { flops: 1.5e10, bytes: 1e10, floor: 5e-5, upload: 4e9, pack: 5e8, groups: 1.0, beside: false }
+            }
+            BackendKind::Wgpu => {
+                Rates { flops: 3e12, bytes: 2e11, floor: 1e-5, upload: 4e9, pack: 5e8, groups: 64.0, beside: false }
+            }
             BackendKind::Cuda => {
-                Rates { flops: 4e13, bytes: 6e11, floor: 3e-6, upload: 1e10, pack: 5e8, groups: 216.0 }
+                Rates { flops: 4e13, bytes: 6e11, floor: 3e-6, upload: 1e10, pack: 5e8, groups: 216.0, beside: true }
             }
         }
     }

@@ -8,6 +8,7 @@ use super::needs::DeviceNeeds;
 use super::{Bounds, Choice, Search, refusal};
 use crate::abi::BackendKind;
 use crate::error::{Error, Kind, Result};
+use crate::system::Program;
 use crate::system::onestep::Shaping;
 use crate::system::onestep_latent::{LatentPlan, Norms, Stages};
 use crate::system::program::Residency as Placed;
@@ -101,7 +102,16 @@ fn residences(stages: &Stages, seconds: &[f64], space: Space, rates: &Rates) -> 
 }
 
 /// Where the states of a choice lie, in words with bytes.
-fn describe(stages: &[Stages; 2], keep: &[Vec<Keep>; 2]) -> String {
+fn describe(stages: &[Stages; 2], keep: &[Vec<Keep>; 2], program: &Program) -> String {
+    let at_once = |place: Keep| {
+        let residency = match place {
+            Keep::Device => Placed::Device,
+            Keep::Host => Placed::Whole,
+            Keep::Spool => Placed::Spool,
+            Keep::Recompute => Placed::Band,
+        };
+        (0..program.blocks.len()).map(|b| program.transient_bytes(b, residency)).max().unwrap_or(0)
+    };
     let mut parts = Vec::new();
     for (name, place) in
         [("on the device", Keep::Device), ("in host memory", Keep::Host), ("in the spool", Keep::Spool)]
@@ -113,7 +123,7 @@ fn describe(stages: &[Stages; 2], keep: &[Vec<Keep>; 2]) -> String {
         let (count, bytes) =
             (keep.iter().flatten().filter(|k| **k == place).count(), super::mib(of(0).saturating_add(of(1))));
         if count > 0 {
-            parts.push(format!("{count} {name} ({bytes})"));
+            parts.push(format!("{count} {name} (one after another {bytes}, at once {})", super::mib(at_once(place))));
         }
     }
     let again = keep.iter().flat_map(|k| k.iter().skip(1)).filter(|k| **k == Keep::Recompute).count();
@@ -191,7 +201,7 @@ impl Search<'_> {
             let (device, host) = (over(c.needs.device.total(), room.device), over(c.needs.host.total(), room.host));
             let mut notes = Vec::new();
             if norms == Norms::Exact {
-                notes.push(describe(&stages, &keep));
+                notes.push(describe(&stages, &keep, &c.program));
             }
             if windowed {
                 notes.push(format!(
