@@ -409,3 +409,35 @@ fn plans_without_a_device_find_their_kernels() {
         }
     }
 }
+
+/// The program on the mock driver: a small picture through a small model.
+fn upscaled(settings: &[(&str, &str)]) -> Option<(Output, PathBuf, tempfile::TempDir)> {
+    let driver = mock()?;
+    let folder = tempfile::tempdir().expect("folder");
+    let (input, output) = (folder.path().join("in.png"), folder.path().join("out.png"));
+    crate::upscale::model(&folder.path().join("model"), None);
+    crate::upscale::picture(&input, 20, 14, tessera::image::Colour::Rgb, tessera::image::Depth::Eight);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
+    command.args(["upscale", "-g", "cuda", "-s", "2", "--progress", "none", "-m"]).arg(folder.path().join("model"));
+    command.arg("-i").arg(&input).arg("-o").arg(&output);
+    command.env("LD_LIBRARY_PATH", driver).envs(settings.iter().copied());
+    Some((command.output().expect("the program runs"), output, folder))
+}
+
+#[test]
+fn the_program_starts_itself_again_after_an_error_that_outlives_its_context() {
+    let Some((plain, output, _folder)) = upscaled(&[]) else { return };
+    let text = |o: &Output| String::from_utf8_lossy(&o.stderr).into_owned();
+    assert!(plain.status.success(), "{}", text(&plain));
+    let want = std::fs::read(output).expect("a picture");
+    let fault = ("TESSERA_MOCK_FAIL", "cuGraphLaunch:2:719:sticky");
+    let Some((once, output, _folder)) = upscaled(&[fault, ("TESSERA_MOCK_ONCE", "1")]) else { return };
+    let said = text(&once);
+    assert!(once.status.success() && said.contains("starting again (1 of 2)"), "{said}");
+    assert!(std::fs::read(output).expect("a picture") == want);
+    let Some((ever, output, _folder)) = upscaled(&[fault]) else { return };
+    let said = text(&ever);
+    assert_eq!(ever.status.code(), Some(4), "{said}");
+    assert!(said.contains("(2 of 2)") && !said.contains("(3 of"), "{said}");
+    assert!(!output.exists());
+}

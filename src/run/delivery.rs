@@ -89,9 +89,10 @@ pub(super) fn check_spool(options: &UpscaleOptions, output: &Path) -> Result<boo
     let path = spool_of(options, output);
     match (spool::look(&path)?, options.resume) {
         (Found::Nothing, _) => {
-            // A run that was killed when all was done, or before anything was. Who asks to go on is told where a journal
-            // proves nothing.
-            if path.is_dir() && !options.dry_run && options.resume != Resume::Always {
+            // A run that was killed when all was done, or before anything was. A journal that proves nothing is told
+            // of by who opens it to go on.
+            let told_later = options.resume == Resume::Always && path.join(spool::JOURNAL).exists();
+            if path.is_dir() && !options.dry_run && !told_later {
                 spool::remove(&path)?;
             }
             Ok(false)

@@ -285,8 +285,8 @@ impl Search<'_> {
         let mut left = Vec::new();
         let mut weights = 0;
         for &tile in tiles {
-            // All weights alone may be too much, whatever the window.
-            let mut heavy = weights > self.room.device;
+            // All weights alone may be too much, whatever the window; the last is planned all the same, for the advice.
+            let mut heavy = weights > self.room.device && Some(&tile) != tiles.last();
             if !heavy {
                 match self.one(tile, batches, Residency::All, &mut failed) {
                     Ok(found) => {
