@@ -21,7 +21,7 @@ use crate::limits;
 use crate::system::onestep::{self, Checkpoints, Conditioning, OneStep};
 use crate::system::onestep_latent;
 use crate::system::program::Residency as Placed;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
