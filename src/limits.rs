@@ -13,7 +13,7 @@ pub const MAX_JPEG_SIDE: u64 = 65_535;
 pub const MAX_WEBP_SIDE: u64 = 16_383;
 /// The picture of the highest level AV1 defines (6.2): most pixels across, down, and in all.
 pub const MAX_AVIF: (u64, u64, u64) = (16_384, 8_704, 35_651_584);
-/// Bytes the AVIF encoder holds for each pixel at its peak, measured.
+/// Bytes the AVIF encoder holds for each pixel at its peak: an allowance, not measured.
 pub const AVIF_PIXEL_BYTES: u64 = 64;
 /// Largest memory an encoder may take for one picture that can't be written by rows, bytes.
 pub const MAX_ENCODE_BYTES: u64 = 4 << 30;
@@ -121,7 +121,7 @@ pub const WGPU_WAIT_SECONDS: u64 = 1_800;
 /// headroom for other programs.
 pub const WGPU_BUDGET_PERCENT: u8 = 95;
 /// Bytes of the read-back buffer, and of uploads in flight, of a wgpu device.
-pub const WGPU_STAGING_BYTES: u64 = 8 << 20;
+pub const WGPU_STAGING_BYTES: u64 = 4 << 20;
 
 /// Oldest CUDA version of a driver that is used, 1000 times the major plus 10 times the minor number: 12.0, the
 /// 525 drivers. All functions called are older; earlier drivers were never looked at.
