@@ -11,6 +11,7 @@ use tessera::backend::Backend;
 use tessera::backend::cpu::Cpu;
 use tessera::backend::null::Null;
 use tessera::backend::wgpu::{WgpuBackend, adapters};
+use tessera::graph::change;
 use tessera::graph::{DType, Graph};
 use tessera::knobs;
 use tessera::model::vae::AutoencoderKL;
@@ -18,6 +19,7 @@ use tessera::noise::{self, Key};
 use tessera::plan::{self, command::PackedWeight};
 use tessera::run::canvas::Connections;
 use tessera::run::executor::{Executor, SharedDevice};
+use tessera::run::executors::Executors;
 use tessera::run::interpreter::{Control, Interpreter, RunStats};
 use tessera::run::{Cancel, Silent, TileOrder};
 use tessera::system::Program;
@@ -62,10 +64,13 @@ struct Way {
     batch: u32,
     order: TileOrder,
     attention: Attention,
+    /// What activations are stored as.
+    dtype: DType,
 }
 
 fn whole() -> Way {
-    Way { keep: None, tile: 1, batch: 1, order: TileOrder::Natural, attention: Attention::Global }
+    let (order, attention, dtype) = (TileOrder::Natural, Attention::Global, DType::F32);
+    Way { keep: None, tile: 1, batch: 1, order, attention, dtype }
 }
 
 fn exact(keep: Keep, tile: u32) -> Way {
@@ -88,11 +93,11 @@ fn input(extent: [u32; 2], channels: u32) -> Vec<f32> {
     values
 }
 
-fn graph(vae: &Vae, side: Side, batch: u32) -> Graph {
+fn graph(vae: &Vae, side: Side, batch: u32, dtype: DType) -> Graph {
     let f = vae.net.factor();
     match side {
-        Side::Encoder => vae.net.build_encoder(batch, 8 * f, 8 * f, DType::F32),
-        Side::Decoder => vae.net.build_decoder(batch, 8, 8, DType::F32),
+        Side::Encoder => vae.net.build_encoder(batch, 8 * f, 8 * f, dtype),
+        Side::Decoder => vae.net.build_decoder(batch, 8, 8, dtype),
     }
     .expect("builds")
 }
@@ -114,7 +119,7 @@ fn modes(vae: &Vae, side: Side, latents: [u32; 2], way: &Way) -> Program {
     let tensors = |name: &str| vae.weights.read_f32(name);
     let part = Part {
         name: "vae",
-        graph: &graph(vae, side, way.batch),
+        graph: &graph(vae, side, way.batch, way.dtype),
         latents,
         tile: way.tile,
         batch: way.batch,
@@ -340,7 +345,7 @@ fn statistics_of_a_sample_make_no_seams() {
     let tensors = |name: &str| vae.weights.read_f32(name);
     let part = Part {
         name: "vae",
-        graph: &graph(&vae, Side::Decoder, 1),
+        graph: &graph(&vae, Side::Decoder, 1, DType::F32),
         latents,
         tile: 20,
         batch: 1,
@@ -371,4 +376,66 @@ fn statistics_of_a_sample_make_no_seams() {
     }
     println!("steps of the difference across borders and beside them: {steps:?}");
     assert!(steps[0] <= tolerance::VAE_BORDER * steps[1], "{steps:?}");
+}
+
+/// Executors in the program's type, and for one item in f32.
+struct Wider {
+    narrow: Vec<Executor>,
+    wide: Vec<Executor>,
+}
+
+impl Executors for Wider {
+    fn count(&self) -> usize {
+        self.narrow.len()
+    }
+
+    fn executor(&mut self, graph: usize) -> tessera::Result<&mut Executor> {
+        self.narrow.executor(graph)
+    }
+
+    fn host_bytes(&self) -> u64 {
+        0
+    }
+
+    fn wide(&mut self, graph: usize) -> tessera::Result<Option<(&mut Executor, DType)>> {
+        Ok(Some((self.wide.executor(graph)?, DType::F32)))
+    }
+}
+
+#[test]
+fn windows_beyond_f16_are_computed_again_in_f32_and_states_keep_their_values() {
+    let vae = Vae::tiny("tiny_vae");
+    let huge = |values: &mut [f32]| values.iter_mut().for_each(|v| *v *= 1e6);
+    let compute = |dtype: DType, keep: Keep, batch: u32| {
+        let program = modes(&vae, Side::Decoder, [13, 17], &Way { batch, dtype, ..exact(keep, 8) });
+        let device = SharedDevice::new(cpu());
+        let caps = device.caps();
+        let load = |graph: Graph| {
+            let plan = plan::compile(graph, &caps).expect("plans");
+            let mut pack = |w: &PackedWeight| vae.weights.packed(&w.tensors, &w.packing, w.dtype);
+            Executor::new(&device, plan, None, &mut pack).expect("loads")
+        };
+        let wider = |g: &Graph| change::widened(&change::with_items(g, 1).expect("one"), DType::F32).expect("wider");
+        let narrow = program.graphs.iter().map(|g| load(g.clone())).collect();
+        let wide = program.graphs.iter().map(|g| load(wider(g))).collect();
+        let mut executors = Wider { narrow, wide };
+        let mut interpreter = Interpreter::new(&program, &mut executors).expect("prepares");
+        interpreter.set_spool(spool());
+        let mut values = input(program.extent(CanvasId(0)), program.canvases[0].channels);
+        huge(&mut values);
+        interpreter.canvas_mut(CanvasId(0)).expect("whole").copy_from_slice(&values);
+        let (cancel, order) = (Cancel::new(), TileOrder::Natural);
+        let mut control = Control { observer: &mut Silent, cancel: &cancel, order, began: Instant::now() };
+        let stats = interpreter.run(&mut Connections::default(), &mut control).expect("runs");
+        (interpreter.canvas(CanvasId(1)).expect("whole").to_vec(), stats.redone)
+    };
+    let (want, none) = compute(DType::F32, Keep::Host, 1);
+    assert_eq!(none, 0);
+    let (first, redone) = compute(DType::F16, Keep::Host, 1);
+    assert!(redone > 0);
+    let error = difference(&first, &want);
+    assert!(error < tolerance::VAE_WIDER, "{error:.1e}");
+    for (keep, batch) in [(Keep::Host, 3), (Keep::Recompute, 1), (Keep::Spool, 2)] {
+        assert!(compute(DType::F16, keep, batch).0 == first, "{keep:?} {batch}: the same bytes");
+    }
 }

@@ -5,6 +5,7 @@ use super::canvas::{Connections, World};
 use super::executor::Executor;
 use super::interpreter::{Control, Interpreter, sequence};
 use super::kept::Place;
+use super::recover;
 use super::sinks::{Arrival, Cell, Working};
 use super::window_phase::{fill, item, settle};
 use crate::abi::Item;
@@ -193,15 +194,62 @@ impl<'p> Interpreter<'p> {
         }
         // After memory ran out an executor may take fewer items than the program's launches have.
         let batch = &batch[..executor.batch().min(batch.len())];
-        let moved = gather(self.program, link, batch, executor, staging, &mut self.world, io)?;
-        let gathered = Instant::now();
-        executor.run_until(&link.items(batch), &|| control.cancel.check())?;
+        let mut gathered = began;
+        let ran = gather(self.program, link, batch, executor, staging, &mut self.world, io).and_then(|moved| {
+            gathered = Instant::now();
+            executor.run_until(&link.items(batch), &|| control.cancel.check()).map(|()| moved)
+        });
+        let moved = match ran {
+            Ok(moved) => moved,
+            // Which of them it was is not known, and an item's bytes must not depend on the others: one by one.
+            Err(e) if e.kind() == Kind::NonFinite && batch.len() > 1 => {
+                return self.attempt(link, token, &batch[..1], staging, io, control);
+            }
+            Err(e) if e.kind() == Kind::NonFinite => {
+                return self.attempt_wider(link, batch, staging, io, control, e).map(|()| 1);
+            }
+            Err(e) => return Err(e),
+        };
         let computed = Instant::now();
         let more = scatter(link, batch, executor, staging, &mut self.world, io)?;
         self.stats.moved += moved + more;
         let name = link.phase.name.as_str();
         self.count(name, batch.len(), [began, gathered, computed, Instant::now()], control);
         Ok(batch.len())
+    }
+
+    /// One item again, which `failed` in the storage type, in a wider one. Not where states lie on the device: there
+    /// they have the type they were stored in.
+    fn attempt_wider(
+        &mut self,
+        link: &mut Link<'p>,
+        one: &[(usize, u32)],
+        staging: &mut [f32],
+        io: &mut Connections<'_>,
+        control: &mut Control<'_>,
+        failed: Error,
+    ) -> Result<()> {
+        let failed = failed.at(format!("{}: {}", link.phase.name, link.grid.describe(one[0].0)));
+        if self.world.uses_device() {
+            return Err(failed);
+        }
+        let began = Instant::now();
+        let graph = link.phase.graph.0;
+        let Some((wide, dtype)) = self.executors.wide(graph)? else { return Err(failed) };
+        // The executors of all graphs may have gone to make room.
+        self.holds.fill(None);
+        settle(self.program, link.phase, wide, &self.world)?;
+        let moved = gather(self.program, link, one, wide, staging, &mut self.world, io)?;
+        let gathered = Instant::now();
+        wide.run_until(&link.items(one), &|| control.cancel.check())
+            .map_err(|e| recover::refused_wider(&failed, dtype, e))?;
+        let computed = Instant::now();
+        let more = scatter(link, one, wide, staging, &mut self.world, io)?;
+        self.stats.moved += moved + more;
+        self.stats.redone += 1;
+        self.tell(recover::redone_in(dtype, &failed), control);
+        self.count(link.phase.name.as_str(), 1, [began, gathered, computed, Instant::now()], control);
+        Ok(())
     }
 }
 

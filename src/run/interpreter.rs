@@ -293,23 +293,29 @@ impl<'p> Interpreter<'p> {
             prepared.gather(self.program, now, step, &mut self.world, io)?;
             let gathered = Instant::now();
             let (executors, holds) = (&mut *self.executors, &mut self.holds);
-            match recover::compute(prepared, now, executors, holds, &self.world, control)? {
+            let told = match recover::compute(prepared, now, executors, holds, &self.world, control)? {
                 Outcome::Again => continue,
                 Outcome::Done { redone, told } => {
                     self.stats.redone += redone;
-                    for text in told.into_iter().take(TOLD.saturating_sub(self.told.len())) {
-                        control.observer.note(&text);
-                        self.told.push(text);
-                    }
+                    told
                 }
-            }
+            };
             let computed = Instant::now();
             prepared.scatter(now, last_step, &mut self.world, io)?;
+            told.into_iter().for_each(|text| self.tell(text, control));
             let name = self.phases[p].phase.name.as_str();
             self.count(name, now.len(), [began, gathered, computed, Instant::now()], control);
             rest = later;
         }
         Ok(())
+    }
+
+    /// Tells of an item that was computed again, unless enough were.
+    pub(super) fn tell(&mut self, text: String, control: &mut Control<'_>) {
+        if self.told.len() < TOLD {
+            control.observer.note(&text);
+            self.told.push(text);
+        }
     }
 
     /// Counts a launch over `items` items that began, had its inputs, its results and its sinks filled at `times`.

@@ -8,6 +8,7 @@ use super::executors::Executors;
 use super::interpreter::Control;
 use super::window_phase::Prepared;
 use crate::error::{Error, Kind, Result};
+use crate::graph::DType;
 
 /// The phase whose job inputs the executor of a graph holds, and which executor that was.
 pub(super) type Holds = Vec<Option<(usize, u64)>>;
@@ -111,17 +112,9 @@ fn redo(
         let Some((wide, dtype)) = executors.wide(graph)? else { return Err(failed) };
         holds[graph] = None;
         prepared.settle(wide, world)?;
-        let dtype = dtype.name();
-        prepared.compute(wide, i..i + 1, control.cancel).map_err(|e| match e.kind() {
-            Kind::NonFinite => {
-                let why = format!("{}, in {dtype} as well", failed.message());
-                Error::new(Kind::NonFinite, "run", why)
-                    .advise("the weights or the picture hold values that are not sane")
-            }
-            _ => placed(e, prepared, one),
-        })?;
+        prepared.compute(wide, i..i + 1, control.cancel).map_err(|e| refused_wider(&failed, dtype, e))?;
         redone += 1;
-        told.push(format!("computed again in {dtype}: {}", failed.message()));
+        told.push(redone_in(dtype, &failed));
         // The narrow executor may have gone to make room.
         settled_again(prepared, executors, holds, world)?;
     }
@@ -140,6 +133,20 @@ fn settled_again(
     // Not known here as which phase: the next launch settles once more, which only costs time.
     holds[graph] = None;
     Ok(())
+}
+
+/// The error of an item that failed in the storage type with `failed` and in the wider `dtype` with `e`.
+pub(super) fn refused_wider(failed: &Error, dtype: DType, e: Error) -> Error {
+    if e.kind() != Kind::NonFinite {
+        return e;
+    }
+    let why = format!("{}, in {} as well", failed.message(), dtype.name());
+    Error::new(Kind::NonFinite, "run", why).advise("the weights or the picture hold values that are not sane")
+}
+
+/// What is told of an item that `failed` and was computed again.
+pub(super) fn redone_in(dtype: DType, failed: &Error) -> String {
+    format!("computed again in {}: {}", dtype.name(), failed.message())
 }
 
 /// The error with the windows it happened in.

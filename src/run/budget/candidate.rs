@@ -209,7 +209,7 @@ pub(super) fn candidate(
     };
     // An item that leaves the range of the storage type is computed again in a wider one, alone on the device.
     let mut wide_weights = 0;
-    if let Some(dtype) = wider(&caps).filter(|_| residency != Residency::OneArena) {
+    if let Some(dtype) = wider(&caps) {
         // The least it can do with: where there is more room it takes it when the time comes.
         for graph in &program.graphs {
             let wide = Part::wide(engine, folder, graph, dtype, 0)?;
