@@ -6,11 +6,16 @@ use std::fs::TryLockError;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Bytes gathered before one write call reaches the system.
 const WRITE_BUFFER: usize = 1 << 18;
 /// Tries to lock a temporary file that another run keeps renaming away.
 const LOCK_TRIES: usize = 8;
+/// How often, and for how long, a lock is waited for that may be about to go.
+const LOCK_WAITS: usize = 20;
+/// See [`LOCK_WAITS`].
+const LOCK_WAIT: Duration = Duration::from_millis(5);
 /// Longest file name that still leaves room for the affixes of its temporary file: file systems
 /// allow 255 bytes.
 const LONGEST_NAME: usize = 220;
@@ -45,7 +50,7 @@ pub fn is_temp(path: &Path) -> bool {
 pub fn remove_stale(temp: &Path, only_look: bool) -> Result<bool> {
     let failed = |e: &io::Error| io_error("cannot remove", temp, e);
     let file = retry(|| std::fs::OpenOptions::new().write(true).open(temp)).map_err(|e| failed(&e))?;
-    if let Err(TryLockError::WouldBlock) = file.try_lock() {
+    if let Err(TryLockError::WouldBlock) = try_lock(&file) {
         return Ok(false);
     }
     if !only_look && still_named(&file, temp) {
@@ -191,13 +196,25 @@ fn open_locked(temp: &Path) -> Result<Option<std::fs::File>> {
     }
     let file =
         retry(|| std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(temp)).map_err(failed)?;
-    match fault::gate().map_err(TryLockError::Error).and_then(|_| file.try_lock()) {
+    match fault::gate().map_err(TryLockError::Error).and_then(|_| try_lock(&file)) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(busy(temp)),
         // Some network file systems cannot lock; there two runs with one output are the user's care.
         Err(TryLockError::Error(_)) => {}
     }
     Ok(still_named(&file, temp).then_some(file))
+}
+
+/// Locks `file` unless another run holds it. A lock that was just given up can be held for an instant more: by a
+/// process that another thread is starting, which has its files until it begins its own program.
+pub(super) fn try_lock(file: &std::fs::File) -> std::result::Result<(), TryLockError> {
+    for _ in 0..LOCK_WAITS {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_WAIT),
+            other => return other,
+        }
+    }
+    file.try_lock()
 }
 
 /// Whether `file` is what `path` names, not something a link leads to or that was replaced.

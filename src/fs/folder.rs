@@ -1,6 +1,6 @@
 //! Folders: what they hold, and one that belongs to one run at a time.
 
-use super::atomic::{still_named, sync_folder};
+use super::atomic::{still_named, sync_folder, try_lock};
 use super::row_file::{in_the_way, refuse_link};
 use super::{fault, io_error, parent, retry};
 use crate::error::{Error, Kind, Result};
@@ -115,7 +115,7 @@ impl LockedFolder {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(io_error("cannot create", &name, &e)),
             };
-            match fault::gate().map_err(TryLockError::Error).and_then(|_| lock.try_lock()) {
+            match fault::gate().map_err(TryLockError::Error).and_then(|_| try_lock(&lock)) {
                 Err(TryLockError::WouldBlock) => return Ok(Lock::Busy),
                 // Some network file systems cannot lock; there two runs with one output are the user's care.
                 Ok(()) | Err(TryLockError::Error(_)) => {}
