@@ -5,6 +5,7 @@ use super::progress::say;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
+use tessera::run::is_pipe;
 use tessera::{Error, Kind, knobs};
 
 /// How often a job is started again before its error is given.
@@ -15,9 +16,8 @@ const COUNT: &str = "TESSERA_RESTARTS";
 /// Starts the program again where that can help against `error`: with `--resume` where the job left a spool.
 /// Returns only where it does not, or cannot: `input` and `output` that are pipes cannot be used twice.
 pub(super) fn start_again(error: &Error, input: &Path, output: Option<&Path>, spooled: bool) {
-    let pipe = |path: &Path| path.as_os_str() == "-";
     let count = knobs::get(COUNT).and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
-    if error.kind() != Kind::DeviceLost || count >= MOST || pipe(input) || output.is_some_and(pipe) {
+    if error.kind() != Kind::DeviceLost || count >= MOST || is_pipe(input) || output.is_some_and(is_pipe) {
         return;
     }
     let Ok(program) = std::env::current_exe() else { return };

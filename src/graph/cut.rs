@@ -171,7 +171,7 @@ fn segment(
                 used.extend(norms.iter().position(|n| n.factors == factors));
                 Op::ChannelAffine(ChannelAffine { act: p.act })
             }
-            op => with_weights(op, &mut |w| {
+            op => op.with_weights(&mut |w| {
                 *weights[w.0 as usize].get_or_insert_with(|| {
                     to.weights.push(graph.weight(w).clone());
                     WeightId(to.weights.len() as u32 - 1)
@@ -209,29 +209,6 @@ fn push(graph: &mut Graph, op: Op, inputs: &[ValueId], value: Value) -> ValueId 
     let output = ValueId(graph.values.len() as u32 - 1);
     graph.nodes.push(Node { op, inputs: inputs.to_vec(), output });
     output
-}
-
-fn with_weights(op: &Op, to: &mut dyn FnMut(WeightId) -> WeightId) -> Op {
-    let mut op = op.clone();
-    match &mut op {
-        Op::Conv2d(p) => {
-            p.weight = to(p.weight);
-            p.bias = p.bias.map(to);
-        }
-        Op::Linear(p) => p.weights.iter_mut().chain(&mut p.biases).for_each(|w| *w = to(*w)),
-        Op::GroupNorm(p) => (p.weight, p.bias) = (to(p.weight), to(p.bias)),
-        Op::LayerNorm(p) => (p.weight, p.bias) = (to(p.weight), to(p.bias)),
-        Op::Input(_)
-        | Op::Attention(_)
-        | Op::TimeEmbedding(_)
-        | Op::Pointwise(_)
-        | Op::Slice { .. }
-        | Op::Concat
-        | Op::Upsample { .. }
-        | Op::ChannelAffine(_)
-        | Op::ChannelMoments => {}
-    }
-    op
 }
 
 /// Walks back from the outputs: how many pixels beyond its share each value is read, before and after; then the

@@ -258,6 +258,30 @@ pub enum Op {
 }
 
 impl Op {
+    /// The op with every weight `to` gives for its own: where graphs are joined or cut, weights are numbered anew.
+    pub fn with_weights(&self, to: &mut dyn FnMut(WeightId) -> WeightId) -> Op {
+        let mut op = self.clone();
+        match &mut op {
+            Op::Conv2d(p) => {
+                p.weight = to(p.weight);
+                p.bias = p.bias.map(to);
+            }
+            Op::Linear(p) => p.weights.iter_mut().chain(&mut p.biases).for_each(|w| *w = to(*w)),
+            Op::GroupNorm(p) => (p.weight, p.bias) = (to(p.weight), to(p.bias)),
+            Op::LayerNorm(p) => (p.weight, p.bias) = (to(p.weight), to(p.bias)),
+            Op::Input(_)
+            | Op::Attention(_)
+            | Op::TimeEmbedding(_)
+            | Op::Pointwise(_)
+            | Op::Slice { .. }
+            | Op::Concat
+            | Op::Upsample { .. }
+            | Op::ChannelAffine(_)
+            | Op::ChannelMoments => {}
+        }
+        op
+    }
+
     /// Name as printed.
     pub fn name(&self) -> &'static str {
         match self {

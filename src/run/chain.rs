@@ -161,13 +161,10 @@ impl<'p> Interpreter<'p> {
                     let more = if rest.len() > 1 { format!(" and {} more", rest.len() - 1) } else { String::new() };
                     let e = e.at(format!("{}: {}{more}", link.phase.name, link.grid.describe(rest[0].0)));
                     // What lies on a lost device is lost with it.
-                    let lost = e.kind() == Kind::DeviceLost && !self.world.uses_device();
-                    if e.kind() != Kind::Memory && !lost {
+                    if e.kind() == Kind::DeviceLost && self.world.uses_device() {
                         return Err(e);
                     }
-                    let what = self.executors.recover(link.phase.graph.0, e)?;
-                    self.holds.fill(None);
-                    control.observer.note(&what);
+                    recover::retry(link.phase.graph.0, self.executors, &mut self.holds, e, control)?;
                 }
             }
         }

@@ -3,7 +3,7 @@
 
 use super::budget::{Choice, DeviceNeeds, Part, Residency, wider};
 use super::engine::Engine;
-use super::executor::{Executor, SharedWeights};
+use super::executor::{Executor, SharedDevice, SharedWeights};
 use super::executors::Executors;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{DType, Graph};
@@ -55,9 +55,9 @@ impl<'a> Loader<'a> {
         &self.notes
     }
 
-    /// The parts as they could be loaded, and what had to be given up for that. What is loaded stays warm.
-    pub fn settled(self) -> (Vec<Part>, Vec<String>) {
-        (self.parts.clone(), self.notes.clone())
+    /// The device they are loaded on now.
+    pub fn device(&self) -> SharedDevice {
+        self.engine.device().clone()
     }
 
     /// Device bytes of the executors it holds now.

@@ -69,11 +69,21 @@ pub(super) fn again(
     error: Error,
     control: &mut Control<'_>,
 ) -> Result<()> {
-    let error = placed(error, prepared, batch);
+    retry(prepared.phase.graph.0, executors, holds, placed(error, prepared, batch), control)
+}
+
+/// The same for a launch of `graph` whose error has its position.
+pub(super) fn retry(
+    graph: usize,
+    executors: &mut dyn Executors,
+    holds: &mut Holds,
+    error: Error,
+    control: &mut Control<'_>,
+) -> Result<()> {
     if !matches!(error.kind(), Kind::Memory | Kind::DeviceLost) {
         return Err(error);
     }
-    let what = executors.recover(prepared.phase.graph.0, error)?;
+    let what = executors.recover(graph, error)?;
     // Whatever the executors held went with the device or the buffers.
     holds.fill(None);
     control.observer.note(&what);

@@ -167,7 +167,7 @@ pub fn upscale_with(
         };
         loop {
             let mut control = Control { observer, cancel, order: options.tile_order, began };
-            let done = work.run(engine, &mut choice, &mut delivery, &mut report, &mut clock, &mut control);
+            let done = work.run(engine, &choice, &mut delivery, &mut report, &mut clock, &mut control);
             let e = match done {
                 Ok(phases) => {
                     times = phases;

@@ -30,12 +30,11 @@ pub(super) struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Loads and runs. What had to be given up goes into the report, into `choice` what it changed. Returns the seconds
-    /// of its phases.
+    /// Loads and runs. What had to be given up goes into the report. Returns the seconds of its phases.
     pub(super) fn run(
         &self,
         engine: &mut Engine,
-        choice: &mut Choice,
+        choice: &Choice,
         delivery: &mut Delivery,
         report: &mut Report,
         clock: &mut Clock,
@@ -43,14 +42,11 @@ impl Work<'_> {
     ) -> Result<Vec<(String, f64)>> {
         engine.limit(choice.cap);
         // What is loaded stays warm in the engine.
-        let (parts, notes) = Loader::new(engine, choice, &self.scope, self.weights.clone())?.settled();
-        choice.parts = parts;
-        notes.iter().for_each(|n| control.observer.note(n));
-        report.notes.extend(notes);
+        let mut loader = Loader::new(engine, choice, &self.scope, self.weights.clone())?;
+        loader.notes().iter().for_each(|n| control.observer.note(n));
         clock.lap("load");
 
-        let device = engine.device().clone();
-        let mut loader = Loader::new(engine, choice, &self.scope, self.weights.clone())?;
+        let device = loader.device();
         // What is loaded in turn differs from moment to moment: held beside it.
         let beside = |loader: &Loader<'_>| match choice.residency {
             Residency::All | Residency::OneArena => device.allocated(),

@@ -81,7 +81,7 @@ impl Linker {
                 continue;
             }
             self.graph.nodes.push(Node {
-                op: shift_weights(&node.op, weights),
+                op: node.op.with_weights(&mut |w| WeightId(w.0 + weights)),
                 inputs: node.inputs.iter().map(to).collect(),
                 output: to(&node.output),
             });
@@ -103,40 +103,6 @@ impl Linker {
         self.graph.values.push(value);
         ValueId(self.graph.values.len() as u32 - 1)
     }
-}
-
-/// `op` with its tensors moved up by `by`.
-fn shift_weights(op: &Op, by: u32) -> Op {
-    let moved = |w: &mut WeightId| w.0 += by;
-    let mut op = op.clone();
-    match &mut op {
-        Op::Conv2d(p) => {
-            moved(&mut p.weight);
-            p.bias.iter_mut().for_each(moved);
-        }
-        Op::Linear(p) => {
-            p.weights.iter_mut().for_each(moved);
-            p.biases.iter_mut().for_each(moved);
-        }
-        Op::GroupNorm(p) => {
-            moved(&mut p.weight);
-            moved(&mut p.bias);
-        }
-        Op::LayerNorm(p) => {
-            moved(&mut p.weight);
-            moved(&mut p.bias);
-        }
-        Op::Input(_)
-        | Op::Attention(_)
-        | Op::TimeEmbedding(_)
-        | Op::Pointwise(_)
-        | Op::Slice { .. }
-        | Op::Concat
-        | Op::Upsample { .. }
-        | Op::ChannelAffine(_)
-        | Op::ChannelMoments => {}
-    }
-    op
 }
 
 #[cfg(test)]
