@@ -11,6 +11,7 @@ mod budget;
 mod cli;
 mod clip;
 mod cuda;
+mod eval;
 mod folders;
 mod formats;
 mod house;

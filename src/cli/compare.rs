@@ -35,7 +35,7 @@ pub(super) struct CompareArgs {
 pub(super) fn run(args: &CompareArgs) -> Result<()> {
     let (mut a, b) = (Picture::read(&args.a)?, Picture::read(&args.b)?);
     if args.bicubic {
-        a = a.enlarged(b.width, b.height)?;
+        a = a.resized(b.width, b.height)?;
     }
     let s = metrics::compare(&a, &b)?;
     if args.json {

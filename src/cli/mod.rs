@@ -7,6 +7,7 @@ mod again;
 mod clean;
 mod compare;
 mod devices;
+mod eval;
 mod folder;
 mod inspect;
 mod progress;
@@ -57,6 +58,9 @@ enum Command {
     /// Says how alike two pictures of one size are: PSNR, SSIM, GMSD, HaarPSI
     #[command(after_help = compare::HELP)]
     Compare(compare::CompareArgs),
+    /// Measures upscalers over a folder of pictures: tables, a picture sheet and a page
+    #[command(after_help = eval::HELP)]
+    Eval(eval::EvalArgs),
     /// Removes what interrupted jobs left behind
     #[command(after_help = clean::HELP)]
     Clean(clean::CleanArgs),
@@ -94,6 +98,7 @@ fn start() -> ExitCode {
         Command::Devices(args) => (devices::run(args).map(|()| true), args.json),
         Command::Inspect(args) => (inspect::run(args).map(|()| true), args.json),
         Command::Compare(args) => (compare::run(args).map(|()| true), args.json),
+        Command::Eval(args) => (eval::run(args, &cancel).map(|()| true), args.json),
         Command::Clean(args) => (clean::run(args), false),
     };
     match outcome {

@@ -129,7 +129,7 @@ impl UpscaleArgs {
         }
     }
 
-    fn options(&self) -> UpscaleOptions {
+    pub(super) fn options(&self) -> UpscaleOptions {
         let mut o = UpscaleOptions::new(&self.input, self.size());
         o.output.clone_from(&self.output);
         o.format = self.format;

@@ -1,11 +1,14 @@
-//! How alike two pictures are: PSNR, SSIM, GMSD, HaarPSI.
+//! How alike two pictures are: PSNR, SSIM, GMSD, HaarPSI; and measures of upscalers: SelfSSIM, self-similarity, drift.
 //!
-//! Each metric is computed as the `piq` package computes it with its default options, so that
+//! Each of the first four is computed as the `piq` package computes it with its default options, so that
 //! figures can be compared with published ones; the tests hold values made with it. All work on
 //! values in [0, 1], alpha left out.
 
+pub mod features;
+mod frechet;
 mod gmsd;
 mod haarpsi;
+mod similarity;
 mod ssim;
 
 use crate::error::{Error, Kind, Result};
@@ -13,8 +16,10 @@ use crate::image::{self, Colour, colour};
 use crate::{extent, limits};
 use std::path::Path;
 
+pub use frechet::frechet;
 pub use gmsd::gmsd;
 pub use haarpsi::haarpsi;
+pub use similarity::{self_similarity_error, self_ssim};
 pub use ssim::ssim;
 
 /// A picture held whole: grey or RGB, values in [0, 1].
@@ -63,13 +68,37 @@ impl Picture {
         Picture { channels: 3, values, ..self }
     }
 
-    /// The same picture enlarged by bicubic interpolation: the baseline of every upscaler.
-    pub fn enlarged(&self, width: usize, height: usize) -> Result<Picture> {
+    /// The same picture resized by bicubic interpolation, antialiased where it shrinks; enlarging is the baseline of every
+    /// upscaler.
+    pub fn resized(&self, width: usize, height: usize) -> Result<Picture> {
         let (from, to) = ((self.width as u64, self.height as u64), (width as u64, height as u64));
         let values = image::resample::resize(&self.values, from, to, self.channels)?;
         // A file holds no value outside this range, and bicubic interpolation overshoots at edges.
         let values = values.into_iter().map(|v| v.clamp(0.0, 1.0)).collect();
         Ok(Picture { width, height, channels: self.channels, values })
+    }
+
+    /// `width` x `height` pixels from column `x` and row `y` on, which must be inside.
+    pub fn window(&self, x: usize, y: usize, width: usize, height: usize) -> Picture {
+        let rows = self.values.chunks_exact((self.width * self.channels).max(1)).skip(y).take(height);
+        let values = rows.flat_map(|row| &row[x * self.channels..(x + width) * self.channels]).copied().collect();
+        Picture { width, height, channels: self.channels, values }
+    }
+
+    /// Writes it as a file; the name's ending says the format.
+    pub fn write(&self, path: &Path, depth: image::Depth, overwrite: bool) -> Result<()> {
+        let header = image::Header {
+            width: self.width as u64,
+            height: self.height as u64,
+            colour: Colour::new(self.channels == 1, false),
+            depth,
+            format: image::Format::Png,
+            icc: None,
+            notes: Vec::new(),
+        };
+        let mut sink = image::create(path, &header, overwrite)?;
+        self.values.chunks_exact((self.width * self.channels).max(1)).try_for_each(|row| sink.write_row(row))?;
+        sink.finish()
     }
 }
 
@@ -104,10 +133,13 @@ pub fn psnr(a: &Picture, b: &Picture) -> Result<f64> {
     Ok(-10.0 * (sum / a.values.len() as f64).log10())
 }
 
+fn refuse(text: String) -> Error {
+    Error::new(Kind::Usage, "metrics", text)
+}
+
 /// Refuses pictures of different shape, and those smaller than `least` on a side.
 fn check(a: &Picture, b: &Picture, least: usize) -> Result<()> {
     let shape = |p: &Picture| (p.width, p.height, p.channels);
-    let refuse = |text: String| Error::new(Kind::Usage, "metrics", text);
     if shape(a) != shape(b) {
         let text = format!(
             "{}x{}x{} and {}x{}x{} can't be compared",

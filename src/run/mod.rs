@@ -10,6 +10,7 @@ pub mod component;
 mod delivery;
 pub mod devices;
 pub mod engine;
+pub mod eval;
 pub mod executor;
 pub mod executors;
 mod folder;

@@ -1,0 +1,137 @@
+//! `tessera eval`: quality tables over a folder of pictures.
+
+use super::progress::Display;
+use super::{out, upscale::UpscaleArgs};
+use clap::{Args, Parser};
+use std::path::PathBuf;
+use tessera::run::Cancel;
+use tessera::run::eval::{self, EvalOptions, How, Method, PROTOCOLS};
+use tessera::{Error, Kind, Result};
+
+/// Shown below the options.
+pub(super) const HELP: &str = "\
+A method is `bicubic`, or a system with options of `tessera upscale`; NAME= before it names its row, and `cascade:`
+runs the system stage by stage, at most x4 each. Every picture made stays in the output folder: reference/, input/ and
+one folder for each method, by scale, under the names of the originals, so that other programs can measure them (FID, LPIPS,
+MUSIQ, NIQE and PI need weights that do not ship).
+
+Examples:
+  tessera eval photos -o out --scales 2,4 --method bicubic --method onestep
+  tessera eval photos -o out --scales 8,18 --method onestep --method 'stages=cascade:onestep --noise 0.1'
+  tessera eval div8k -o out --protocol casr-div8k --method bicubic --method onestep";
+
+/// Options of the command.
+#[derive(Debug, Args)]
+pub(super) struct EvalArgs {
+    /// A folder of originals, which are reduced by exactly the scale
+    pictures: PathBuf,
+    /// A new folder for tables and pictures
+    #[arg(short, long, value_name = "FOLDER")]
+    output: PathBuf,
+    /// Factors, separated by commas [default: 4, or the protocol's]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    scales: Vec<f64>,
+    /// A row of the table; may be given several times [default: bicubic and onestep]
+    #[arg(long, value_name = "METHOD")]
+    method: Vec<String>,
+    /// Split and scales of a paper: casr-div8k, casr-realsr, casr-celeba, casarbi-celeba or casarbi-div2k
+    #[arg(long, value_name = "NAME")]
+    protocol: Option<String>,
+    /// The pictures are small ones without originals
+    #[arg(long)]
+    inputs_only: bool,
+    /// Only the first so many pictures by name
+    #[arg(long, value_name = "N")]
+    first: Option<usize>,
+    /// Only the middle of each original, at most so many pixels a side
+    #[arg(long, value_name = "PIXELS")]
+    crop: Option<u32>,
+    /// Also compares each method's results of one input over the scales
+    #[arg(long)]
+    self_ssim: bool,
+    /// Prints one JSON object for each result instead of the tables
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// One method's options, parsed as those of `tessera upscale`.
+#[derive(Debug, Parser)]
+struct Row {
+    #[command(flatten)]
+    upscale: UpscaleArgs,
+}
+
+/// Runs the evaluation and prints its tables.
+pub(super) fn run(args: &EvalArgs, cancel: &Cancel) -> Result<()> {
+    let protocol = args.protocol.as_deref().map(find).transpose()?;
+    let mut scales = args.scales.clone();
+    if scales.is_empty() {
+        scales = protocol.map_or_else(|| vec![4.0], |p| p.scales.to_vec());
+    }
+    let given: &[String] = if args.method.is_empty() { &["bicubic".into(), "onestep".into()] } else { &args.method };
+    let options = EvalOptions {
+        pictures: args.pictures.clone(),
+        inputs_only: args.inputs_only || protocol.is_some_and(|p| p.inputs_only),
+        output: args.output.clone(),
+        scales,
+        methods: given.iter().map(|m| method(m)).collect::<Result<Vec<_>>>()?,
+        last: protocol.map(|p| p.last).filter(|&last| last > 0),
+        first: args.first,
+        crop: args.crop,
+        self_ssim: args.self_ssim,
+    };
+    let mut display = Display::new(None);
+    let outcome = eval::eval(&options, &mut display, cancel);
+    display.finish();
+    let evaluation = outcome?;
+    let text = if args.json { eval::json_lines(&evaluation) } else { eval::markdown(&evaluation) };
+    out(text.trim_end())
+}
+
+fn find(name: &str) -> Result<&'static eval::Protocol> {
+    eval::protocol(name).ok_or_else(|| {
+        let names: Vec<&str> = PROTOCOLS.iter().map(|p| p.name).collect();
+        Error::new(Kind::Usage, "usage", format!("there is no protocol `{name}`"))
+            .advise(format!("use one of {}", names.join(", ")))
+    })
+}
+
+/// `[NAME=]bicubic` or `[NAME=][cascade:]SYSTEM [options]`.
+fn method(text: &str) -> Result<Method> {
+    let refuse = |why: String| Error::new(Kind::Usage, "usage", format!("the method `{text}`: {why}"));
+    let (head, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    let (name, head) = match head.split_once('=') {
+        Some((name, head)) => (name.to_owned(), head),
+        None => (text.to_owned(), head),
+    };
+    if name.is_empty() || head.is_empty() {
+        return Err(refuse("it has no name".into()));
+    }
+    if head == "bicubic" {
+        return Ok(Method { name, how: How::Bicubic });
+    }
+    let (cascade, system) = match head.strip_prefix("cascade:") {
+        Some(system) => (true, system),
+        None => (false, head),
+    };
+    let words = ["method", "-i", ".", "--system", system].into_iter().chain(rest.split_whitespace());
+    let row = Row::try_parse_from(words).map_err(|e| refuse(super::usage_error(&e).message().to_owned()))?;
+    let options = Box::new(row.upscale.options());
+    Ok(Method { name, how: if cascade { How::Cascade(options) } else { How::Job(options) } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_systems_with_options() {
+        assert_eq!(method("bicubic").unwrap().how, How::Bicubic);
+        let m = method("quick=cascade:onestep --seed 7").unwrap();
+        let How::Cascade(options) = &m.how else { panic!("{m:?}") };
+        assert_eq!((m.name.as_str(), options.system.as_deref(), options.seed), ("quick", Some("onestep"), 7));
+        for bad in ["", "=onestep", "onestep --no-such-option", "x=cascade:"] {
+            assert_eq!(method(bad).err().map(|e| e.kind()), Some(Kind::Usage), "{bad}");
+        }
+    }
+}

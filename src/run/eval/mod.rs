@@ -1,0 +1,360 @@
+//! Quality tables: pictures are reduced by exactly the scale, enlarged again by each method, and measured against
+//! themselves. Every picture made is kept, in folders that other programs' measures can read.
+
+mod page;
+mod protocol;
+mod sheet;
+mod stages;
+mod table;
+
+use super::engine::Engine;
+use super::options::{Cancel, Observer, Progress, Resume, Silent, Size, UpscaleOptions};
+use super::upscale::{check_options, upscale_with};
+use crate::error::{Error, Kind, Result};
+use crate::metrics::{self, Picture, Scores};
+use crate::{fs, image, limits};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+pub use protocol::{PROTOCOLS, Protocol, protocol};
+pub use stages::factors;
+pub use table::{json_lines, markdown};
+
+/// How pictures are enlarged.
+#[derive(Debug, Clone, PartialEq)]
+pub enum How {
+    /// Bicubic interpolation.
+    Bicubic,
+    /// One job of the engine.
+    Job(Box<UpscaleOptions>),
+    /// A job for each stage of a cascade, see [`factors`]; the pictures in between have 16 bits.
+    Cascade(Box<UpscaleOptions>),
+}
+
+/// A row of the table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Method {
+    /// Its name, which also names a folder.
+    pub name: String,
+    /// What it does; input, output and size of its job are set for each picture.
+    pub how: How,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EvalOptions {
+    /// A folder of pictures: the originals, or with `inputs_only` small pictures that have none.
+    pub pictures: PathBuf,
+    /// The pictures are inputs as they are; measures against an original are left out.
+    pub inputs_only: bool,
+    /// A folder for everything that is made; it must not exist, or be empty.
+    pub output: PathBuf,
+    /// Factors.
+    pub scales: Vec<f64>,
+    /// Rows.
+    pub methods: Vec<Method>,
+    /// Only so many pictures, the last ones by name as published splits take them; `None`: all.
+    pub last: Option<usize>,
+    /// Only so many, the first ones.
+    pub first: Option<usize>,
+    /// The middle of each original of at most so many pixels a side, for a quick look; `None`: all of it.
+    pub crop: Option<u32>,
+    /// Also enlarges the input of the largest scale to all scales, and compares the results with each other.
+    pub self_ssim: bool,
+}
+
+/// What was measured of one result.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// The method's name.
+    pub method: String,
+    /// Factor.
+    pub scale: f64,
+    /// The picture's name without its ending.
+    pub picture: String,
+    /// The result, below the output folder.
+    pub path: PathBuf,
+    /// Against the original, where there is one.
+    pub scores: Option<Scores>,
+    /// Frechet distance to the original's features (see [`metrics::frechet`]); where there is none, to the input's.
+    pub frechet: Option<f64>,
+    /// See [`metrics::self_similarity_error`].
+    pub similarity: Option<f64>,
+    /// Seconds of the job, reading and writing included.
+    pub seconds: f64,
+    /// Pixels of the result.
+    pub pixels: u64,
+    /// Most device bytes allocated at once.
+    pub device_peak: u64,
+    /// The Frechet distance after each stage of a cascade, against the original reduced to the stage's size.
+    pub drift: Vec<f64>,
+}
+
+/// All results, and SelfSSIM: for each method the mean over pictures, row = from, column = to.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Evaluation {
+    /// One entry for each method, scale and picture.
+    pub measured: Vec<Measured>,
+    /// Method, then scales x scales.
+    pub self_ssim: Vec<(String, Vec<Vec<f64>>)>,
+    /// Pictures that were left out, and why.
+    pub left_out: Vec<(PathBuf, String)>,
+}
+
+/// Runs an evaluation. A picture that cannot be used is left out and named; an error of a method ends all.
+pub fn eval(options: &EvalOptions, observer: &mut dyn Observer, cancel: &Cancel) -> Result<Evaluation> {
+    check(options)?;
+    let mut names = pictures(options)?;
+    let jobs = options.methods.iter().filter_map(|m| match &m.how {
+        How::Job(o) | How::Cascade(o) => Some(o),
+        How::Bicubic => None,
+    });
+    let first = jobs.map(|o| (o.device.clone(), o.threads)).next();
+    let (device, threads) = first.unwrap_or_else(|| ("cpu".into(), None));
+    let mut engine = Engine::open(&device, threads)?;
+    fs::make_folder(&options.output)?;
+    let mut evaluation = Evaluation::default();
+    let mut matrices = vec![Vec::new(); options.methods.len()];
+    let (began, total) = (Instant::now(), names.len() as u64);
+    for (i, path) in names.drain(..).enumerate() {
+        let one = One { options, name: stem(&path), path: &path, began, done: i as u64, total };
+        match one.original() {
+            Ok(original) => one.run(&original, &mut engine, &mut evaluation, &mut matrices, observer, cancel)?,
+            Err(e) => {
+                observer.note(&format!("{} is left out: {e}", path.display()));
+                evaluation.left_out.push((path, e.to_string()));
+            }
+        }
+    }
+    if evaluation.measured.is_empty() {
+        let why = format!("{} holds no picture that could be used", options.pictures.display());
+        return Err(Error::new(Kind::BadInput, "eval", why));
+    }
+    for (method, matrices) in options.methods.iter().zip(matrices).filter(|(_, m)| !m.is_empty()) {
+        evaluation.self_ssim.push((method.name.clone(), mean(&matrices)));
+    }
+    page::write(options, &evaluation)?;
+    sheet::write(options, &evaluation)?;
+    Ok(evaluation)
+}
+
+fn check(options: &EvalOptions) -> Result<()> {
+    let refuse = |why: String| Err(Error::new(Kind::Usage, "eval", why));
+    if options.methods.is_empty() || options.scales.is_empty() {
+        return refuse("at least one method and one scale are needed".into());
+    }
+    for scale in &options.scales {
+        if !(1.0..=limits::MAX_SCALE).contains(scale) {
+            return refuse(format!("the scale {scale} is not between 1 and {}", limits::MAX_SCALE));
+        }
+    }
+    let mut names: Vec<String> = options.methods.iter().map(|m| folder_name(&m.name)).collect();
+    names.sort();
+    if let Some(pair) = names.windows(2).find(|n| n[0] == n[1]) {
+        return refuse(format!("two methods are called `{}`", pair[0]));
+    }
+    for method in &options.methods {
+        match &method.how {
+            How::Job(o) | How::Cascade(o) => check_options(o)?,
+            How::Bicubic => {}
+        }
+    }
+    if options.output.exists() && fs::entries(&options.output).map_or(true, |e| !e.is_empty()) {
+        return Err(Error::new(Kind::Usage, "eval", format!("{} is there and not empty", options.output.display()))
+            .advise("name a new folder with -o"));
+    }
+    Ok(())
+}
+
+/// The pictures of the split, by name.
+fn pictures(options: &EvalOptions) -> Result<Vec<PathBuf>> {
+    let entries = fs::entries(&options.pictures)?;
+    let mut names: Vec<PathBuf> = entries.into_iter().filter(|e| e.is_file).map(|e| e.path).collect();
+    names.retain(|p| image::Format::from_name(&p.extension().unwrap_or_default().to_string_lossy()).is_some());
+    names.sort();
+    if let Some(last) = options.last {
+        names.drain(..names.len().saturating_sub(last));
+    }
+    names.truncate(options.first.unwrap_or(usize::MAX));
+    if names.is_empty() {
+        let why = format!("{} holds no pictures", options.pictures.display());
+        return Err(Error::new(Kind::BadInput, "eval", why));
+    }
+    Ok(names)
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().map_or_else(|| "picture".into(), |s| s.to_string_lossy().into_owned())
+}
+
+/// A name as a folder: letters, digits and a few signs.
+pub(super) fn folder_name(name: &str) -> String {
+    let kept = name.chars().map(|c| if c.is_alphanumeric() || "._-+=".contains(c) { c } else { '_' });
+    let kept: String = kept.collect();
+    kept.trim_matches('_').to_owned()
+}
+
+/// Where a result is kept, relative to the output folder.
+fn place(method: &str, scale: f64) -> PathBuf {
+    PathBuf::from(folder_name(method)).join(format!("x{scale}"))
+}
+
+fn mean(all: &[Vec<Vec<f64>>]) -> Vec<Vec<f64>> {
+    let mut sum = all[0].clone();
+    for matrix in &all[1..] {
+        for (row, other) in sum.iter_mut().zip(matrix) {
+            row.iter_mut().zip(other).for_each(|(a, b)| *a += b);
+        }
+    }
+    sum.iter_mut().flatten().for_each(|v| *v /= all.len() as f64);
+    sum
+}
+
+/// One picture on its way through all methods and scales.
+struct One<'a> {
+    options: &'a EvalOptions,
+    name: String,
+    path: &'a Path,
+    began: Instant,
+    done: u64,
+    total: u64,
+}
+
+impl One<'_> {
+    fn tell(&self, observer: &mut dyn Observer, stage: &str) {
+        let elapsed = self.began.elapsed().as_secs_f64();
+        let left = (self.done > 0).then(|| elapsed / self.done as f64 * (self.total - self.done) as f64);
+        observer.progress(&Progress { stage, done: self.done, total: self.total, elapsed, left });
+    }
+
+    /// The original, cut to the middle where that was asked for.
+    fn original(&self) -> Result<Picture> {
+        let picture = Picture::read(self.path)?.into_rgb();
+        let Some(side) = self.options.crop else { return Ok(picture) };
+        let (w, h) = (picture.width.min(side as usize), picture.height.min(side as usize));
+        Ok(picture.window((picture.width - w) / 2, (picture.height - h) / 2, w, h))
+    }
+
+    fn run(
+        &self,
+        original: &Picture,
+        engine: &mut Engine,
+        to: &mut Evaluation,
+        matrices: &mut [Vec<Vec<Vec<f64>>>],
+        observer: &mut dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<()> {
+        let options = self.options;
+        for &scale in &options.scales {
+            let Some((input, reference)) = self.pair(original, scale, to)? else { continue };
+            for method in &options.methods {
+                cancel.check()?;
+                self.tell(observer, &format!("{} x{scale} {}", self.name, method.name));
+                let folder = options.output.join(place(&method.name, scale));
+                let made = stages::enlarge(method, &input, scale, &folder, &self.name, engine, cancel)?;
+                to.measured.push(self.measure(method, scale, made, reference.as_ref(), &input)?);
+            }
+        }
+        if options.self_ssim && options.scales.len() > 1 {
+            let largest = options.scales.iter().copied().fold(1.0, f64::max);
+            let Some((input, _)) = self.pair(original, largest, to)? else { return Ok(()) };
+            for (method, matrices) in options.methods.iter().zip(matrices) {
+                cancel.check()?;
+                self.tell(observer, &format!("{} SelfSSIM {}", self.name, method.name));
+                let mut results = Vec::new();
+                for &scale in &options.scales {
+                    let folder = options.output.join("self_ssim").join(place(&method.name, scale));
+                    let made = stages::enlarge(method, &input, scale, &folder, &self.name, engine, cancel)?;
+                    results.push(Picture::read(&made.path)?.into_rgb());
+                }
+                let row = |a: &Picture| results.iter().map(|b| metrics::self_ssim(a, b)).collect::<Result<Vec<_>>>();
+                matrices.push(results.iter().map(row).collect::<Result<Vec<_>>>()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The input for a scale, as a file, and the original cut to the result's size.
+    fn pair(&self, original: &Picture, scale: f64, to: &mut Evaluation) -> Result<Option<(PathBuf, Option<Picture>)>> {
+        if self.options.inputs_only {
+            return Ok(Some((self.path.to_owned(), None)));
+        }
+        let small = [original.width, original.height].map(|side| (side as f64 / scale).floor() as usize);
+        if small.contains(&0) {
+            let why = format!("{}x{} cannot be reduced by {scale}", original.width, original.height);
+            to.left_out.push((self.path.to_owned(), why));
+            return Ok(None);
+        }
+        // Sides of the result; the original loses what does not divide.
+        let [w, h] = small.map(|side| (side as f64 * scale).round() as usize);
+        let reference = original.window(0, 0, w, h);
+        let folder = self.options.output.join("input").join(format!("x{scale}"));
+        let path = folder.join(format!("{}.png", self.name));
+        if !path.exists() {
+            fs::make_folder(&folder)?;
+            reference.resized(small[0], small[1])?.write(&path, image::Depth::Eight, false)?;
+            let folder = self.options.output.join("reference").join(format!("x{scale}"));
+            fs::make_folder(&folder)?;
+            reference.write(&folder.join(format!("{}.png", self.name)), image::Depth::Eight, false)?;
+        }
+        Ok(Some((path, Some(reference))))
+    }
+
+    fn measure(
+        &self,
+        method: &Method,
+        scale: f64,
+        made: stages::Made,
+        reference: Option<&Picture>,
+        input: &Path,
+    ) -> Result<Measured> {
+        let result = Picture::read(&made.path)?.into_rgb();
+        let scores = reference.map(|r| metrics::compare(&result, r)).transpose()?;
+        let beside = match reference {
+            Some(r) => r.clone(),
+            None => Picture::read(input)?.into_rgb(),
+        };
+        // Pictures too small for a measure have none.
+        let similarity = reference.and_then(|r| metrics::self_similarity_error(&result, r).ok());
+        let mut drift = Vec::new();
+        for stage in &made.stages {
+            let stage = Picture::read(stage)?.into_rgb();
+            let reduced = beside.resized(stage.width, stage.height)?;
+            drift.extend(metrics::frechet(&stage, &reduced).ok());
+        }
+        Ok(Measured {
+            method: method.name.clone(),
+            scale,
+            picture: self.name.clone(),
+            scores,
+            frechet: metrics::frechet(&result, &beside).ok(),
+            similarity,
+            seconds: made.seconds,
+            pixels: (result.width * result.height) as u64,
+            device_peak: made.device_peak,
+            drift,
+            path: made.path.strip_prefix(&self.options.output).unwrap_or(&made.path).to_owned(),
+        })
+    }
+}
+
+/// The job of a method for one picture.
+fn job(of: &UpscaleOptions, input: &Path, output: &Path, size: Size) -> UpscaleOptions {
+    UpscaleOptions {
+        input: input.to_owned(),
+        output: Some(output.to_owned()),
+        size,
+        resume: Resume::Never,
+        overwrite: false,
+        skip_existing: false,
+        dry_run: false,
+        ..of.clone()
+    }
+}
+
+/// Runs one job; seconds and peak come from its report.
+fn run_job(engine: &mut Engine, options: &UpscaleOptions, cancel: &Cancel) -> Result<(f64, u64)> {
+    // What hundreds of jobs have to say would bury the evaluation's own words.
+    let report = upscale_with(engine, options, &mut Silent, cancel)?;
+    Ok((report.seconds, report.device_peak))
+}

@@ -1,0 +1,108 @@
+//! One result: a single job, or a job for each stage of a cascade.
+
+use super::{How, Method, job, run_job};
+use crate::error::Result;
+use crate::fs;
+use crate::image::Depth;
+use crate::metrics::Picture;
+use crate::run::engine::Engine;
+use crate::run::options::{Cancel, Size};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// A result and what it took.
+pub(super) struct Made {
+    pub(super) path: PathBuf,
+    pub(super) seconds: f64,
+    pub(super) device_peak: u64,
+    /// The pictures after each stage, the result last; empty for single jobs.
+    pub(super) stages: Vec<PathBuf>,
+}
+
+/// The factors of a cascade whose stages enlarge by at most 4, largest first, as CASR's published x18 = 4 x 3 x 1.5: up to
+/// 4 one stage, up to 16 the factor 4 and the rest, up to 48 then 4, 3 and the rest, beyond that one more 4 at a time.
+pub fn factors(scale: f64) -> Vec<f64> {
+    if scale <= 4.0 {
+        vec![scale]
+    } else if scale <= 16.0 {
+        vec![4.0, scale / 4.0]
+    } else if scale <= 48.0 {
+        vec![4.0, 3.0, scale / 12.0]
+    } else {
+        let mut rest = factors(scale / 4.0);
+        rest.insert(0, 4.0);
+        rest
+    }
+}
+
+/// Enlarges one input by one method into `folder`.
+#[expect(clippy::too_many_arguments, reason = "a result depends on all of them")]
+pub(super) fn enlarge(
+    method: &Method,
+    input: &Path,
+    scale: f64,
+    folder: &Path,
+    name: &str,
+    engine: &mut Engine,
+    cancel: &Cancel,
+) -> Result<Made> {
+    fs::make_folder(folder)?;
+    let path = folder.join(format!("{name}.png"));
+    match &method.how {
+        How::Bicubic => {
+            let began = Instant::now();
+            let small = Picture::read(input)?;
+            let [w, h] = [small.width, small.height].map(|side| (side as f64 * scale).round() as usize);
+            small.resized(w, h)?.write(&path, Depth::Eight, false)?;
+            Ok(Made { path, seconds: began.elapsed().as_secs_f64(), device_peak: 0, stages: Vec::new() })
+        }
+        How::Job(of) => {
+            let (seconds, device_peak) = run_job(engine, &job(of, input, &path, Size::Scale(scale)), cancel)?;
+            Ok(Made { path, seconds, device_peak, stages: Vec::new() })
+        }
+        How::Cascade(of) => {
+            let small = Picture::read(input)?;
+            let factors = factors(scale);
+            // The depth of an output is that of its input: nothing is rounded to 8 bits between stages.
+            let between = folder.join("stages");
+            fs::make_folder(&between)?;
+            let deep = between.join(format!("{name}.0.tif"));
+            small.write(&deep, Depth::Sixteen, false)?;
+            let (mut from, mut stages) = (deep, Vec::new());
+            let (mut seconds, mut device_peak, mut reached) = (0.0, 0, 1.0);
+            for (k, factor) in factors.iter().enumerate() {
+                reached *= factor;
+                let last = k + 1 == factors.len();
+                // Rounding once from the input's sides: the result has exactly the size of a single jump.
+                let by = if last { scale } else { reached };
+                let side = |v: usize| (v as f64 * by).round() as u64;
+                let size = Size::Both(side(small.width), side(small.height));
+                let to = if last { path.clone() } else { between.join(format!("{name}.{}.tif", k + 1)) };
+                let (spent, peak) = run_job(engine, &job(of, &from, &to, size), cancel)?;
+                seconds += spent;
+                device_peak = device_peak.max(peak);
+                stages.push(to.clone());
+                from = to;
+            }
+            Ok(Made { path, seconds, device_peak, stages })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::factors;
+
+    #[test]
+    fn factors_are_those_published() {
+        assert_eq!(factors(18.0), [4.0, 3.0, 1.5]);
+        assert_eq!(factors(2.5), [2.5]);
+        assert_eq!(factors(8.0), [4.0, 2.0]);
+        assert_eq!(factors(30.0), [4.0, 3.0, 2.5]);
+        assert_eq!(factors(64.0), [4.0, 4.0, 4.0]);
+        for s in [1.0, 3.9, 5.3, 16.1, 48.0, 63.7] {
+            let f = factors(s);
+            assert!((f.iter().product::<f64>() - s).abs() < 1e-9 && f.iter().all(|v| (1.0..=4.0).contains(v)), "{f:?}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The figures as text: one JSON object a line, and tables in Markdown of means over pictures.
+
+use super::{Evaluation, Measured};
+use serde_json::json;
+use std::fmt::Write;
+
+/// Means over the pictures of one method and scale.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Means {
+    pub(super) pictures: usize,
+    /// Means of PSNR (dB), SSIM, GMSD, HaarPSI, where there are originals.
+    pub(super) scores: Option<[f64; 4]>,
+    pub(super) similarity: Option<f64>,
+    pub(super) frechet: Option<f64>,
+    /// Seconds per million pixels of output.
+    pub(super) seconds: f64,
+    pub(super) device_peak: u64,
+}
+
+/// Methods and scales in the order they were measured.
+pub(super) fn rows(evaluation: &Evaluation) -> Vec<(f64, &str)> {
+    let mut rows: Vec<(f64, &str)> = Vec::new();
+    for m in &evaluation.measured {
+        if !rows.contains(&(m.scale, m.method.as_str())) {
+            rows.push((m.scale, &m.method));
+        }
+    }
+    rows.sort_by(|a, b| a.0.total_cmp(&b.0));
+    rows
+}
+
+pub(super) fn means(evaluation: &Evaluation, scale: f64, method: &str) -> Means {
+    let all: Vec<&Measured> = evaluation.measured.iter().filter(|m| m.scale == scale && m.method == method).collect();
+    let mean = |of: &dyn Fn(&Measured) -> Option<f64>| {
+        let values: Vec<f64> = all.iter().filter_map(|m| of(m)).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    let scores = [
+        mean(&|m| m.scores.map(|s| s.psnr)),
+        mean(&|m| m.scores.map(|s| s.ssim)),
+        mean(&|m| m.scores.map(|s| s.gmsd)),
+        mean(&|m| m.scores.map(|s| s.haarpsi)),
+    ];
+    let pixels: u64 = all.iter().map(|m| m.pixels).sum();
+    Means {
+        pictures: all.len(),
+        scores: scores[0].map(|_| scores.map(Option::unwrap_or_default)),
+        similarity: mean(&|m| m.similarity),
+        frechet: mean(&|m| m.frechet),
+        seconds: all.iter().map(|m| m.seconds).sum::<f64>() / (pixels as f64 / 1e6).max(1e-9),
+        device_peak: all.iter().map(|m| m.device_peak).max().unwrap_or(0),
+    }
+}
+
+/// Headings of the columns of [`markdown`].
+pub(super) const HEADINGS: [&str; 11] = [
+    "scale",
+    "method",
+    "pictures",
+    "PSNR dB",
+    "SSIM",
+    "GMSD",
+    "HaarPSI",
+    "self-similarity error",
+    "Frechet",
+    "s / megapixel",
+    "device MiB",
+];
+
+/// The cells of one row.
+pub(super) fn cells(scale: f64, method: &str, m: &Means) -> Vec<String> {
+    let shown = |v: Option<f64>, digits: usize| v.map_or_else(|| "-".into(), |v| format!("{v:.digits$}"));
+    let score = |i: usize, digits: usize| shown(m.scores.map(|s| s[i]), digits);
+    let peak = if m.device_peak == 0 { "-".into() } else { format!("{:.1}", m.device_peak as f64 / 1048576.0) };
+    vec![
+        format!("x{scale}"),
+        method.to_owned(),
+        m.pictures.to_string(),
+        score(0, 3),
+        score(1, 4),
+        score(2, 5),
+        score(3, 4),
+        shown(m.similarity, 4),
+        shown(m.frechet, 6),
+        format!("{:.2}", m.seconds),
+        peak,
+    ]
+}
+
+/// All tables in Markdown.
+pub fn markdown(evaluation: &Evaluation) -> String {
+    let mut text = line(&HEADINGS.map(String::from));
+    text += &line(&HEADINGS.map(|_| "---".to_owned()));
+    for (scale, method) in rows(evaluation) {
+        text += &line(&cells(scale, method, &means(evaluation, scale, method)));
+    }
+    let drifting: Vec<&Measured> = evaluation.measured.iter().filter(|m| !m.drift.is_empty()).collect();
+    if !drifting.is_empty() {
+        text += "\nFrechet distance to the original after each stage:\n\n| scale | method | stages |\n|---|---|---|\n";
+        for (scale, method) in rows(evaluation) {
+            let of: Vec<&&Measured> = drifting.iter().filter(|m| m.scale == scale && m.method == method).collect();
+            let stages = of.iter().map(|m| m.drift.len()).min().unwrap_or(0);
+            if stages == 0 {
+                continue;
+            }
+            let mean = |k: usize| of.iter().map(|m| m.drift[k]).sum::<f64>() / of.len() as f64;
+            let means: Vec<String> = (0..stages).map(|k| format!("{:.6}", mean(k))).collect();
+            let _ = writeln!(text, "| x{scale} | {method} | {} |", means.join(", "));
+        }
+    }
+    let mut scales: Vec<f64> = evaluation.measured.iter().map(|m| m.scale).collect();
+    scales.sort_by(f64::total_cmp);
+    scales.dedup();
+    for (method, matrix) in &evaluation.self_ssim {
+        let _ = writeln!(text, "\nSelfSSIM of {method} (row: from, column: to; in the order the scales were given):\n");
+        for row in matrix {
+            text += &line(&row.iter().map(|v| format!("{v:.4}")).collect::<Vec<_>>());
+        }
+    }
+    if !evaluation.left_out.is_empty() {
+        text += "\nLeft out:\n\n";
+        for (path, why) in &evaluation.left_out {
+            let _ = writeln!(text, "- {}: {why}", path.display());
+        }
+    }
+    text
+}
+
+fn line(cells: &[String]) -> String {
+    format!("| {} |\n", cells.join(" | "))
+}
+
+/// One JSON object a line: every measurement, then every matrix.
+pub fn json_lines(evaluation: &Evaluation) -> String {
+    let mut text = String::new();
+    for m in &evaluation.measured {
+        // JSON has no infinity: equal pictures have no PSNR.
+        let psnr = m.scores.map(|s| s.psnr).filter(|v| v.is_finite());
+        let object = json!({
+            "method": m.method, "scale": m.scale, "picture": m.picture, "path": m.path.to_string_lossy(),
+            "psnr": psnr, "ssim": m.scores.map(|s| s.ssim), "gmsd": m.scores.map(|s| s.gmsd),
+            "haarpsi": m.scores.map(|s| s.haarpsi), "self_similarity_error": m.similarity, "frechet": m.frechet,
+            "seconds": m.seconds, "pixels": m.pixels, "device_peak": m.device_peak, "drift": m.drift,
+        });
+        let _ = writeln!(text, "{object}");
+    }
+    for (method, matrix) in &evaluation.self_ssim {
+        let _ = writeln!(text, "{}", json!({"method": method, "self_ssim": matrix}));
+    }
+    text
+}

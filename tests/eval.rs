@@ -1,0 +1,82 @@
+//! `tessera eval`: what it writes, what it measures, what it refuses.
+
+use crate::program::{self, run};
+use std::path::Path;
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir_all(folder.path().join("in")).expect("made");
+    std::fs::create_dir_all(folder.path().join("empty")).expect("made");
+    std::fs::write(folder.path().join("in/a.png"), program::png(101, 90)).expect("written");
+    std::fs::write(folder.path().join("in/b.png"), program::png(90, 120)).expect("written");
+    std::fs::write(folder.path().join("in/broken.png"), &program::png(64, 64)[..80]).expect("written");
+    std::fs::write(folder.path().join("in/notes.txt"), b"bread, milk\n").expect("written");
+    folder
+}
+
+fn eval(folder: &Path, from: &str, to: &str, more: &[&str]) -> program::Run {
+    let text = |name: &str| folder.join(name).to_str().expect("a plain name").to_owned();
+    let mut all = vec!["eval".to_owned(), text(from), "-o".into(), text(to)];
+    all.extend(more.iter().map(|a| a.to_string()));
+    run(&all)
+}
+
+#[test]
+fn methods_are_measured_against_the_originals() {
+    let folder = folder();
+    let rows = ["--method", "bicubic", "--method", "one=onestep -g cpu", "--method", "two=cascade:onestep -g cpu"];
+    let more = ["--scales", "1.5,5", "--self-ssim", "--json"];
+    let r = eval(folder.path(), "in", "out", &[&rows[..], &more[..]].concat());
+    assert_eq!(r.code, Some(0), "{r:?}");
+    let lines: Vec<serde_json::Value> = r.stdout.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let (matrices, results): (Vec<_>, Vec<_>) = lines.into_iter().partition(|l| l["self_ssim"].is_array());
+    assert_eq!((results.len(), matrices.len()), (2 * 2 * 3, 3));
+    for result in &results {
+        // Sides of the result follow from those of the reduced input, to the pixel.
+        let side = |v: u64, s: f64| ((v as f64 / s).floor() * s).round() as u32;
+        let (w, h) = if result["picture"] == "a" { (101, 90) } else { (90, 120) };
+        let scale = result["scale"].as_f64().expect("a number");
+        let made = folder.path().join("out").join(result["path"].as_str().expect("a path"));
+        let made = image::open(&made).expect("a picture");
+        assert_eq!((made.width(), made.height()), (side(w, scale), side(h, scale)), "{result}");
+        let psnr = result["psnr"].as_f64().expect("a figure");
+        assert!((8.0..80.0).contains(&psnr) && result["seconds"].as_f64() > Some(0.0), "{result}");
+        let stages = result["drift"].as_array().expect("a list").len();
+        assert_eq!(stages, if result["method"] == "two" { 1 + usize::from(scale > 4.0) } else { 0 }, "{result}");
+    }
+    for matrix in &matrices {
+        let at = |i: usize, j: usize| matrix["self_ssim"][i][j].as_f64().expect("a figure");
+        assert!(at(0, 0) > 0.999_999 && at(1, 1) > 0.999_999 && at(0, 1) < 1.0 && at(1, 0) < 1.0, "{matrix}");
+    }
+    let table = std::fs::read_to_string(folder.path().join("out/table.md")).expect("a table");
+    assert!(table.contains("| x5 | two | 2 |") && table.contains("broken.png"), "{table}");
+    let page = std::fs::read_to_string(folder.path().join("out/index.html")).expect("a page");
+    assert!(page.contains("bicubic/x1.5/a.png"), "{page}");
+    assert!(image::open(folder.path().join("out/sheet.png")).is_ok());
+    // Folders that other programs measure hold results only, under the originals' names.
+    for kind in ["reference", "input", "bicubic", "one", "two"] {
+        let of = folder.path().join("out").join(kind).join("x5");
+        let mut files: Vec<_> = std::fs::read_dir(of).expect("there").map(|e| e.expect("entry")).collect();
+        files.retain(|e| e.path().is_file());
+        assert_eq!(files.len(), 2, "{kind}");
+    }
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_before_work_begins() {
+    let folder = folder();
+    std::fs::create_dir_all(folder.path().join("full/x")).expect("made");
+    for (from, to, more, wanted) in [
+        ("in", "full", &["--method", "bicubic"][..], "not empty"),
+        ("empty", "out", &["--method", "bicubic"], "no pictures"),
+        ("none", "out", &["--method", "bicubic"], "none"),
+        ("in", "out", &["--method", "bicubic", "--method", "bicubic"], "called"),
+        ("in", "out", &["--method", "x=nosuchsystem"], "nosuchsystem"),
+        ("in", "out", &["--scales", "0.5"], "0.5"),
+        ("in", "out", &["--protocol", "nosuch"], "casr-div8k"),
+    ] {
+        let r = eval(folder.path(), from, to, more);
+        assert!(r.code != Some(0) && r.stderr.contains(wanted), "{more:?}: {r:?}");
+        assert!(!folder.path().join("out").exists(), "{more:?}");
+    }
+}
