@@ -151,13 +151,13 @@ class LIIF(nn.Module):
 
     def forward(self, x, height, width):
         n, _, h, w = x.shape
-        first = self.first_layer(self.encoder(x))
+        first = self.first_layer(self.encoder(x)).permute(0, 2, 3, 1).contiguous()  # [n, h, w, hidden]
         extra = self.imnet.layers[0].weight[:, self.features :]  # relative y, relative x, cell y, cell x
         rest = self.imnet.layers[1:]
         answers, areas = [], []
         for sy, sx in self.corners():
             (iy, ry), (ix, rx) = nearest_axis(h, height, sy), nearest_axis(w, width, sx)
-            q = first[:, :, iy][:, :, :, ix].permute(0, 2, 3, 1)  # [n, height, width, hidden]
+            q = first.index_select(1, iy).index_select(2, ix)  # [n, height, width, hidden]
             row, column = ry[:, None] * extra[:, 0], rx[:, None] * extra[:, 1]
             if self.config["cell_decode"]:
                 row = row + 2 * h / height * extra[:, 2] + 2 * w / width * extra[:, 3]
