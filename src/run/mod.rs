@@ -34,6 +34,7 @@ mod shipped;
 mod sinks;
 pub mod statistics;
 mod streamed;
+mod superpixels;
 pub mod upscale;
 mod window_phase;
 mod work;

@@ -201,7 +201,7 @@ pub(super) fn settle(program: &Program, phase: &WindowPhase, executor: &mut Exec
             Source::Factors(affine) => {
                 executor.write_input(name, &Factors::new(affine, |id| world.statistic(id)).rows())?;
             }
-            Source::Crop { .. } | Source::Saved { .. } | Source::Noise { .. } => {
+            Source::Crop { .. } | Source::Superpixels { .. } | Source::Saved { .. } | Source::Noise { .. } => {
                 let why = format!("`{name}` does not differ between windows");
                 return Err(Error::new(Kind::Internal, "run", why));
             }
@@ -234,6 +234,12 @@ pub(super) fn fill(
             if (*gain, *shift) != (1.0, 0.0) {
                 to.iter_mut().for_each(|v| *v = gain * *v + shift);
             }
+        }
+        Source::Superpixels { of, gain, shift } => {
+            let (cells, colours) = world.superpixels(of)?;
+            let size = [grid.rows.extent, grid.cols.extent];
+            cells.window(colours, of.rule, size, [w.y, w.x], [shape.h, shape.w], to);
+            to.iter_mut().for_each(|v| *v = gain * *v + shift);
         }
         Source::Saved { saved, initial, .. } => match initial {
             Some(initial) if step == 0 => {

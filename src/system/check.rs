@@ -1,7 +1,7 @@
 //! Checks a program before anything is planned or run: every reference exists, every shape fits, bands are
 //! used by one pass.
 
-use super::phase::{Block, CanvasOp, Coefficient, Contexts, Nesting, Phase, Sink, Source, WindowPhase};
+use super::phase::{Block, CanvasOp, Coefficient, Contexts, Nesting, Phase, Sink, Source, Superpixels, WindowPhase};
 use super::program::{Affine, Canvas, CanvasId, Program, Residency, StatisticId, get, wrong};
 use crate::error::Result;
 use crate::graph::{Lifetime, Op, Shape};
@@ -113,6 +113,18 @@ impl Program {
                 }
                 Ok(())
             }
+            CanvasOp::Place { from, to, size, fill } => {
+                let (channels, room) = (whole(to)?.channels, self.extent(*to));
+                if whole(from)?.channels != channels || fill.len() != channels as usize {
+                    return Err(wrong("a canvas is placed with its channels, and a fill for each"));
+                }
+                if size[0] == 0 || size[1] == 0 || size[0] > room[0] || size[1] > room[1] {
+                    return Err(wrong(format!("{size:?} pixels are placed into {room:?}")));
+                }
+                Ok(())
+            }
+            CanvasOp::Softmax { canvas } | CanvasOp::Span { canvas } => whole(canvas).map(drop),
+            CanvasOp::RegionMeans(of) => self.check_superpixels(of),
             CanvasOp::Sample { from, to, blocks } => {
                 let small = self.extent(*to);
                 let fits = |i: usize| blocks[i] > 0 && small[i].is_multiple_of(blocks[i]);
@@ -132,6 +144,23 @@ impl Program {
                 self.check_affine(affine, whole(from)?.channels)
             }
         }
+    }
+
+    fn check_superpixels(&self, of: &Superpixels) -> Result<()> {
+        let canvases = of.canvases().map(|id| get(&self.canvases, id.0, "canvas"));
+        let [probabilities, picture, colours] = canvases;
+        let (probabilities, picture, colours) = (probabilities?, picture?, colours?);
+        if [probabilities, picture, colours].iter().any(|c| c.residency != Residency::Whole) {
+            return Err(wrong("superpixels need whole canvases"));
+        }
+        let cells = self.extent(of.picture).map(|side| side.div_ceil(of.cell.max(1)));
+        if of.cell == 0 || probabilities.channels != 9 || picture.channels != colours.channels {
+            return Err(wrong("superpixels need cells, nine probabilities, and a colour for each channel"));
+        }
+        if self.extent(of.colours) != cells {
+            return Err(wrong(format!("canvas `{}` is not {cells:?} cells", colours.name)));
+        }
+        Ok(())
     }
 
     fn check_affine(&self, affine: &Affine, channels: u32) -> Result<()> {
@@ -250,6 +279,17 @@ impl Program {
                     return Err(wrong(format!(
                         "canvas `{}` gives {want:?}x{}, not {port}",
                         canvas.name, canvas.channels
+                    )));
+                }
+                Ok(())
+            }
+            Source::Superpixels { of, .. } => {
+                per_window("a superpixel picture")?;
+                self.check_superpixels(of)?;
+                let (grid, channels) = (&self.grids[w.grid.0], self.canvases[of.colours.0].channels);
+                if [grid.rows.size, grid.cols.size] != [port.h, port.w] || channels != port.c {
+                    return Err(wrong(format!(
+                        "superpixels have {channels} channels at the windows' size, not {port}"
                     )));
                 }
                 Ok(())

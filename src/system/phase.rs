@@ -34,6 +34,16 @@ pub enum Source {
     },
     /// What every window saved, in window order: one long table for an input over contexts or the job.
     Gather(SavedId),
+    /// `gain * picture + shift` of the superpixel picture at the grid's size: every region in its colour, mirrored beyond
+    /// the edges.
+    Superpixels {
+        /// Its regions.
+        of: Superpixels,
+        /// Factor.
+        gain: f32,
+        /// Constant.
+        shift: f32,
+    },
     /// Factors that follow from statistics, `a` of all channels, then `b`: for inputs over the job, settled at
     /// the start of each pass.
     Factors(Affine),
@@ -46,6 +56,37 @@ pub enum Source {
         /// Factor.
         gain: f32,
     },
+}
+
+/// How the pixels of an enlarged picture get the label of a superpixel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LabelRule {
+    /// The probabilities are enlarged, then the first largest wins.
+    Probabilities,
+    /// The largest wins at the size of the stage input, and labels are enlarged by nearest neighbour.
+    Nearest,
+}
+
+/// The superpixels of a stage input, see `run::superpixels`. All three canvases are whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Superpixels {
+    /// Nine probabilities per pixel, of the stage input's size or of another.
+    pub probabilities: CanvasId,
+    /// The stage input.
+    pub picture: CanvasId,
+    /// Mean colours: a pixel for each cell of the stage input, `ceil(side / cell)` a side.
+    pub colours: CanvasId,
+    /// Side of a cell, pixels of the stage input.
+    pub cell: u32,
+    /// See [`LabelRule`].
+    pub rule: LabelRule,
+}
+
+impl Superpixels {
+    /// The three canvases.
+    pub fn canvases(&self) -> [CanvasId; 3] {
+        [self.probabilities, self.picture, self.colours]
+    }
 }
 
 /// Where a graph output goes.
@@ -134,15 +175,21 @@ pub struct WindowPhase {
 impl WindowPhase {
     /// Canvases it reads and writes.
     pub fn canvases(&self) -> impl Iterator<Item = CanvasId> + '_ {
-        self.sources.iter().filter_map(|(_, s)| s.canvas()).chain(self.sinks.iter().filter_map(|(_, s)| s.canvas()))
+        let beside = self.sources.iter().flat_map(|(_, s)| match s {
+            Source::Superpixels { of, .. } => [Some(of.picture), Some(of.colours)],
+            _ => [None, None],
+        });
+        let read = self.sources.iter().filter_map(|(_, s)| s.canvas());
+        read.chain(beside.flatten()).chain(self.sinks.iter().filter_map(|(_, s)| s.canvas()))
     }
 }
 
 impl Source {
-    /// The canvas it is cut from.
+    /// The canvas it is cut from; of superpixels that of their probabilities.
     pub fn canvas(&self) -> Option<CanvasId> {
         match self {
             Source::Crop { canvas, .. } => Some(*canvas),
+            Source::Superpixels { of, .. } => Some(of.probabilities),
             Source::Saved { initial, .. } => initial.as_ref().and_then(|s| s.canvas()),
             Source::Constant(_) | Source::Table(_) | Source::Gather(_) | Source::Factors(_) | Source::Noise { .. } => {
                 None
@@ -204,6 +251,29 @@ pub enum CanvasOp {
         /// Blocks down and across.
         blocks: [u32; 2],
     },
+    /// Bicubic as [`CanvasOp::Resize`], into the upper left `size` pixels of `to`; the rest of it becomes `fill`.
+    Place {
+        /// Read.
+        from: CanvasId,
+        /// Written.
+        to: CanvasId,
+        /// Rows and columns.
+        size: [u32; 2],
+        /// A value per channel.
+        fill: Vec<f32>,
+    },
+    /// Every pixel's values to probabilities: `exp(v) / sum of exp(v)` over the channels.
+    Softmax {
+        /// Read and written.
+        canvas: CanvasId,
+    },
+    /// All values to 0 to 1: `(v - least) / (largest - least + 1e-6)`.
+    Span {
+        /// Read and written.
+        canvas: CanvasId,
+    },
+    /// Mean colours of superpixels into their canvas of colours.
+    RegionMeans(Superpixels),
     /// Moments of a canvas.
     Moments {
         /// Read.
@@ -230,6 +300,9 @@ impl CanvasOp {
             CanvasOp::Resize { from, to } | CanvasOp::Sample { from, to, .. } | CanvasOp::Affine { from, to, .. } => {
                 vec![*from, *to]
             }
+            CanvasOp::Place { from, to, .. } => vec![*from, *to],
+            CanvasOp::Softmax { canvas } | CanvasOp::Span { canvas } => vec![*canvas],
+            CanvasOp::RegionMeans(of) => of.canvases().to_vec(),
             CanvasOp::Moments { from, .. } => vec![*from],
         }
     }

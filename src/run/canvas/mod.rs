@@ -243,6 +243,7 @@ fn reads(phase: &WindowPhase, id: CanvasId) -> bool {
 fn reads_source(source: &Source, id: CanvasId) -> bool {
     match source {
         Source::Crop { canvas, .. } => *canvas == id,
+        Source::Superpixels { of, .. } => of.canvases().contains(&id),
         Source::Saved { initial, .. } => initial.as_ref().is_some_and(|s| reads_source(s, id)),
         Source::Constant(_) | Source::Table(_) | Source::Gather(_) | Source::Factors(_) | Source::Noise { .. } => false,
     }

@@ -4,8 +4,10 @@ use super::World;
 use crate::error::Result;
 use crate::noise;
 use crate::run::statistics::{Factors, Moments};
-use crate::system::phase::{CanvasOp, Coefficient};
+use crate::run::superpixels::Cells;
+use crate::system::phase::{CanvasOp, Coefficient, Superpixels};
 use crate::system::program::CanvasId;
+use rayon::prelude::*;
 
 impl World<'_> {
     /// Carries out an operation on whole canvases.
@@ -26,6 +28,27 @@ impl World<'_> {
                 self.whole_mut(*to)?.copy_from_slice(&values);
                 Ok(())
             }
+            CanvasOp::Place { from, to, size, fill } => self.place(*from, *to, *size, fill),
+            CanvasOp::Softmax { canvas } => {
+                let channels = self.program.canvases[canvas.0].channels as usize;
+                let values = self.whole_mut(*canvas)?;
+                values.par_chunks_exact_mut(channels).with_min_len(4096).for_each(softmax);
+                Ok(())
+            }
+            CanvasOp::Span { canvas } => {
+                let values = self.whole_mut(*canvas)?;
+                let fold = |[lo, hi]: [f32; 2], v: &f32| [lo.min(*v), hi.max(*v)];
+                let [lo, hi] = values.iter().fold([f32::INFINITY, f32::NEG_INFINITY], fold);
+                values.iter_mut().for_each(|v| *v = (*v - lo) / (hi - lo + 1e-6));
+                Ok(())
+            }
+            CanvasOp::RegionMeans(of) => {
+                let (cells, _) = self.superpixels(of)?;
+                let colours =
+                    cells.colours(self.whole(of.picture)?, self.program.canvases[of.picture.0].channels as usize);
+                self.whole_mut(of.colours)?.copy_from_slice(&colours);
+                Ok(())
+            }
             CanvasOp::Sample { from, to, blocks } => self.sample(*from, *to, *blocks),
             CanvasOp::Moments { from, to } => {
                 let channels = self.program.canvases[from.0].channels as usize;
@@ -42,6 +65,32 @@ impl World<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// What the windows of a superpixel picture are made from: its cells, and their colours.
+    pub(in crate::run) fn superpixels(&self, of: &Superpixels) -> Result<(Cells<'_>, &[f32])> {
+        let extent = self.program.extent(of.probabilities);
+        let low = self.program.extent(of.picture);
+        let cells = Cells { probabilities: self.whole(of.probabilities)?, extent, low, cell: of.cell };
+        Ok((cells, self.whole(of.colours)?))
+    }
+
+    fn place(&mut self, from: CanvasId, to: CanvasId, size: [u32; 2], fill: &[f32]) -> Result<()> {
+        let ([fh, fw], [_, tw]) = (self.program.extent(from), self.program.extent(to));
+        let c = fill.len();
+        let small = crate::image::resample::resize(
+            self.whole(from)?,
+            (u64::from(fw), u64::from(fh)),
+            (u64::from(size[1]), u64::from(size[0])),
+            c,
+        )?;
+        let values = self.whole_mut(to)?;
+        values.chunks_exact_mut(c).for_each(|pixel| pixel.copy_from_slice(fill));
+        let n = size[1] as usize * c;
+        for (row, placed) in values.chunks_exact_mut(tw as usize * c).zip(small.chunks_exact(n)) {
+            row[..n].copy_from_slice(placed);
+        }
+        Ok(())
     }
 
     fn sample(&mut self, from: CanvasId, to: CanvasId, blocks: [u32; 2]) -> Result<()> {
@@ -103,4 +152,12 @@ impl World<'_> {
         self.whole_mut(to)?.copy_from_slice(&out);
         Ok(())
     }
+}
+
+/// Values to probabilities; the largest is taken off first, so that none overflows.
+fn softmax(pixel: &mut [f32]) {
+    let largest = pixel.iter().fold(f32::NEG_INFINITY, |a, v| a.max(*v));
+    pixel.iter_mut().for_each(|v| *v = (*v - largest).exp());
+    let sum: f32 = pixel.iter().sum();
+    pixel.iter_mut().for_each(|v| *v /= sum);
 }
