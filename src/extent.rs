@@ -39,6 +39,15 @@ pub fn to_u32(what: &str, value: u64) -> Result<u32> {
     u32::try_from(value).map_err(|_| Error::new(Kind::Limit, "extent", format!("{what}: {value} does not fit 32 bits")))
 }
 
+/// The least number that both `a` and `b` divide; 0 where one of them is 0 or it does not fit.
+pub fn common_multiple(a: u32, b: u32) -> u32 {
+    let (mut x, mut y) = (a, b);
+    while y != 0 {
+        (x, y) = (y, x % y);
+    }
+    if x == 0 { 0 } else { (a / x).checked_mul(b).unwrap_or(0) }
+}
+
 /// Output side of a picture: `round(side * scale)`, half away from zero, at least 1.
 ///
 /// `scale` must be finite and positive; the caller has checked it.
@@ -63,6 +72,7 @@ mod tests {
     fn rounding() {
         assert_eq!([round_up(0, 8), round_up(1, 8), round_up(8, 8), round_up(9, 8)], [0, 8, 8, 16]);
         assert_eq!(pitch(3), 8);
+        assert_eq!([common_multiple(16, 5), common_multiple(8, 16), common_multiple(0, 3)], [80, 16, 0]);
         assert_eq!(scaled_side(3, 1.5), 5);
         assert_eq!(scaled_side(1, 0.1), 1);
     }

@@ -40,7 +40,6 @@ pub(super) fn transformer(b: &mut Builder, name: &str, x: ValueId, t: Transforme
 /// `BasicTransformerBlock`: self-attention, cross-attention and a GEGLU feed-forward, each on the layer
 /// norm of the running sum.
 fn block(b: &mut Builder, x: ValueId, t: Transformer) -> Result<ValueId> {
-    let c = b.shape(x).c;
     let n = b.layer_norm("norm1", x, LAYER_NORM_EPS)?;
     let a = b.module("attn1", |b| attention(b, n, n, t.heads, false))?;
     let x = b.add("attn1.sum", a, x)?;
@@ -48,13 +47,19 @@ fn block(b: &mut Builder, x: ValueId, t: Transformer) -> Result<ValueId> {
     let a = b.module("attn2", |b| attention(b, n, t.context, t.heads, false))?;
     let x = b.add("attn2.sum", a, x)?;
     let n = b.layer_norm("norm3", x, LAYER_NORM_EPS)?;
-    let f = b.module("ff", |b| {
+    let f = feed_forward(b, n)?;
+    b.add("", f, x)
+}
+
+/// `FeedForward` with GEGLU, module `ff`: to four times the channels and back.
+pub(super) fn feed_forward(b: &mut Builder, x: ValueId) -> Result<ValueId> {
+    let c = b.shape(x).c;
+    b.module("ff", |b| {
         b.module("net", |b| {
-            let h = b.module("0", |b| geglu(b, "proj", n, 4 * c))?;
+            let h = b.module("0", |b| geglu(b, "proj", x, 4 * c))?;
             b.linear("2", h, c, true)
         })
-    })?;
-    b.add("", f, x)
+    })
 }
 
 /// `value * gelu(gate)` of one product with `2 * out` columns.
@@ -71,7 +76,7 @@ fn geglu(b: &mut Builder, name: &str, x: ValueId, out: u32) -> Result<ValueId> {
 /// Attention of `x` over `context` (`x` itself: self-attention) with output projection; `bias` tells
 /// whether q, k and v have one (the autoencoder's do).
 /// The projections are written apart; fusion stacks those that share an input into one product.
-fn attention(b: &mut Builder, x: ValueId, context: ValueId, heads: u32, bias: bool) -> Result<ValueId> {
+pub(super) fn attention(b: &mut Builder, x: ValueId, context: ValueId, heads: u32, bias: bool) -> Result<ValueId> {
     let c = b.shape(x).c;
     let q = b.linear("to_q", x, c, bias)?;
     let k = b.linear("to_k", context, c, bias)?;

@@ -117,11 +117,44 @@ impl UNet2DConditionModel {
         self.build_with(e, dtype, true)
     }
 
+    /// The graph up to the features that the last norm takes: inputs as those of [`UNet2DConditionModel::build`], or with
+    /// a ControlNet's `residuals`; output `hidden_states`, [`UNet2DConditionModel::feature_channels`] of `dtype`.
+    pub fn build_features(&self, e: &Extents, dtype: DType, residuals: bool) -> Result<Graph> {
+        let mut builder = self.builder("unet features", e, dtype, residuals);
+        let x = self.features(&mut builder, e, dtype, residuals)?;
+        builder.output("hidden_states", x);
+        Ok(builder.finish())
+    }
+
+    /// The rest of it: from `hidden_states` `[batch, height, width, feature channels]` to `sample`, f32.
+    pub fn build_head(&self, batch: u32, height: u32, width: u32, dtype: DType) -> Result<Graph> {
+        let e = Extents { batch, ..Extents::of(height, width) };
+        let mut builder = self.builder("unet head", &e, dtype, false);
+        let shape = Shape::new(batch, height, width, self.feature_channels());
+        let x = builder.input("hidden_states", shape, dtype, Lifetime::Window);
+        self.head(&mut builder, x)?;
+        Ok(builder.finish())
+    }
+
+    /// Channels of the features that the last norm takes.
+    pub fn feature_channels(&self) -> u32 {
+        self.blocks.channels[0]
+    }
+
+    fn builder(&self, what: &str, e: &Extents, dtype: DType, residuals: bool) -> Builder {
+        let kind = if residuals { "+residuals" } else { "" };
+        Builder::new(format!("{what}{kind} {}x{} b{} {}", e.height, e.width, e.batch, dtype.name()), dtype)
+    }
+
     fn build_with(&self, e: &Extents, dtype: DType, residuals: bool) -> Result<Graph> {
+        let mut builder = self.builder("unet", e, dtype, residuals);
+        let x = self.features(&mut builder, e, dtype, residuals)?;
+        self.head(&mut builder, x)?;
+        Ok(builder.finish())
+    }
+
+    fn features(&self, b: &mut Builder, e: &Extents, dtype: DType, residuals: bool) -> Result<ValueId> {
         let c = &self.blocks;
-        let kind = if residuals { "unet+residuals" } else { "unet" };
-        let mut builder = Builder::new(format!("{kind} {}x{} b{} {}", e.height, e.width, e.batch, dtype.name()), dtype);
-        let b = &mut builder;
         let sample = b.input("sample", Shape::new(e.batch, e.height, e.width, c.in_channels), dtype, Lifetime::Window);
         let time = c.time(b, e.steps)?;
         let context = if self.looks_at_context() { c.context_input(b, e, dtype)? } else { None };
@@ -143,12 +176,15 @@ impl UNet2DConditionModel {
             }
             x = add_input(b, "mid_block_res_sample", x, dtype)?;
         }
-        let x = self.up(b, x, skips, time, context)?;
-        let x = b.group_norm("conv_norm_out", x, c.groups, c.eps, Act::Silu)?;
+        self.up(b, x, skips, time, context)
+    }
+
+    fn head(&self, b: &mut Builder, x: ValueId) -> Result<()> {
+        let x = b.group_norm("conv_norm_out", x, self.blocks.groups, self.blocks.eps, Act::Silu)?;
         // f32: one rounding of the prediction to a half type costs the early steps dearly
         let x = b.conv_as("conv_out", x, self.out_channels, 3, 1, Padding::all(1), DType::F32)?;
         b.output("sample", x);
-        Ok(builder.finish())
+        Ok(())
     }
 
     fn up(

@@ -3,17 +3,20 @@
 use crate::error::{Error, Kind, Result};
 use crate::graph::op::{Graph, Node, Op, Value, ValueId, WeightDecl, WeightId};
 use crate::graph::{Lifetime, shape};
+use std::collections::HashMap;
 
 /// A graph under construction from whole graphs and single ops.
 #[derive(Debug)]
 pub struct Linker {
     graph: Graph,
+    /// Where each tensor is declared.
+    tensors: HashMap<String, WeightId>,
 }
 
 impl Linker {
     /// An empty graph.
     pub fn new(name: impl Into<String>) -> Linker {
-        Linker { graph: Graph { name: name.into(), ..Graph::default() } }
+        Linker { graph: Graph { name: name.into(), ..Graph::default() }, tensors: HashMap::new() }
     }
 
     /// The value behind `id`.
@@ -42,10 +45,20 @@ impl Linker {
     /// values (which must have the input's extents and type); the others stay inputs, prefixed. Returns
     /// the part's outputs in order.
     pub fn part(&mut self, prefix: &str, part: &Graph, bind: &[(&str, ValueId)]) -> Result<Vec<ValueId>> {
-        let weights = self.graph.weights.len() as u32;
-        self.graph.weights.extend(
-            part.weights.iter().map(|w| WeightDecl { name: format!("{prefix}.{}", w.name), shape: w.shape.clone() }),
-        );
+        // A part that comes twice has its tensors once.
+        let mut weights = Vec::with_capacity(part.weights.len());
+        for w in &part.weights {
+            let name = format!("{prefix}.{}", w.name);
+            weights.push(match self.tensors.get(&name) {
+                Some(&id) => id,
+                None => {
+                    let id = WeightId(self.graph.weights.len() as u32);
+                    self.graph.weights.push(WeightDecl { name: name.clone(), ..w.clone() });
+                    self.tensors.insert(name, id);
+                    id
+                }
+            });
+        }
         let mut map: Vec<ValueId> = Vec::with_capacity(part.values.len());
         let mut taken: Vec<bool> = Vec::with_capacity(part.values.len());
         // Values are renumbered in their own order; a bound input takes no new number.
@@ -81,7 +94,7 @@ impl Linker {
                 continue;
             }
             self.graph.nodes.push(Node {
-                op: node.op.with_weights(&mut |w| WeightId(w.0 + weights)),
+                op: node.op.with_weights(&mut |w| weights[w.0 as usize]),
                 inputs: node.inputs.iter().map(to).collect(),
                 output: to(&node.output),
             });

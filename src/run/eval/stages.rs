@@ -36,7 +36,6 @@ pub fn factors(scale: f64) -> Vec<f64> {
 }
 
 /// Enlarges one input by one method into `folder`.
-#[expect(clippy::too_many_arguments, reason = "a result depends on all of them")]
 pub(super) fn enlarge(
     method: &Method,
     input: &Path,
