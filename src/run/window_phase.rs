@@ -10,8 +10,8 @@ use crate::abi::Item;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Lifetime, Op, Shape};
 use crate::noise;
-use crate::system::phase::{Contexts, Source, WindowPhase};
-use crate::system::program::Program;
+use crate::system::phase::{Contexts, GridAxis, Source, WindowPhase};
+use crate::system::program::{Program, TableId};
 use crate::tile::{Grid, Window};
 use std::ops::Range;
 
@@ -200,13 +200,37 @@ pub(super) fn settle(program: &Program, phase: &WindowPhase, executor: &mut Exec
             Source::Factors(affine) => {
                 executor.write_input(name, &Factors::new(affine, |id| world.statistic(id)).rows())?;
             }
-            Source::Crop { .. } | Source::Saved { .. } | Source::Noise { .. } => {
+            Source::Crop { .. }
+            | Source::CropAt { .. }
+            | Source::Along { .. }
+            | Source::Planes { .. }
+            | Source::Saved { .. }
+            | Source::Noise { .. } => {
                 let why = format!("`{name}` does not differ between windows");
                 return Err(Error::new(Kind::Internal, "run", why));
             }
         }
     }
     executor.setup()
+}
+
+/// The row of a table for the row, or the column, of windows that `w` lies in.
+fn along(program: &Program, table: TableId, axis: GridAxis, w: Window) -> &[f32] {
+    program.tables[table.0].row(match axis {
+        GridAxis::Rows => w.row,
+        GridAxis::Columns => w.col,
+    })
+}
+
+/// Spreads values of each row, then values of each column, over a window: a value is that of its plane.
+fn planes([rows, cols]: [&[f32]; 2], shape: Shape, to: &mut [f32]) {
+    let (h, w) = (shape.h as usize, shape.w as usize);
+    let (of_rows, of_cols) = (rows.len() / h, cols.len() / w);
+    for (i, pixel) in to.chunks_exact_mut(shape.c as usize).enumerate() {
+        let (first, second) = pixel.split_at_mut(of_rows);
+        first.iter_mut().enumerate().for_each(|(k, v)| *v = rows[k * h + i / w]);
+        second.iter_mut().take(of_cols).enumerate().for_each(|(k, v)| *v = cols[k * w + i % w]);
+    }
 }
 
 /// One item's values of one source.
@@ -233,6 +257,19 @@ pub(super) fn fill(
             if (*gain, *shift) != (1.0, 0.0) {
                 to.iter_mut().for_each(|v| *v = gain * *v + shift);
             }
+        }
+        Source::CropAt { canvas, rows, cols, gain, shift } => {
+            let at = [rows[w.row], cols[w.col]].map(i64::from);
+            world.crop(*canvas, at, [shape.h, shape.w], to)?;
+            if (*gain, *shift) != (1.0, 0.0) {
+                to.iter_mut().for_each(|v| *v = gain * *v + shift);
+            }
+        }
+        Source::Along { table, axis } => to.copy_from_slice(along(program, *table, *axis, w)),
+        Source::Planes { rows, cols } => {
+            let of_rows = rows.map_or(&[][..], |t| along(program, t, GridAxis::Rows, w));
+            let of_cols = cols.map_or(&[][..], |t| along(program, t, GridAxis::Columns, w));
+            planes([of_rows, of_cols], shape, to);
         }
         Source::Saved { saved, initial, .. } => match initial {
             Some(initial) if step == 0 => {

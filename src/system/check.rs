@@ -1,8 +1,8 @@
 //! Checks a program before anything is planned or run: every reference exists, every shape fits, bands are
 //! used by one pass.
 
-use super::phase::{Block, CanvasOp, Coefficient, Contexts, Nesting, Phase, Sink, Source, WindowPhase};
-use super::program::{Affine, Canvas, CanvasId, Program, Residency, StatisticId, get, wrong};
+use super::phase::{Block, CanvasOp, Coefficient, Contexts, GridAxis, Nesting, Phase, Sink, Source, WindowPhase};
+use super::program::{Affine, Canvas, CanvasId, Program, Residency, StatisticId, TableId, get, wrong};
 use crate::error::Result;
 use crate::graph::{Lifetime, Op, Shape};
 
@@ -34,7 +34,15 @@ impl Program {
                 }
                 super::chain::schedule(self, block, 0)?;
             }
-            if block.nesting == Nesting::WindowOutside && grids.windows(2).any(|g| g[0] != g[1]) {
+            for saved in block.passing() {
+                let inside = |p: &Phase| block.phases.iter().any(|q| std::ptr::eq(p, q));
+                let elsewhere = |p: &&Phase| !inside(p) && p.touches(saved);
+                if self.blocks.iter().flat_map(|b| &b.phases).any(|p| elsewhere(&p)) {
+                    let name = &get(&self.saved, saved.0, "saved value")?.name;
+                    return Err(wrong(format!("`{name}` is given up with its windows, another block uses it")));
+                }
+            }
+            if block.nesting.is_window_outside() && grids.windows(2).any(|g| g[0] != g[1]) {
                 return Err(wrong("phases of different grids cannot share one loop over windows"));
             }
         }
@@ -70,7 +78,7 @@ impl Program {
             let users: Vec<_> = self.window_phases().filter(|(w, _)| uses(w)).collect();
             let passes: u64 = users.iter().map(|&(_, steps)| u64::from(steps)).sum();
             let outside = self.blocks.iter().any(|b| {
-                b.nesting == Nesting::WindowOutside
+                b.nesting.is_window_outside()
                     && b.phases.iter().any(|p| matches!(p, Phase::Windows(w) if uses(w)))
             });
             if users.len() > 1 || (passes > 1 && !outside) {
@@ -254,6 +262,42 @@ impl Program {
                 }
                 Ok(())
             }
+            Source::CropAt { canvas, rows, cols, .. } => {
+                per_window("a crop")?;
+                let (id, grid) = (*canvas, &self.grids[w.grid.0]);
+                let canvas = get(&self.canvases, id.0, "canvas")?;
+                let extent = self.extent(id);
+                let fits = |list: &[u32], count: usize, size: u32, side: u32| {
+                    list.len() == count && list.iter().all(|&at| at.checked_add(size).is_some_and(|end| end <= side))
+                };
+                let rows = fits(rows, grid.rows.count(), port.h, extent[0]);
+                let cols = fits(cols, grid.cols.count(), port.w, extent[1]);
+                if !rows || !cols || canvas.channels != port.c || canvas.residency != Residency::Whole {
+                    return Err(wrong(format!("canvas `{}` of {extent:?} has no crops of {port}", canvas.name)));
+                }
+                Ok(())
+            }
+            Source::Along { table, axis } => {
+                per_window("a row of a table")?;
+                self.along(*table, *axis, w, item)
+            }
+            Source::Planes { rows, cols } => {
+                per_window("planes")?;
+                let planes = |table: &Option<TableId>, side: u32| -> Result<usize> {
+                    table.map_or(Ok(0), |t| Ok(get(&self.tables, t.0, "table")?.width / side as usize))
+                };
+                let (of_rows, of_cols) = (planes(rows, port.h)?, planes(cols, port.w)?);
+                if of_rows + of_cols != port.c as usize {
+                    return Err(wrong(format!("{of_rows} planes by rows and {of_cols} by columns for {port}")));
+                }
+                for (table, axis, values) in [
+                    (rows, GridAxis::Rows, of_rows * port.h as usize),
+                    (cols, GridAxis::Columns, of_cols * port.w as usize),
+                ] {
+                    table.map_or(Ok(()), |t| self.along(t, axis, w, values))?;
+                }
+                Ok(())
+            }
             Source::Saved { saved, affine, initial } => {
                 per_window("a saved value")?;
                 let saved = get(&self.saved, saved.0, "saved value")?;
@@ -280,6 +324,19 @@ impl Program {
             }
             Source::Noise { .. } => per_window("noise"),
         }
+    }
+
+    /// A table has a row of `width` for each row or column of windows.
+    fn along(&self, table: TableId, axis: GridAxis, w: &WindowPhase, width: usize) -> Result<()> {
+        let (table, grid) = (get(&self.tables, table.0, "table")?, &self.grids[w.grid.0]);
+        let count = match axis {
+            GridAxis::Rows => grid.rows.count(),
+            GridAxis::Columns => grid.cols.count(),
+        };
+        if table.width == width && table.rows() == count {
+            return Ok(());
+        }
+        Err(wrong(format!("table `{}` is not {count} rows of {width}", table.name)))
     }
 
     fn check_sink(&self, sink: &Sink, port: Shape, w: &WindowPhase, block: &Block) -> Result<()> {

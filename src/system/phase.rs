@@ -23,6 +23,35 @@ pub enum Source {
         /// Constant.
         shift: f32,
     },
+    /// `gain * canvas + shift`, cut where the lists say: a canvas whose pixels are no whole number of grid pixels. As
+    /// large as the input, and wholly on the canvas.
+    CropAt {
+        /// The canvas: one that is kept in host memory.
+        canvas: CanvasId,
+        /// First row of the crop for each row of windows.
+        rows: Vec<u32>,
+        /// First column of the crop for each column of windows.
+        cols: Vec<u32>,
+        /// Factor.
+        gain: f32,
+        /// Constant.
+        shift: f32,
+    },
+    /// A row of a table for each row, or each column, of windows.
+    Along {
+        /// The table.
+        table: TableId,
+        /// Which of the two.
+        axis: GridAxis,
+    },
+    /// Planes that depend on the row alone, then planes that depend on the column alone. A row of windows has a row
+    /// of the first table, one value of each plane for each row of pixels; columns have the second one's.
+    Planes {
+        /// Of rows; `None`: no such planes.
+        rows: Option<TableId>,
+        /// Of columns.
+        cols: Option<TableId>,
+    },
     /// What an earlier phase or step saved for this window, then `affine`; `initial` stands in at step 0.
     Saved {
         /// The value.
@@ -46,6 +75,15 @@ pub enum Source {
         /// Factor.
         gain: f32,
     },
+}
+
+/// One of the two axes of a grid of windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GridAxis {
+    /// Rows of windows.
+    Rows,
+    /// Columns of windows.
+    Columns,
 }
 
 /// Where a graph output goes.
@@ -142,11 +180,15 @@ impl Source {
     /// The canvas it is cut from.
     pub fn canvas(&self) -> Option<CanvasId> {
         match self {
-            Source::Crop { canvas, .. } => Some(*canvas),
+            Source::Crop { canvas, .. } | Source::CropAt { canvas, .. } => Some(*canvas),
             Source::Saved { initial, .. } => initial.as_ref().and_then(|s| s.canvas()),
-            Source::Constant(_) | Source::Table(_) | Source::Gather(_) | Source::Factors(_) | Source::Noise { .. } => {
-                None
-            }
+            Source::Constant(_)
+            | Source::Table(_)
+            | Source::Along { .. }
+            | Source::Planes { .. }
+            | Source::Gather(_)
+            | Source::Factors(_)
+            | Source::Noise { .. } => None,
         }
     }
 }
@@ -244,6 +286,33 @@ pub enum Phase {
     Canvas(CanvasOp),
 }
 
+impl Phase {
+    /// Whether it reads or writes a saved value.
+    pub fn touches(&self, saved: SavedId) -> bool {
+        fn reads(source: &Source, id: SavedId) -> bool {
+            match source {
+                Source::Saved { saved, initial, .. } => *saved == id || initial.as_ref().is_some_and(|s| reads(s, id)),
+                Source::Gather(saved) => *saved == id,
+                Source::Constant(_)
+                | Source::Table(_)
+                | Source::Crop { .. }
+                | Source::CropAt { .. }
+                | Source::Along { .. }
+                | Source::Planes { .. }
+                | Source::Factors(_)
+                | Source::Noise { .. } => false,
+            }
+        }
+        match self {
+            Phase::Windows(w) => {
+                let writes = |s: &Sink| matches!(s, Sink::Save { saved: s, .. } if *s == saved);
+                w.sources.iter().any(|(_, s)| reads(s, saved)) || w.sinks.iter().any(|(_, s)| writes(s))
+            }
+            Phase::Canvas(_) => false,
+        }
+    }
+}
+
 /// Which loop is outside when a block repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nesting {
@@ -251,9 +320,50 @@ pub enum Nesting {
     StepOutside,
     /// All steps of one batch of windows, then the next batch: window phases of one grid only.
     WindowOutside,
+    /// As [`Nesting::WindowOutside`], but the first `once` phases run before the first step only. What these windows
+    /// save is given up with them: no other block reads it.
+    Prepared {
+        /// Number of phases.
+        once: u32,
+    },
     /// Window phases joined by bands: rows of windows of a later phase pull the rows they need through the
     /// phases before, in one pass, see [`super::chain`]. One step; no canvas operations.
     Chained,
+}
+
+impl Nesting {
+    /// Whether all steps of some windows are done before the next windows are begun.
+    pub fn is_window_outside(self) -> bool {
+        match self {
+            Nesting::WindowOutside | Nesting::Prepared { .. } => true,
+            Nesting::StepOutside | Nesting::Chained => false,
+        }
+    }
+}
+
+impl Block {
+    /// How often phase `index` runs over a window.
+    pub fn repeats(&self, index: usize) -> u32 {
+        match self.nesting {
+            Nesting::Prepared { once } if index < once as usize => 1,
+            Nesting::Prepared { .. } | Nesting::StepOutside | Nesting::WindowOutside | Nesting::Chained => self.steps,
+        }
+    }
+
+    /// The values that its windows save and give up at once.
+    pub fn passing(&self) -> impl Iterator<Item = SavedId> + '_ {
+        let phases = if matches!(self.nesting, Nesting::Prepared { .. }) { self.phases.as_slice() } else { &[] };
+        phases.iter().flat_map(|p| {
+            let sinks = match p {
+                Phase::Windows(w) => w.sinks.as_slice(),
+                Phase::Canvas(_) => &[],
+            };
+            sinks.iter().filter_map(|(_, s)| match s {
+                Sink::Save { saved, .. } => Some(*saved),
+                Sink::Blend { .. } | Sink::Store { .. } | Sink::Partials { .. } | Sink::Moments { .. } => None,
+            })
+        })
+    }
 }
 
 /// Phases in order, repeated over steps.
