@@ -204,7 +204,7 @@ pub(super) fn settle(program: &Program, phase: &WindowPhase, executor: &mut Exec
             Source::Crop { .. }
             | Source::CropAt { .. }
             | Source::Along { .. }
-            | Source::Planes { .. }
+            | Source::Planes(_)
             | Source::Saved { .. }
             | Source::Noise { .. } => {
                 let why = format!("`{name}` does not differ between windows");
@@ -223,15 +223,23 @@ fn along(program: &Program, table: TableId, axis: GridAxis, w: Window) -> &[f32]
     })
 }
 
-/// Spreads values of each row, then values of each column, over a window: a value is that of its plane.
-fn planes([rows, cols]: [&[f32]; 2], shape: Shape, to: &mut [f32]) {
+/// Spreads the values of some planes, of each row or of each column, over a window, into its channels from `first` on;
+/// returns how many planes they are.
+fn planes(axis: GridAxis, values: &[f32], shape: Shape, first: usize, to: &mut [f32]) -> usize {
     let (h, w) = (shape.h as usize, shape.w as usize);
-    let (of_rows, of_cols) = (rows.len() / h, cols.len() / w);
+    let side = match axis {
+        GridAxis::Rows => h,
+        GridAxis::Columns => w,
+    };
+    let count = values.len() / side;
     for (i, pixel) in to.chunks_exact_mut(shape.c as usize).enumerate() {
-        let (first, second) = pixel.split_at_mut(of_rows);
-        first.iter_mut().enumerate().for_each(|(k, v)| *v = rows[k * h + i / w]);
-        second.iter_mut().take(of_cols).enumerate().for_each(|(k, v)| *v = cols[k * w + i % w]);
+        let at = match axis {
+            GridAxis::Rows => i / w,
+            GridAxis::Columns => i % w,
+        };
+        pixel[first..first + count].iter_mut().enumerate().for_each(|(k, v)| *v = values[k * side + at]);
     }
+    count
 }
 
 /// One item's values of one source.
@@ -267,10 +275,11 @@ pub(super) fn fill(
             }
         }
         Source::Along { table, axis } => to.copy_from_slice(along(program, *table, *axis, w)),
-        Source::Planes { rows, cols } => {
-            let of_rows = rows.map_or(&[][..], |t| along(program, t, GridAxis::Rows, w));
-            let of_cols = cols.map_or(&[][..], |t| along(program, t, GridAxis::Columns, w));
-            planes([of_rows, of_cols], shape, to);
+        Source::Planes(parts) => {
+            let mut first = 0;
+            for (axis, table) in parts {
+                first += planes(*axis, along(program, *table, *axis, w), shape, first, to);
+            }
         }
         Source::Saved { saved, initial, .. } => match initial {
             Some(initial) if step == 0 => {

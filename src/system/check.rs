@@ -281,22 +281,19 @@ impl Program {
                 per_window("a row of a table")?;
                 self.along(*table, *axis, w, item)
             }
-            Source::Planes { rows, cols } => {
+            Source::Planes(parts) => {
                 per_window("planes")?;
-                let planes = |table: &Option<TableId>, side: u32| -> Result<usize> {
-                    table.map_or(Ok(0), |t| Ok(get(&self.tables, t.0, "table")?.width / side as usize))
-                };
-                let (of_rows, of_cols) = (planes(rows, port.h)?, planes(cols, port.w)?);
-                if of_rows + of_cols != port.c as usize {
-                    return Err(wrong(format!("{of_rows} planes by rows and {of_cols} by columns for {port}")));
+                let mut count = 0;
+                for (axis, table) in parts {
+                    let side = match axis {
+                        GridAxis::Rows => port.h,
+                        GridAxis::Columns => port.w,
+                    };
+                    let planes = get(&self.tables, table.0, "table")?.width / side as usize;
+                    self.along(*table, *axis, w, planes * side as usize)?;
+                    count += planes;
                 }
-                for (table, axis, values) in [
-                    (rows, GridAxis::Rows, of_rows * port.h as usize),
-                    (cols, GridAxis::Columns, of_cols * port.w as usize),
-                ] {
-                    table.map_or(Ok(()), |t| self.along(t, axis, w, values))?;
-                }
-                Ok(())
+                if count == port.c as usize { Ok(()) } else { Err(wrong(format!("{count} planes for {port}"))) }
             }
             Source::Saved { saved, affine, initial } => {
                 per_window("a saved value")?;

@@ -1,8 +1,12 @@
 //! Systems: programs as data. A system says which graphs run over which windows, what feeds them and
 //! where their results go; `run` is the only thing that interprets it.
 
+pub mod casarbi;
 pub mod chain;
+mod casarbi_program;
+mod casarbi_stages;
 mod check;
+pub mod job;
 pub mod link;
 pub mod multidiffusion;
 pub mod onestep;
@@ -16,4 +20,5 @@ pub mod schedule;
 pub mod state;
 pub mod vae_modes;
 
+pub use job::{Job, System};
 pub use program::Program;

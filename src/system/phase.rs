@@ -44,14 +44,9 @@ pub enum Source {
         /// Which of the two.
         axis: GridAxis,
     },
-    /// Planes that depend on the row alone, then planes that depend on the column alone. A row of windows has a row
-    /// of the first table, one value of each plane for each row of pixels; columns have the second one's.
-    Planes {
-        /// Of rows; `None`: no such planes.
-        rows: Option<TableId>,
-        /// Of columns.
-        cols: Option<TableId>,
-    },
+    /// Planes that depend on the row, or on the column, alone, in the order of the tables. Each row (column) of windows
+    /// has a row of the table: for each of its planes a value for each row (column) of pixels.
+    Planes(Vec<(GridAxis, TableId)>),
     /// What an earlier phase or step saved for this window, then `affine`; `initial` stands in at step 0.
     Saved {
         /// The value.
@@ -185,7 +180,7 @@ impl Source {
             Source::Constant(_)
             | Source::Table(_)
             | Source::Along { .. }
-            | Source::Planes { .. }
+            | Source::Planes(_)
             | Source::Gather(_)
             | Source::Factors(_)
             | Source::Noise { .. } => None,
@@ -298,7 +293,7 @@ impl Phase {
                 | Source::Crop { .. }
                 | Source::CropAt { .. }
                 | Source::Along { .. }
-                | Source::Planes { .. }
+                | Source::Planes(_)
                 | Source::Factors(_)
                 | Source::Noise { .. } => false,
             }

@@ -16,6 +16,9 @@ use crate::graph::{DType, Graph, Lifetime};
 use crate::noise;
 use crate::tile::Grid;
 
+/// Name of the canvas that holds the job's picture in its own size, values 0 to 1.
+pub const PICTURE: &str = "picture";
+
 /// A whole system at one target.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Program {

@@ -270,7 +270,7 @@ fn reads_source(source: &Source, id: CanvasId) -> bool {
         Source::Constant(_)
         | Source::Table(_)
         | Source::Along { .. }
-        | Source::Planes { .. }
+        | Source::Planes(_)
         | Source::Gather(_)
         | Source::Factors(_)
         | Source::Noise { .. } => false,
