@@ -11,7 +11,6 @@ use crate::error::Result;
 use crate::graph::layout::Order;
 use crate::graph::op::{Axis, Conv2d, Lifetime, Linear, Padding, Pointwise, Resample};
 use crate::graph::{Act, Builder, DType, Graph, Op, Shape, ValueId};
-use crate::limits;
 use serde_json::json;
 
 /// Taps of a bicubic enlargement.
@@ -217,7 +216,7 @@ fn linear(b: &mut Builder, layer: &str, name: &str, x: ValueId, out: u32, act: A
 }
 
 /// A resampling along one axis. f32 stays f32.
-pub(super) fn along(
+pub(crate) fn along(
     b: &mut Builder,
     name: &str,
     axis: Axis,
@@ -230,7 +229,7 @@ pub(super) fn along(
 }
 
 /// `x` in the storage type of the graph.
-pub(super) fn narrow(b: &mut Builder, name: &str, x: ValueId) -> Result<ValueId> {
+pub(crate) fn narrow(b: &mut Builder, name: &str, x: ValueId) -> Result<ValueId> {
     if b.dtype_of(x) == b.dtype() {
         return Ok(x);
     }

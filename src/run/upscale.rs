@@ -83,6 +83,10 @@ pub fn upscale_with(
     let folder = model_folder(options)?;
     let model = registry::open(&folder, options.system.as_deref())?;
     let model = model.as_ref();
+    if options.save_stages && image::is_pipe(&path) {
+        let why = "--save-stages writes files beside the output, and there is none beside a pipe";
+        return Err(Error::new(Kind::Usage, "run", why).advise("name an output file"));
+    }
     clock.lap("model");
 
     let to = [extent::to_u32("height", target.height)?, extent::to_u32("width", target.width)?];
@@ -162,6 +166,7 @@ pub fn upscale_with(
             reading: &reading,
             colour: header.colour,
             target: &target,
+            output: (&path, &out_header),
             scope: folder.display().to_string(),
             weights: Arc::new(move |w| checkpoints.packed(&w.tensors, &w.packing, w.dtype)),
         };

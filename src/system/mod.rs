@@ -4,7 +4,7 @@
 pub mod casarbi;
 pub mod chain;
 mod casarbi_program;
-mod casarbi_stages;
+pub mod casarbi_stages;
 mod check;
 pub mod job;
 pub mod link;
