@@ -8,6 +8,7 @@ mod adapters;
 mod arrows;
 mod bad_input;
 mod budget;
+mod casarbi;
 mod cli;
 mod clip;
 mod cuda;

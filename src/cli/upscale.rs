@@ -7,8 +7,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use tessera::run::{
-    self, Base, Cancel, Cascade, FolderOptions, Format, Reference, Report, Resume, Sampler, Size, UpscaleOptions, VaeMode,
-    is_pipe,
+    self, Base, Cancel, Cascade, FolderOptions, Format, Reference, Report, Resume, Sampler, Size, UpscaleOptions,
+    VaeMode, is_pipe,
 };
 use tessera::{Error, Kind, Result};
 

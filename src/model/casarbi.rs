@@ -81,7 +81,8 @@ impl CasArbiDenoiser {
             }
             let attends = net.attends[level] || level + 1 == net.channels.len();
             if attends && (c % net.heads != 0 || !u64::from(c / net.heads).is_multiple_of(CHANNEL_ALIGN)) {
-                let why = format!("does not divide the {c} channels of level {level} into multiples of {CHANNEL_ALIGN}");
+                let why =
+                    format!("does not divide the {c} channels of level {level} into multiples of {CHANNEL_ALIGN}");
                 return Err(f.wrong("num_attention_heads", why));
             }
         }
@@ -129,9 +130,8 @@ impl CasArbiDenoiser {
     pub fn build(&self, batch: u32, size: [u32; 2], steps: u32, dtype: DType) -> Result<Graph> {
         let [h, w] = size;
         let mut b = Builder::new(format!("casarbi {h}x{w} b{batch} {}", dtype.name()), dtype);
-        let input = |b: &mut Builder, name: &str, c: u32| {
-            b.input(name, Shape::new(batch, h, w, c), dtype, Lifetime::Window)
-        };
+        let input =
+            |b: &mut Builder, name: &str, c: u32| b.input(name, Shape::new(batch, h, w, c), dtype, Lifetime::Window);
         let seen = Seen {
             x: input(&mut b, "x", self.in_channels),
             condition: input(&mut b, "condition", self.channels[0]),

@@ -187,8 +187,7 @@ impl Liif {
             let op =
                 Linear { weights, biases: Vec::new(), out_channels, geglu: false, residual: false, act: Act::None };
             let place = b.push(&format!("{name}.place"), Op::Linear(op), &[planes])?;
-            let op =
-                Pointwise { alpha: 1.0, beta: Some(1.0), gamma: 0.0, act: Act::Relu, clamp: None, table: false };
+            let op = Pointwise { alpha: 1.0, beta: Some(1.0), gamma: 0.0, act: Act::Relu, clamp: None, table: false };
             b.push(&format!("{name}.relu"), Op::Pointwise(op), &[cell, place])
         })?;
         b.module("imnet.layers", |b| {
@@ -216,14 +215,7 @@ fn linear(b: &mut Builder, layer: &str, name: &str, x: ValueId, out: u32, act: A
 }
 
 /// A resampling along one axis. f32 stays f32.
-pub(crate) fn along(
-    b: &mut Builder,
-    name: &str,
-    axis: Axis,
-    taps: u32,
-    x: ValueId,
-    table: ValueId,
-) -> Result<ValueId> {
+pub(crate) fn along(b: &mut Builder, name: &str, axis: Axis, taps: u32, x: ValueId, table: ValueId) -> Result<ValueId> {
     let dtype = b.dtype_of(x);
     b.push_as(name, Op::Resample(Resample { axis, taps }), &[x, table], dtype)
 }

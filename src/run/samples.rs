@@ -20,12 +20,7 @@ pub struct Samples {
 
 /// Upscales one picture `count` times, with the seeds from `options.seed` on: `{stem}_sample{seed}`, then `{stem}_mean`
 /// and `{stem}_deviation` of the finished files.
-pub fn samples(
-    options: &UpscaleOptions,
-    count: u32,
-    observer: &mut dyn Observer,
-    cancel: &Cancel,
-) -> Result<Samples> {
+pub fn samples(options: &UpscaleOptions, count: u32, observer: &mut dyn Observer, cancel: &Cancel) -> Result<Samples> {
     let most = limits::MAX_SAMPLES;
     let usage = |why: String| Error::new(Kind::Usage, "run", why);
     if count == 0 || count > most {
@@ -71,7 +66,9 @@ fn beside(path: &Path, what: &str) -> PathBuf {
 /// Mean and deviation of the files `from`, row by row; alpha is that of the first.
 fn spread(from: &[PathBuf], to: &[PathBuf], options: &UpscaleOptions) -> Result<()> {
     let mut sources = from.iter().map(|p| image::open(p)).collect::<Result<Vec<Box<dyn RowSource>>>>()?;
-    let Some(header) = sources.first().map(|s| Header { notes: Vec::new(), ..s.header().clone() }) else { return Ok(()) };
+    let Some(header) = sources.first().map(|s| Header { notes: Vec::new(), ..s.header().clone() }) else {
+        return Ok(());
+    };
     let create = |path: &PathBuf| image::create_with(path, &header, &options.writing());
     let mut sinks = to.iter().map(create).collect::<Result<Vec<_>>>()?;
     let (channels, len, count) = (header.colour.channels(), header.row_len(), from.len() as f64);

@@ -20,8 +20,8 @@ use crate::image::{self, Header, WriteOptions};
 use crate::limits;
 use crate::system::job::{Checkpoints, Job};
 use crate::system::onestep::Conditioning;
-use crate::system::{System, onestep_latent, registry};
 use crate::system::program::Residency as Placed;
+use crate::system::{System, onestep_latent, registry};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -185,8 +185,7 @@ pub fn upscale_with(
             let tile = choice.shaping.tile;
             let may = e.kind() == Kind::Memory && options.tile.is_none();
             let piped = image::is_pipe(&options.input) || image::is_pipe(&path);
-            let smaller = (may && !piped)
-                .then(|| budget::choose(engine, model, options, &job, rows, Some(tile)).ok());
+            let smaller = (may && !piped).then(|| budget::choose(engine, model, options, &job, rows, Some(tile)).ok());
             let Some(smaller) = smaller.flatten() else { return Err(delivery.fail(e)) };
             delivery.abandon()?;
             choice = smaller;

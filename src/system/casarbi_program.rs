@@ -83,7 +83,13 @@ impl CasArbi {
     fn prepare(&self, p: &Prepare, s: &Settings) -> Result<Graph> {
         let name = format!(
             "casarbi prepare {:?} and {:?} to {:?} b{} adapter {} gain {} {}",
-            p.from, p.base, p.window, p.batch, p.adapter, s.gain, p.dtype.name()
+            p.from,
+            p.base,
+            p.window,
+            p.batch,
+            p.adapter,
+            s.gain,
+            p.dtype.name()
         );
         let mut builder = Builder::new(name, p.dtype);
         let b = &mut builder;
@@ -118,7 +124,13 @@ impl CasArbi {
     fn step(&self, p: &Step, s: &Settings) -> Result<Graph> {
         let name = format!(
             "casarbi step {:?} b{} of {} guidance {:?} adapter {} gain {} {}",
-            p.window, p.batch, p.steps, p.guidance, p.adapter, s.gain, p.dtype.name()
+            p.window,
+            p.batch,
+            p.steps,
+            p.guidance,
+            p.adapter,
+            s.gain,
+            p.dtype.name()
         );
         let mut builder = Builder::new(name, p.dtype);
         let b = &mut builder;
@@ -299,9 +311,8 @@ impl Laying<'_> {
             sources.push((names[i].into(), Source::Saved { saved: *id, affine: None, initial: None }));
         }
         let scale = self.stage.scale();
-        let rows = |of: &dyn Fn(usize) -> Vec<f64>| -> Vec<f32> {
-            (0..steps.len()).flat_map(of).map(|v| v as f32).collect()
-        };
+        let rows =
+            |of: &dyn Fn(usize) -> Vec<f64>| -> Vec<f32> { (0..steps.len()).flat_map(of).map(|v| v as f32).collect() };
         for (name, values) in [
             ("timestep", rows(&|i| vec![1000.0 * steps[i].sqrt_eta])),
             ("scale", rows(&|_| vec![1000.0 / scale])),

@@ -78,14 +78,17 @@ pub fn stages(source: [u32; 2], target: [u32; 2], cascade: Cascade) -> Result<Ve
 /// The part of a source that each window of one side needs: flush with the source's ends, so that what a network sees
 /// at its end is the picture's own end, and of one length for all windows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Crop {
-    pub(super) length: u32,
-    pub(super) origins: Vec<u32>,
+pub struct Crop {
+    /// Pixels.
+    pub length: u32,
+    /// The first one for each window.
+    pub origins: Vec<u32>,
 }
 
 /// One side of a stage: `windows` over the result's pixels.
-pub(super) struct Side<'a> {
-    pub(super) windows: &'a Axis,
+pub struct Side<'a> {
+    /// The windows.
+    pub windows: &'a Axis,
 }
 
 impl Side<'_> {
@@ -96,7 +99,7 @@ impl Side<'_> {
     }
 
     /// The part of `from` pixels that every window needs, `reach` pixels beyond what it covers.
-    pub(super) fn crop(&self, from: u32, reach: u32) -> Crop {
+    pub fn crop(&self, from: u32, reach: u32) -> Crop {
         let ratio = f64::from(from) / f64::from(self.windows.extent);
         let covered = (f64::from(self.windows.size) * ratio).ceil() as u32 + 1;
         let length = covered.saturating_add(2 * reach).min(from);
@@ -120,20 +123,20 @@ impl Side<'_> {
     }
 
     /// Planes of every window: `planes` functions of the pixel.
-    pub(super) fn planes(&self, planes: &[&dyn Fn(u32) -> f64]) -> Vec<f32> {
+    pub fn planes(&self, planes: &[&dyn Fn(u32) -> f64]) -> Vec<f32> {
         let of = |k: usize| planes.iter().flat_map(move |f| self.pixels(k).map(move |p| f(p) as f32));
         (0..self.windows.count()).flat_map(of).collect()
     }
 
     /// Bicubic enlargement of `from` pixels, seen through `crop`.
-    pub(super) fn cubic(&self, from: u32, crop: &Crop) -> Result<Vec<f32>> {
+    pub fn cubic(&self, from: u32, crop: &Crop) -> Result<Vec<f32>> {
         let table = Taps::of(Filter::Bicubic { a: A, antialias: false }, from, self.windows.extent)?;
         Ok(self.windows_of(table.values(), table.taps() as usize + 1, crop))
     }
 
     /// LIIF's cells: for each corner (the cell before and after; the nearest alone where `corners` is 1) the table of
     /// the cells, that of its share in the answer, and the place of the pixel in the cell.
-    pub(super) fn cells(&self, from: u32, crop: &Crop, corners: u32) -> Vec<Cells> {
+    pub fn cells(&self, from: u32, crop: &Crop, corners: u32) -> Vec<Cells> {
         let (n, out) = (f64::from(from), f64::from(self.windows.extent));
         let at = |side: f64, o: u32| -> (f64, f64) {
             let p = (f64::from(o) + 0.5) * n / out;
@@ -163,7 +166,7 @@ impl Side<'_> {
 
     /// The operator that reduces the result to `to` pixels, as far as it reads nothing beyond a window, and its adjoint
     /// times `factor`: their tables for every window, with the number of their taps.
-    pub(super) fn reduction(&self, to: u32, crop: &Crop, factor: f64) -> Result<[(u32, Vec<f32>); 2]> {
+    pub fn reduction(&self, to: u32, crop: &Crop, factor: f64) -> Result<[(u32, Vec<f32>); 2]> {
         let extent = self.windows.extent;
         let filter = Filter::Bicubic { a: A, antialias: extent > to };
         let forth = Taps::of(filter, extent, to)?;
@@ -176,7 +179,8 @@ impl Side<'_> {
             // What a reduced pixel reads lies in the window; indices beyond the picture are those of its ends.
             let inside = |r: u32| {
                 let row = &forth.values()[r as usize * wide..][..wide];
-                let mut read = row[1..].iter().enumerate().filter(|(_, w)| **w != 0.0).map(|(i, _)| row[0] as i64 + i as i64);
+                let mut read =
+                    row[1..].iter().enumerate().filter(|(_, w)| **w != 0.0).map(|(i, _)| row[0] as i64 + i as i64);
                 read.all(|i| (i64::from(begin)..i64::from(end)).contains(&i.clamp(0, i64::from(extent) - 1)))
             };
             for r in origin..origin + crop.length {
@@ -188,9 +192,8 @@ impl Side<'_> {
                     reduce.extend(std::iter::repeat_n(0.0, wide));
                 }
             }
-            let covered = |r: i64| {
-                u32::try_from(r).is_ok_and(|r| (origin..origin + crop.length).contains(&r) && inside(r))
-            };
+            let covered =
+                |r: i64| u32::try_from(r).is_ok_and(|r| (origin..origin + crop.length).contains(&r) && inside(r));
             for p in self.pixels(k) {
                 let row = &back.values()[p as usize * long..][..long];
                 adjoint.push(row[0] - origin as f32);
@@ -205,10 +208,13 @@ impl Side<'_> {
 }
 
 /// What [`Side::cells`] gives for one corner, window after window.
-pub(super) struct Cells {
-    pub(super) near: Vec<f32>,
-    pub(super) shares: Vec<f32>,
-    pub(super) place: Vec<f32>,
+pub struct Cells {
+    /// Table of one tap: the cell.
+    pub near: Vec<f32>,
+    /// Table of one tap: the pixel itself, times the share of the answer.
+    pub shares: Vec<f32>,
+    /// Where the pixel lies in the cell: -1 to 1 where it is the nearest.
+    pub place: Vec<f32>,
 }
 
 /// An error where a window of a stage cannot be cut.

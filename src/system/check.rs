@@ -78,8 +78,7 @@ impl Program {
             let users: Vec<_> = self.window_phases().filter(|(w, _)| uses(w)).collect();
             let passes: u64 = users.iter().map(|&(_, steps)| u64::from(steps)).sum();
             let outside = self.blocks.iter().any(|b| {
-                b.nesting.is_window_outside()
-                    && b.phases.iter().any(|p| matches!(p, Phase::Windows(w) if uses(w)))
+                b.nesting.is_window_outside() && b.phases.iter().any(|p| matches!(p, Phase::Windows(w) if uses(w)))
             });
             if users.len() > 1 || (passes > 1 && !outside) {
                 return Err(wrong(format!("canvas `{}` is a band but {passes} passes use it", canvas.name)));

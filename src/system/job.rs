@@ -198,9 +198,9 @@ impl Checkpoints {
 
     /// A tensor of a network, by the joined graph's name for it.
     pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
-        let found = name.split_once('.').and_then(|(prefix, own)| {
-            Some((self.parts.iter().find(|(part, _)| *part == prefix)?, own))
-        });
+        let found = name
+            .split_once('.')
+            .and_then(|(prefix, own)| Some((self.parts.iter().find(|(part, _)| *part == prefix)?, own)));
         match found {
             Some(((_, checkpoint), own)) => checkpoint.read_f32(own),
             None => Err(Error::new(Kind::Internal, "system", format!("no checkpoint holds `{name}`"))),

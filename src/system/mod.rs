@@ -2,9 +2,9 @@
 //! where their results go; `run` is the only thing that interprets it.
 
 pub mod casarbi;
-pub mod chain;
 mod casarbi_program;
 pub mod casarbi_stages;
+pub mod chain;
 mod check;
 pub mod job;
 pub mod link;

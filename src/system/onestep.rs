@@ -9,8 +9,8 @@
 //! out = (x + y) / 2 + 0.5                      without a residual: y / 2 + 0.5
 //! ```
 
-pub use super::onestep_index::Plane;
 use super::job::{Checkpoints, Form, Job, System};
+pub use super::onestep_index::Plane;
 use super::onestep_index::{Index, wrong};
 pub use super::onestep_program::Launch;
 use super::program::Program;
@@ -255,7 +255,11 @@ impl System for OneStep {
         let [a, b] = self.coefficients;
         let mut details = vec![
             format!("one step at t = {}: x0 = {a:.6} z + {b:.6} prediction", self.timestep),
-            format!("windows start at multiples of {} pixels; residual over bicubic: {}", OneStep::stride(self), self.residual),
+            format!(
+                "windows start at multiples of {} pixels; residual over bicubic: {}",
+                OneStep::stride(self),
+                self.residual
+            ),
         ];
         let planes: Vec<&str> = self.planes.iter().map(|p| p.name()).collect();
         if !planes.is_empty() {

@@ -34,7 +34,8 @@ pub const SYSTEMS: [Needs; 2] = [
 pub fn find(name: &str) -> Result<&'static Needs> {
     SYSTEMS.iter().find(|s| name == s.system || name == s.class).ok_or_else(|| {
         let names: Vec<&str> = SYSTEMS.iter().map(|s| s.system).collect();
-        Error::new(Kind::Usage, "system", format!("there is no system `{name}`")).advise(format!("use {}", names.join(" or ")))
+        Error::new(Kind::Usage, "system", format!("there is no system `{name}`"))
+            .advise(format!("use {}", names.join(" or ")))
     })
 }
 
@@ -49,7 +50,11 @@ pub fn open(folder: &Path, wanted: Option<&str>) -> Result<Box<dyn System>> {
         let e = Error::new(Kind::Weights, "system", why);
         return Err(e.advise(format!("a folder of class {} is needed", classes.join(" or "))));
     }
-    if class == casarbi::CLASS { Ok(Box::new(CasArbi::open(folder)?)) } else { Ok(Box::new(onestep::OneStep::open(folder)?)) }
+    if class == casarbi::CLASS {
+        Ok(Box::new(CasArbi::open(folder)?))
+    } else {
+        Ok(Box::new(onestep::OneStep::open(folder)?))
+    }
 }
 
 impl Needs {
@@ -95,7 +100,9 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         let onestep = SYSTEMS[0];
-        assert!(onestep.missing(Some(onestep::CLASS), |p| ["unet", "vae", "text_encoder"].contains(&p), true).is_empty());
+        assert!(
+            onestep.missing(Some(onestep::CLASS), |p| ["unet", "vae", "text_encoder"].contains(&p), true).is_empty()
+        );
         let missing = onestep.missing(Some("StableDiffusionPipeline"), |p| p == "unet", false);
         assert_eq!(missing.len(), 3);
         assert!(missing[0].contains(onestep::CLASS) && missing[1] == "vae" && missing[2].contains("scheduler"));
