@@ -22,6 +22,7 @@ mod layouts;
 mod malformed;
 mod multidiffusion;
 mod onestep;
+mod ops;
 mod plan;
 mod problem;
 mod program;
