@@ -87,6 +87,8 @@ pub const MAX_LISTED: usize = 20;
 /// Most bytes of foreign text (a name, a value of a config) repeated in one error.
 pub const MAX_QUOTED: usize = 128;
 
+/// Most samples of one picture: their files are open at once while they are compared.
+pub const MAX_SAMPLES: u32 = 256;
 /// Most windows of one launch.
 pub const MAX_BATCH: u32 = 64;
 /// Largest window side, pixels: beyond it values pass 2^31 elements in every published network.

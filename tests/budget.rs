@@ -13,12 +13,14 @@ use tessera::image::{self, Colour, Depth, Format, Header};
 use tessera::knobs;
 use tessera::plan::command::{Plan, Slot, SlotKind};
 use tessera::plan::{self, stream};
+use tessera::run::Sampler;
 use tessera::run::budget;
 use tessera::run::executor::{Executor, SharedDevice, SharedWeights};
 use tessera::run::executors::Executors;
 use tessera::run::loader::Loader;
 use tessera::run::{Cancel, Engine, Report, Silent, Size, UpscaleOptions, upscale_with};
 use tessera::system::onestep::{Conditioning, OneStep};
+use tessera::system::{Job, System};
 
 fn shipped() -> OneStep {
     OneStep::open(&source::root().join("weights/onestep")).expect("the shipped model opens")
@@ -329,8 +331,15 @@ fn networks_of_the_published_size_are_planned_for_8k_in_2_gib() {
         assert!(report.device_bytes <= vram && report.estimate.is_some(), "{report:?}");
 
         let net = OneStep::open(&model).expect("configs");
-        let conditioning = Conditioning { noise: 0.0, jpeg: 0.0, scale: 4.0 };
-        let choice = budget::choose(&mut engine, &net, &options, [4320, 7680], &conditioning, 0, None).expect("again");
+        let job = Job {
+            source: [1080, 1920],
+            target: [4320, 7680],
+            conditioning: Conditioning { noise: 0.0, jpeg: 0.0, scale: 4.0 },
+            seed: 0,
+            sampler: Sampler::default(),
+            keep_stages: false,
+        };
+        let choice = budget::choose(&mut engine, &net, &options, &job, 0, None).expect("again");
         engine.limit(choice.cap);
         let device = engine.device().clone();
         let zeros: SharedWeights = Arc::new(|w| Ok(vec![0; (w.packing.elements() * w.dtype.bytes()) as usize]));

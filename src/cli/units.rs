@@ -68,6 +68,17 @@ pub(super) fn vae(text: &str) -> Result<VaeMode, String> {
     VaeMode::parse(text).ok_or_else(|| format!("one of {}", names.join(", ")))
 }
 
+/// One of some named values.
+pub(super) fn named<T: Copy>(all: &'static [(&'static str, T)]) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let found = all.iter().find(|(name, _)| *name == text);
+        found.map(|f| f.1).ok_or_else(|| {
+            let names: Vec<&str> = all.iter().map(|a| a.0).collect();
+            format!("one of {}", names.join(", "))
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

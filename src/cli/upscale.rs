@@ -1,12 +1,15 @@
 //! `tessera upscale`: the main job.
 
 use super::progress::{Display, Style, say};
-use super::units::{bytes, format, lossy, mebibytes, vae};
+use super::units::{bytes, format, lossy, mebibytes, named, vae};
 use super::{again, folder, out};
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use tessera::run::{self, Cancel, FolderOptions, Format, Report, Resume, Size, UpscaleOptions, VaeMode, is_pipe};
+use tessera::run::{
+    self, Base, Cancel, Cascade, FolderOptions, Format, Reference, Report, Resume, Sampler, Size, UpscaleOptions,
+    VaeMode, is_pipe,
+};
 use tessera::{Error, Kind, Result};
 
 /// Shown below the options.
@@ -71,6 +74,30 @@ pub(super) struct UpscaleArgs {
     /// The system to run [default: the one the model's folder names]
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     system: Option<String>,
+    /// Sampling steps of each stage of a cascade [default: the model's]
+    #[arg(long, value_name = "N", help_heading = "Cascade")]
+    steps: Option<u32>,
+    /// How the factor is shared out over stages: remainder-last, remainder-first, uniform or single
+    #[arg(long, value_name = "ORDER", value_parser = named(&Cascade::ALL), help_heading = "Cascade")]
+    cascade: Option<Cascade>,
+    /// Strength of the self-consistency guidance, 0 to 1, or one for each stage, separated by commas; 0 is off
+    #[arg(long, value_name = "STRENGTH", value_delimiter = ',', help_heading = "Cascade")]
+    guidance: Option<Vec<f32>>,
+    /// What the guidance holds a sample against: off, original or previous
+    #[arg(long, value_name = "PICTURE", value_parser = named(&Reference::ALL), help_heading = "Cascade")]
+    guidance_reference: Option<Reference>,
+    /// What the picture that residuals are added to is made of: stage-input or original
+    #[arg(long, value_name = "PICTURE", value_parser = named(&Base::ALL), help_heading = "Cascade")]
+    base: Option<Base>,
+    /// Leaves the coordinate adapter out
+    #[arg(long, help_heading = "Cascade")]
+    no_adapter: bool,
+    /// Makes N samples with seeds from --seed on, as {stem}_sample{seed}, with their mean and deviation
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Cascade")]
+    samples: u32,
+    /// Also writes what every stage but the last made, as {stem}_stage{number}.png
+    #[arg(long, help_heading = "Cascade")]
+    save_stages: bool,
     /// Noise in the input, 0 to 1
     #[arg(long, value_name = "STRENGTH", default_value_t = 0.0, help_heading = "Model", allow_negative_numbers = true)]
     noise: f32,
@@ -142,6 +169,15 @@ impl UpscaleArgs {
         (o.vram, o.ram) = (self.vram, self.ram);
         (o.tile, o.overlap, o.batch, o.threads) = (self.tile, self.overlap, self.batch, self.threads);
         o.vae = self.vae;
+        o.sampler = Sampler {
+            steps: self.steps,
+            cascade: self.cascade,
+            guidance: self.guidance.clone(),
+            reference: self.guidance_reference,
+            base: self.base,
+            no_adapter: self.no_adapter,
+        };
+        o.save_stages = self.save_stages;
         (o.noise, o.jpeg, o.seed) = (self.noise, self.jpeg, self.seed);
         (o.overwrite, o.dry_run) = (self.overwrite, self.dry_run);
         o.resume = match (self.resume, self.no_resume) {
@@ -167,6 +203,16 @@ pub(super) fn run(args: &UpscaleArgs, cancel: &Cancel) -> Result<bool> {
     if args.input.is_dir() {
         let options = FolderOptions { each: args.options(), recursive: args.recursive };
         return folder::run(&options, args.json, display, cancel);
+    }
+    if args.samples != 1 {
+        let outcome = run::samples(&args.options(), args.samples, &mut display, cancel);
+        display.finish();
+        let done = outcome?;
+        for report in &done.reports {
+            out(&report.path.display().to_string())?;
+        }
+        done.pictures.iter().try_for_each(|path| out(&path.display().to_string()))?;
+        return Ok(true);
     }
     let outcome = run::upscale(&args.options(), &mut display, cancel);
     display.finish();

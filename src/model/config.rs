@@ -233,6 +233,15 @@ impl Fields {
         }
     }
 
+    /// A list of 1 to the limit of levels truth values.
+    pub(super) fn bools(&mut self, key: &'static str, default: &[bool]) -> Result<Vec<bool>> {
+        let Some(value) = self.take(key).cloned() else { return Ok(default.to_vec()) };
+        let items = value.as_array().filter(|a| !a.is_empty() && a.len() <= limits::MAX_NETWORK_LEVELS);
+        let found: Option<Vec<bool>> = items.and_then(|a| a.iter().map(Value::as_bool).collect());
+        let why = format!("expected a list of 1 to {} truth values", limits::MAX_NETWORK_LEVELS);
+        found.ok_or_else(|| self.refuse(key, why))
+    }
+
     /// A text among `allowed`; returns its index. `None` when null.
     pub(super) fn choice(&mut self, key: &'static str, default: usize, allowed: &[&str]) -> Result<Option<usize>> {
         match self.take(key) {

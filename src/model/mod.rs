@@ -5,11 +5,14 @@
 //! passes of `graph` fold them into the kernels around them. Names of values and tensors are diffusers'.
 
 mod blocks;
+pub mod casarbi;
 mod clip;
 pub mod clip_text;
 pub mod clip_vision;
 mod config;
 pub mod controlnet;
+pub mod edsr;
+pub mod liif;
 mod resnet;
 pub mod tokenizer;
 mod transformer;

@@ -1,11 +1,11 @@
 //! The pieces made of convolutions: residual block, down- and upsampling.
 
 use crate::error::Result;
-use crate::graph::op::{Conv2d, Padding};
+use crate::graph::op::{Conv2d, Modulate, Padding};
 use crate::graph::{Act, Builder, Op, ValueId};
 
 /// Group norm parameters shared by the resnets of a network.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Norm {
     pub(super) groups: u32,
     pub(super) eps: f32,
@@ -22,9 +22,28 @@ pub(super) fn resnet(
     norm: Norm,
     time: Option<ValueId>,
 ) -> Result<ValueId> {
+    modulated(b, name, x, out, norm, time, None)
+}
+
+/// The same, with gamma and beta (side by side, of `x`'s extent) applied between the first norm and its SiLU.
+pub(super) fn modulated(
+    b: &mut Builder,
+    name: &str,
+    x: ValueId,
+    out: u32,
+    norm: Norm,
+    time: Option<ValueId>,
+    modulation: Option<ValueId>,
+) -> Result<ValueId> {
     b.module(name, |b| {
         let same_channels = b.shape(x).c == out;
-        let h = b.group_norm("norm1", x, norm.groups, norm.eps, Act::Silu)?;
+        let h = match modulation {
+            None => b.group_norm("norm1", x, norm.groups, norm.eps, Act::Silu)?,
+            Some(gb) => {
+                let h = b.group_norm("norm1", x, norm.groups, norm.eps, Act::None)?;
+                b.push("norm1.modulated", Op::Modulate(Modulate { act: Act::Silu }), &[h, gb])?
+            }
+        };
         let h = match time {
             None => b.conv("conv1", h, out, 3, 1, Padding::all(1))?,
             Some(t) => {

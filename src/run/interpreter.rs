@@ -67,10 +67,10 @@ impl<'p> Interpreter<'p> {
         let mut phases = Vec::new();
         let mut total = 0;
         for block in &program.blocks {
-            for phase in &block.phases {
+            for (i, phase) in block.phases.iter().enumerate() {
                 let Phase::Windows(phase) = phase else { continue };
                 let items = program.grids[phase.grid.0].count() as u64 * u64::from(phase.branches);
-                total += items * u64::from(block.steps);
+                total += items * u64::from(block.repeats(i));
                 // Phases of a chain share one staging and exist while their pass runs.
                 if block.nesting != Nesting::Chained {
                     phases.push(Prepared::new(program, phase)?);
@@ -160,7 +160,7 @@ impl<'p> Interpreter<'p> {
                             }
                             match phase {
                                 Phase::Windows(_) => {
-                                    self.passes(at..at + 1, step..step + 1, block.steps, io, control)?;
+                                    self.passes(at..at + 1, 0, step..step + 1, block.steps, io, control)?;
                                 }
                                 Phase::Canvas(op) => {
                                     control.cancel.check()?;
@@ -174,7 +174,11 @@ impl<'p> Interpreter<'p> {
                     }
                 }
                 Nesting::WindowOutside => {
-                    self.passes(first..first + windows, 0..block.steps, block.steps, io, control)?
+                    self.passes(first..first + windows, 0, 0..block.steps, block.steps, io, control)?
+                }
+                Nesting::Prepared { once } => {
+                    let once = once as usize;
+                    self.passes(first..first + windows, once, 0..block.steps, block.steps, io, control)?
                 }
                 Nesting::Chained => self.chain(number, io, control)?,
             }
@@ -190,10 +194,12 @@ impl<'p> Interpreter<'p> {
         Ok(self.stats)
     }
 
-    /// One pass over the windows that `phases` share; for every batch of windows all `steps` of all of them.
+    /// One pass over the windows that `phases` share; for every batch of windows all `steps` of all of them, but the
+    /// first `once` of them before the first step only.
     fn passes(
         &mut self,
         phases: std::ops::Range<usize>,
+        once: usize,
         steps: std::ops::Range<u32>,
         block_steps: u32,
         io: &mut Connections<'_>,
@@ -222,13 +228,16 @@ impl<'p> Interpreter<'p> {
             }
         }
         let windows = sequence(grid, control.order).split_off(skipped);
-        self.total -= (skipped * branches * steps.len() * phases.len()) as u64;
+        let launches = steps.len() * (phases.len() - once.min(phases.len())) + once;
+        self.total -= (skipped * branches * launches) as u64;
         let all: Vec<(usize, u32)> = windows.iter().flat_map(|&w| (0..branches as u32).map(move |b| (w, b))).collect();
         let warm = all.len().min(grid.cols.count() * branches);
         let (mut done, mut growths) = (0, None);
         for batch in all.chunks(count) {
+            self.world.begin_windows(batch.iter().map(|&(w, _)| w));
             for step in steps.clone() {
-                for p in phases.clone() {
+                let skip = if step == steps.start { 0 } else { once };
+                for p in phases.clone().skip(skip) {
                     self.launch(p, batch, step, step + 1 == block_steps, io, control)?;
                 }
             }

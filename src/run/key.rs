@@ -80,6 +80,7 @@ pub(super) fn deciding(options: &UpscaleOptions) -> UpscaleOptions {
         tile: free.tile,
         overlap: free.overlap,
         batch: free.batch,
+        save_stages: free.save_stages,
         overwrite: free.overwrite,
         dry_run: free.dry_run,
         threads: free.threads,

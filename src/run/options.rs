@@ -6,6 +6,7 @@ use crate::extent;
 use crate::fs;
 use crate::image::{Format, ReadOptions, WriteOptions, is_pipe};
 use crate::limits;
+use crate::system::job::Sampler;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -180,6 +181,10 @@ pub struct UpscaleOptions {
     pub batch: Option<u32>,
     /// See [`VaeMode`].
     pub vae: VaeMode,
+    /// How a cascaded sampler runs.
+    pub sampler: Sampler,
+    /// Whether every stage's picture is written beside the output, as `{stem}_stage{number}.png`.
+    pub save_stages: bool,
     /// Noise in the input, 0 to 1 (see the model's card).
     pub noise: f32,
     /// Compression artefacts in the input, 0 to 1 (see the model's card).
@@ -219,6 +224,8 @@ impl UpscaleOptions {
             overlap: None,
             batch: None,
             vae: VaeMode::Auto,
+            sampler: Sampler::default(),
+            save_stages: false,
             noise: 0.0,
             jpeg: 0.0,
             seed: 0,

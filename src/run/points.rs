@@ -60,7 +60,7 @@ fn live(program: &Program, point: Point, outputs: &[CanvasId]) -> Option<Vec<Sta
                 _ => false,
             }),
             Phase::Canvas(_) => false,
-        })
+        }) && !program.blocks.iter().any(|b| b.passing().any(|s| s == id))
     };
     states.extend((0..program.saved.len()).map(SavedId).filter(|id| reads(*id)).map(State::Saved));
     Some(states)
@@ -147,7 +147,8 @@ pub(super) fn items_before(program: &Program, point: Point) -> u64 {
         Phase::Canvas(_) => 0,
     };
     let step = |b: &Block| b.phases.iter().map(items).sum::<u64>();
-    let whole: u64 = program.blocks.iter().take(point.block).map(|b| step(b) * u64::from(b.steps)).sum();
+    let all = |b: &Block| b.phases.iter().enumerate().map(|(i, p)| items(p) * u64::from(b.repeats(i))).sum::<u64>();
+    let whole: u64 = program.blocks.iter().take(point.block).map(all).sum();
     let Some(block) = program.blocks.get(point.block) else { return whole };
     let (steps, rest) =
         (point.phases as usize / block.phases.len().max(1), point.phases as usize % block.phases.len().max(1));

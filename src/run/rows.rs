@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::extent;
 use crate::image::{self, Colour, Header, ReadOptions, RowSource, colour, resample::Resampler};
 use crate::system::onestep;
-use crate::system::program::Residency;
+use crate::system::program::{PICTURE, Residency};
 use crate::tile::RowRing;
 use std::cell::RefCell;
 use std::path::Path;
@@ -37,7 +37,9 @@ pub(super) fn run(
     delivery: &mut Delivery,
 ) -> Result<(RunStats, Times)> {
     let program = interpreter.program();
-    let (from, to) = (program.canvas(onestep::INPUT)?, program.canvas(onestep::OUTPUT)?);
+    // Enlarged rows, or the picture's own.
+    let from = program.canvas(onestep::INPUT).or_else(|_| program.canvas(PICTURE))?;
+    let to = program.canvas(onestep::OUTPUT)?;
     let width = extent::to_usize("width", target.width)?;
     let again = program.canvas(onestep::INPUT_AGAIN).ok();
     // Where the result is made in a later pass than the first, the picture is read a second time: for what is added
@@ -54,7 +56,9 @@ pub(super) fn run(
     let columns = if colour.has_alpha() { width } else { 1 };
     let held = RefCell::new(RowRing::new(extent::to_u32("columns", columns as u64)?, 1, waiting));
 
-    let mut source = Enlarged::open(&options.input, reading, target)?;
+    let [high, wide] = program.extent(from).map(u64::from);
+    let first = Target { width: wide, height: high, ..*target };
+    let mut source = Enlarged::open(&options.input, reading, &first)?;
     let twice = later && (again.is_some() || colour.has_alpha());
     let second = RefCell::new(if twice { Some(Enlarged::open(&options.input, reading, target)?) } else { None });
     let mut unused = vec![0.0f32; columns];

@@ -3,13 +3,11 @@
 use super::options::UpscaleOptions;
 use crate::error::{Error, Kind, Result};
 use crate::knobs;
+use crate::system::registry;
 use crate::weights::manifest::{self, Manifest};
 use std::path::{Path, PathBuf};
 
-/// The system, and the shipped model, of the main job.
-pub(super) const SYSTEM: &str = "onestep";
-
-/// The model's folder: the one named, else `onestep` in the folder of shipped models.
+/// The model's folder: the one named, else the one that ships for the system asked for.
 pub(super) fn model_folder(options: &UpscaleOptions) -> Result<PathBuf> {
     if let Some(folder) = &options.model {
         if folder.join("model_index.json").is_file() {
@@ -18,7 +16,8 @@ pub(super) fn model_folder(options: &UpscaleOptions) -> Result<PathBuf> {
         let why = format!("{} has no model_index.json", folder.display());
         return Err(Error::new(Kind::Weights, "run", why).advise("name a model's own folder"));
     }
-    shipped_model(SYSTEM)
+    let system = options.system.as_deref().map_or(Ok(&registry::SYSTEMS[0]), registry::find)?;
+    shipped_model(system.system)
 }
 
 /// The folder of a shipped model: in `TESSERA_WEIGHTS`, beside the program, or in the source tree.

@@ -5,7 +5,7 @@
 //! to the grid. Its own cell is that of the input pixel it falls on. Probabilities of another size than the one asked
 //! for are enlarged bilinearly (half-pixel centres, edges clamped); the first largest wins.
 
-use crate::system::phase::LabelRule;
+use crate::system::superpixels::LabelRule;
 use crate::tile::geometry::mirror;
 use rayon::prelude::*;
 

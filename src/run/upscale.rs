@@ -12,15 +12,16 @@ use super::key::Deciding;
 use super::naming::default_output;
 use super::options::{Allocations, Cancel, Observer, Progress, Report, Target, UpscaleOptions};
 use super::rows;
-use super::shipped::{SYSTEM, model_folder};
+use super::shipped::model_folder;
 use super::work::Work;
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::image::{self, Header, WriteOptions};
 use crate::limits;
-use crate::system::onestep::{self, Checkpoints, Conditioning, OneStep};
-use crate::system::onestep_latent;
+use crate::system::job::{Checkpoints, Job};
+use crate::system::onestep::Conditioning;
 use crate::system::program::Residency as Placed;
+use crate::system::{System, onestep_latent, registry};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,10 +41,8 @@ pub(super) fn check_options(options: &UpscaleOptions) -> Result<()> {
         }
     }
     match options.system.as_deref() {
-        None | Some(SYSTEM | onestep::CLASS) => Ok(()),
-        Some(other) => {
-            Err(Error::new(Kind::Usage, "run", format!("there is no system `{other}`")).advise(format!("use {SYSTEM}")))
-        }
+        None => Ok(()),
+        Some(name) => registry::find(name).map(|_| ()),
     }
 }
 
@@ -82,18 +81,23 @@ pub fn upscale_with(
     clock.lap("probe");
 
     let folder = model_folder(options)?;
-    let class = onestep::class_of(&folder)?;
-    if class != onestep::CLASS {
-        let why = format!("{} holds a `{class}`", folder.display());
-        return Err(
-            Error::new(Kind::Weights, "run", why).advise(format!("a folder of class {} is needed", onestep::CLASS))
-        );
+    let model = registry::open(&folder, options.system.as_deref())?;
+    let model = model.as_ref();
+    if options.save_stages && image::is_pipe(&path) {
+        let why = "--save-stages writes files beside the output, and there is none beside a pipe";
+        return Err(Error::new(Kind::Usage, "run", why).advise("name an output file"));
     }
-    let model = OneStep::open(&folder)?;
     clock.lap("model");
 
     let to = [extent::to_u32("height", target.height)?, extent::to_u32("width", target.width)?];
-    let conditioning = Conditioning { noise: options.noise, jpeg: options.jpeg, scale: target.scale };
+    let job = Job {
+        source: [extent::to_u32("height", header.height)?, extent::to_u32("width", header.width)?],
+        target: to,
+        conditioning: Conditioning { noise: options.noise, jpeg: options.jpeg, scale: target.scale },
+        seed: options.seed,
+        sampler: options.sampler.clone(),
+        keep_stages: options.save_stages,
+    };
     // A large picture that cannot be read by rows waits in the job's folder once it is decoded.
     let mut reading = options.reading();
     let decoded_to_disk = resident_bytes > limits::DECODED_IN_MEMORY && !image::is_pipe(&path);
@@ -103,14 +107,14 @@ pub fn upscale_with(
     }
     let held = resident_bytes.saturating_add(image::output_resident_bytes_with(&path, &out_header, &writing)?);
     let rows = rows::host_bytes(&header, &target, held)?;
-    let mut choice = budget::choose(engine, &model, options, to, &conditioning, rows, None)?;
+    let mut choice = budget::choose(engine, model, options, &job, rows, None)?;
     if let Some(tile) = delivery::earlier_tile(options, &path).filter(|&tile| tile < choice.shaping.tile) {
-        let earlier = budget::choose(engine, &model, options, to, &conditioning, rows, Some(tile + 1));
+        let earlier = budget::choose(engine, model, options, &job, rows, Some(tile + 1));
         choice = earlier.ok().filter(|c| c.shaping.tile == tile).unwrap_or(choice);
     }
     clock.lap("plan");
 
-    let mut report = report(engine, &header, &target, &path, &folder, &choice);
+    let mut report = report(engine, model, &header, &target, &path, &choice);
     report.notes.extend(header.notes.iter().cloned());
     report.notes.extend(image::output_notes_with(&path, &out_header, &writing));
     report.notes.extend(choice.notes.iter().cloned());
@@ -156,12 +160,13 @@ pub fn upscale_with(
         }
     } else {
         observer.progress(&stage("load"));
-        let checkpoints = checked(&model)?;
+        let checkpoints = checked(model)?;
         let work = Work {
             options,
             reading: &reading,
             colour: header.colour,
             target: &target,
+            output: (&path, &out_header),
             scope: folder.display().to_string(),
             weights: Arc::new(move |w| checkpoints.packed(&w.tensors, &w.packing, w.dtype)),
         };
@@ -180,15 +185,14 @@ pub fn upscale_with(
             let tile = choice.shaping.tile;
             let may = e.kind() == Kind::Memory && options.tile.is_none();
             let piped = image::is_pipe(&options.input) || image::is_pipe(&path);
-            let smaller = (may && !piped)
-                .then(|| budget::choose(engine, &model, options, to, &conditioning, rows, Some(tile)).ok());
+            let smaller = (may && !piped).then(|| budget::choose(engine, model, options, &job, rows, Some(tile)).ok());
             let Some(smaller) = smaller.flatten() else { return Err(delivery.fail(e)) };
             delivery.abandon()?;
             choice = smaller;
             delivery = keep(engine, &choice)?;
             told = delivery.notes.len();
             let before = std::mem::take(&mut report);
-            report = self::report(engine, &header, &target, &path, &folder, &choice);
+            report = self::report(engine, model, &header, &target, &path, &choice);
             (report.notes, report.resumed_rows) = (before.notes, delivery.done());
             let why = format!("no room for windows of {tile}, trying {}: {}", choice.shaping.tile, e.message());
             observer.note(&why);
@@ -214,20 +218,28 @@ pub fn upscale_with(
 }
 
 /// The model's checkpoints, held against the program's network.
-fn checked(model: &OneStep) -> Result<Checkpoints> {
+fn checked(model: &dyn System) -> Result<Checkpoints> {
     let checkpoints = model.checkpoints()?;
     // Of the networks as they are: pieces cut at norms do not hold the norms' vectors.
-    let extra = checkpoints.check(&model.uncut()?)?;
+    let extra = checkpoints.check(&model.networks()?)?;
     if extra.is_empty() {
         return Ok(checkpoints);
     }
     let why = format!("{} tensor(s) that no network asks for, the first is `{}`", extra.len(), extra[0]);
     Err(Error::new(Kind::Weights, "weights", why)
-        .at(model.folder.display())
+        .at(model.folder().display())
         .advise("use the config.json and the weights of one and the same checkpoint"))
 }
 
-fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder: &Path, choice: &Choice) -> Report {
+fn report(
+    engine: &Engine,
+    model: &dyn System,
+    header: &Header,
+    target: &Target,
+    path: &Path,
+    choice: &Choice,
+) -> Report {
+    let autoencoder = if model.as_one_step().is_some() { "tile" } else { "none" };
     let grid = &choice.program.grids[0];
     // Windows over latent canvases are counted in latents.
     let scale = choice.program.target[0].div_ceil(grid.rows.extent.max(1)).max(1);
@@ -236,13 +248,13 @@ fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder
         output: (target.width, target.height),
         scale: target.scale,
         path: path.to_owned(),
-        model: folder.to_owned(),
-        system: SYSTEM.into(),
+        model: model.folder().to_owned(),
+        system: model.name().into(),
         device: engine.name().into(),
         why: engine.why().into(),
         dtype: choice.shaping.dtype.name().into(),
         tile: (grid.rows.size * scale, grid.cols.size * scale),
-        vae: choice.program.name.strip_prefix(onestep_latent::NAME).map_or("tile", str::trim).to_owned(),
+        vae: choice.program.name.strip_prefix(onestep_latent::NAME).map_or(autoencoder, str::trim).to_owned(),
         overlap: choice.shaping.overlap,
         batch: choice.shaping.batch,
         windows: grid.count() as u64,

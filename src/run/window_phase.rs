@@ -11,8 +11,8 @@ use crate::abi::Item;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Lifetime, Op, Shape};
 use crate::noise;
-use crate::system::phase::{Contexts, Source, WindowPhase};
-use crate::system::program::Program;
+use crate::system::phase::{Contexts, GridAxis, Source, WindowPhase};
+use crate::system::program::{Program, TableId};
 use crate::tile::{Grid, Window};
 use std::ops::Range;
 
@@ -54,13 +54,7 @@ impl<'p> Prepared<'p> {
         let batch = program.batch(phase)? as usize;
         let mut inputs = Vec::new();
         for (name, source) in &phase.sources {
-            let Some(value) = graph
-                .nodes
-                .iter()
-                .filter(|n| matches!(n.op, Op::Input(_)))
-                .map(|n| graph.value(n.output))
-                .find(|v| v.name == *name)
-            else {
+            let Some(value) = graph.inputs().map(|(v, _)| graph.value(v)).find(|v| v.name == *name) else {
                 continue;
             };
             let item = value.shape.pixels() as usize * value.shape.c as usize;
@@ -201,13 +195,46 @@ pub(super) fn settle(program: &Program, phase: &WindowPhase, executor: &mut Exec
             Source::Factors(affine) => {
                 executor.write_input(name, &Factors::new(affine, |id| world.statistic(id)).rows())?;
             }
-            Source::Crop { .. } | Source::Superpixels { .. } | Source::Saved { .. } | Source::Noise { .. } => {
+            Source::Crop { .. }
+            | Source::CropAt { .. }
+            | Source::Along { .. }
+            | Source::Planes(_)
+            | Source::Superpixels { .. }
+            | Source::Saved { .. }
+            | Source::Noise { .. } => {
                 let why = format!("`{name}` does not differ between windows");
                 return Err(Error::new(Kind::Internal, "run", why));
             }
         }
     }
     executor.setup()
+}
+
+/// The row of a table for the row, or the column, of windows that `w` lies in.
+fn along(program: &Program, table: TableId, axis: GridAxis, w: Window) -> &[f32] {
+    program.tables[table.0].row(match axis {
+        GridAxis::Rows => w.row,
+        GridAxis::Columns => w.col,
+    })
+}
+
+/// Spreads the values of some planes, of each row or of each column, over a window, into its channels from `first` on;
+/// returns how many planes they are.
+fn planes(axis: GridAxis, values: &[f32], shape: Shape, first: usize, to: &mut [f32]) -> usize {
+    let (h, w) = (shape.h as usize, shape.w as usize);
+    let side = match axis {
+        GridAxis::Rows => h,
+        GridAxis::Columns => w,
+    };
+    let count = values.len() / side;
+    for (i, pixel) in to.chunks_exact_mut(shape.c as usize).enumerate() {
+        let at = match axis {
+            GridAxis::Rows => i / w,
+            GridAxis::Columns => i % w,
+        };
+        pixel[first..first + count].iter_mut().enumerate().for_each(|(k, v)| *v = values[k * side + at]);
+    }
+    count
 }
 
 /// One item's values of one source.
@@ -233,6 +260,20 @@ pub(super) fn fill(
             world.crop(*canvas, [i64::from(y), i64::from(x)], [shape.h, shape.w], to)?;
             if (*gain, *shift) != (1.0, 0.0) {
                 to.iter_mut().for_each(|v| *v = gain * *v + shift);
+            }
+        }
+        Source::CropAt { canvas, rows, cols, gain, shift } => {
+            let at = [rows[w.row], cols[w.col]].map(i64::from);
+            world.crop(*canvas, at, [shape.h, shape.w], to)?;
+            if (*gain, *shift) != (1.0, 0.0) {
+                to.iter_mut().for_each(|v| *v = gain * *v + shift);
+            }
+        }
+        Source::Along { table, axis } => to.copy_from_slice(along(program, *table, *axis, w)),
+        Source::Planes(parts) => {
+            let mut first = 0;
+            for (axis, table) in parts {
+                first += planes(*axis, along(program, *table, *axis, w), shape, first, to);
             }
         }
         Source::Superpixels { of, gain, shift } => {

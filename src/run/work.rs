@@ -10,9 +10,10 @@ use super::executor::SharedWeights;
 use super::interpreter::Interpreter;
 use super::loader::Loader;
 use super::options::{Report, Target, UpscaleOptions};
-use super::rows;
+use super::{rows, stages};
 use crate::error::Result;
-use crate::image::{Colour, ReadOptions};
+use crate::image::{Colour, Header, ReadOptions};
+use std::path::Path;
 
 /// What computing takes beside the choice.
 pub(super) struct Work<'a> {
@@ -24,6 +25,8 @@ pub(super) struct Work<'a> {
     pub(super) colour: Colour,
     /// The size it gets.
     pub(super) target: &'a Target,
+    /// Where the output goes, and its header: stages are written beside it.
+    pub(super) output: (&'a Path, &'a Header),
     /// Whose weights they are.
     pub(super) scope: String,
     /// Packs them.
@@ -63,6 +66,12 @@ impl Work<'_> {
             let (options, reading, colour, target) = (self.options, self.reading, self.colour, self.target);
             let done = rows::run(&mut interpreter, control, options, reading, colour, target, delivery);
             report.notes.extend(interpreter.told().iter().cloned());
+            if done.is_ok() && options.save_stages {
+                let (path, header) = self.output;
+                for path in stages::write(&interpreter, path, header, options.overwrite)? {
+                    report.notes.push(format!("stage picture {}", path.display()));
+                }
+            }
             done
         };
         report.allocations.device_after = beside(&loader);

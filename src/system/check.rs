@@ -1,10 +1,11 @@
 //! Checks a program before anything is planned or run: every reference exists, every shape fits, bands are
 //! used by one pass.
 
-use super::phase::{Block, CanvasOp, Coefficient, Contexts, Nesting, Phase, Sink, Source, Superpixels, WindowPhase};
-use super::program::{Affine, Canvas, CanvasId, Program, Residency, StatisticId, get, wrong};
+use super::phase::{Block, CanvasOp, Coefficient, Contexts, GridAxis, Nesting, Phase, Sink, Source, WindowPhase};
+use super::superpixels::Superpixels;
+use super::program::{Affine, Canvas, CanvasId, Program, Residency, StatisticId, TableId, get, wrong};
 use crate::error::Result;
-use crate::graph::{Lifetime, Op, Shape};
+use crate::graph::{Lifetime, Shape};
 
 impl Program {
     /// Checks that every reference exists and every shape fits, before anything is planned or run.
@@ -34,7 +35,15 @@ impl Program {
                 }
                 super::chain::schedule(self, block, 0)?;
             }
-            if block.nesting == Nesting::WindowOutside && grids.windows(2).any(|g| g[0] != g[1]) {
+            for saved in block.passing() {
+                let inside = |p: &Phase| block.phases.iter().any(|q| std::ptr::eq(p, q));
+                let elsewhere = |p: &&Phase| !inside(p) && p.touches(saved);
+                if self.blocks.iter().flat_map(|b| &b.phases).any(|p| elsewhere(&p)) {
+                    let name = &get(&self.saved, saved.0, "saved value")?.name;
+                    return Err(wrong(format!("`{name}` is given up with its windows, another block uses it")));
+                }
+            }
+            if block.nesting.is_window_outside() && grids.windows(2).any(|g| g[0] != g[1]) {
                 return Err(wrong("phases of different grids cannot share one loop over windows"));
             }
         }
@@ -70,8 +79,7 @@ impl Program {
             let users: Vec<_> = self.window_phases().filter(|(w, _)| uses(w)).collect();
             let passes: u64 = users.iter().map(|&(_, steps)| u64::from(steps)).sum();
             let outside = self.blocks.iter().any(|b| {
-                b.nesting == Nesting::WindowOutside
-                    && b.phases.iter().any(|p| matches!(p, Phase::Windows(w) if uses(w)))
+                b.nesting.is_window_outside() && b.phases.iter().any(|p| matches!(p, Phase::Windows(w) if uses(w)))
             });
             if users.len() > 1 || (passes > 1 && !outside) {
                 return Err(wrong(format!("canvas `{}` is a band but {passes} passes use it", canvas.name)));
@@ -123,7 +131,13 @@ impl Program {
                 }
                 Ok(())
             }
-            CanvasOp::Softmax { canvas } | CanvasOp::Span { canvas } => whole(canvas).map(drop),
+            CanvasOp::Softmax { canvas } => whole(canvas).map(drop),
+            CanvasOp::Span { from, to } => {
+                if whole(from)?.channels != 1 || self.extent(*from) != self.extent(*to) || whole(to)?.channels == 0 {
+                    return Err(wrong("a span is of one channel, into a canvas of its size"));
+                }
+                Ok(())
+            }
             CanvasOp::RegionMeans(of) => self.check_superpixels(of),
             CanvasOp::Sample { from, to, blocks } => {
                 let small = self.extent(*to);
@@ -190,12 +204,12 @@ impl Program {
         if w.branches == 0 {
             return Err(wrong("no branch at all"));
         }
-        let inputs: Vec<_> = graph.nodes.iter().filter(|n| matches!(n.op, Op::Input(_))).collect();
+        let inputs: Vec<_> = graph.inputs().map(|(v, _)| graph.value(v)).collect();
         if let Contexts::Window { rows, tokens } = &w.contexts {
             if rows.len() != grid.count() {
                 return Err(wrong(format!("{} context rows for {} windows", rows.len(), grid.count())));
             }
-            let tables = inputs.iter().map(|n| graph.value(n.output)).filter(|v| v.lifetime == Lifetime::Context);
+            let tables = inputs.iter().filter(|v| v.lifetime == Lifetime::Context);
             for table in tables {
                 let have = u64::from(table.shape.n);
                 let most = rows.iter().map(|&r| (u64::from(r) + 1) * u64::from(w.branches)).max().unwrap_or(0);
@@ -209,8 +223,7 @@ impl Program {
                 }
             }
         }
-        for node in &inputs {
-            let value = graph.value(node.output);
+        for value in &inputs {
             let mut found = w.sources.iter().filter(|(name, _)| *name == value.name);
             let (Some((_, source)), None) = (found.next(), found.next()) else {
                 return Err(wrong(format!("input `{}` needs exactly one source", value.name)));
@@ -218,9 +231,7 @@ impl Program {
             self.check_source(source, value.shape, value.lifetime, w, block)
                 .map_err(|e| e.at(format!("input `{}`", value.name)))?;
         }
-        if let Some((name, _)) =
-            w.sources.iter().find(|(name, _)| !inputs.iter().any(|n| graph.value(n.output).name == *name))
-        {
+        if let Some((name, _)) = w.sources.iter().find(|(name, _)| !inputs.iter().any(|v| v.name == *name)) {
             return Err(wrong(format!("{} has no input `{name}`", graph.name)));
         }
         for (name, sink) in &w.sinks {
@@ -283,6 +294,39 @@ impl Program {
                 }
                 Ok(())
             }
+            Source::CropAt { canvas, rows, cols, .. } => {
+                per_window("a crop")?;
+                let (id, grid) = (*canvas, &self.grids[w.grid.0]);
+                let canvas = get(&self.canvases, id.0, "canvas")?;
+                let extent = self.extent(id);
+                let fits = |list: &[u32], count: usize, size: u32, side: u32| {
+                    list.len() == count && list.iter().all(|&at| at.checked_add(size).is_some_and(|end| end <= side))
+                };
+                let rows = fits(rows, grid.rows.count(), port.h, extent[0]);
+                let cols = fits(cols, grid.cols.count(), port.w, extent[1]);
+                if !rows || !cols || canvas.channels != port.c || canvas.residency != Residency::Whole {
+                    return Err(wrong(format!("canvas `{}` of {extent:?} has no crops of {port}", canvas.name)));
+                }
+                Ok(())
+            }
+            Source::Along { table, axis } => {
+                per_window("a row of a table")?;
+                self.along(*table, *axis, w, item)
+            }
+            Source::Planes(parts) => {
+                per_window("planes")?;
+                let mut count = 0;
+                for (axis, table) in parts {
+                    let side = match axis {
+                        GridAxis::Rows => port.h,
+                        GridAxis::Columns => port.w,
+                    };
+                    let planes = get(&self.tables, table.0, "table")?.width / side as usize;
+                    self.along(*table, *axis, w, planes * side as usize)?;
+                    count += planes;
+                }
+                if count == port.c as usize { Ok(()) } else { Err(wrong(format!("{count} planes for {port}"))) }
+            }
             Source::Superpixels { of, .. } => {
                 per_window("a superpixel picture")?;
                 self.check_superpixels(of)?;
@@ -320,6 +364,19 @@ impl Program {
             }
             Source::Noise { .. } => per_window("noise"),
         }
+    }
+
+    /// A table has a row of `width` for each row or column of windows.
+    fn along(&self, table: TableId, axis: GridAxis, w: &WindowPhase, width: usize) -> Result<()> {
+        let (table, grid) = (get(&self.tables, table.0, "table")?, &self.grids[w.grid.0]);
+        let count = match axis {
+            GridAxis::Rows => grid.rows.count(),
+            GridAxis::Columns => grid.cols.count(),
+        };
+        if table.width == width && table.rows() == count {
+            return Ok(());
+        }
+        Err(wrong(format!("table `{}` is not {count} rows of {width}", table.name)))
     }
 
     fn check_sink(&self, sink: &Sink, port: Shape, w: &WindowPhase, block: &Block) -> Result<()> {

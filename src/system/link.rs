@@ -89,6 +89,8 @@ impl Linker {
             map.push(id);
         }
         let to = |id: &ValueId| map[id.0 as usize];
+        let own = part.constants.iter().filter(|(v, _)| !taken[v.0 as usize]);
+        self.graph.constants.extend(own.map(|(v, values)| (to(v), values.clone())));
         for node in &part.nodes {
             if matches!(node.op, Op::Input(_)) && taken[node.output.0 as usize] {
                 continue;

@@ -1,8 +1,12 @@
 //! Systems: programs as data. A system says which graphs run over which windows, what feeds them and
 //! where their results go; `run` is the only thing that interprets it.
 
+pub mod casarbi;
+mod casarbi_program;
+pub mod casarbi_stages;
 pub mod chain;
 mod check;
+pub mod job;
 pub mod link;
 pub mod multidiffusion;
 pub mod onestep;
@@ -14,6 +18,8 @@ pub mod program;
 pub mod registry;
 pub mod schedule;
 pub mod state;
+pub mod superpixels;
 pub mod vae_modes;
 
+pub use job::{Job, System};
 pub use program::Program;

@@ -58,6 +58,33 @@ impl Index<'_> {
         value.ok_or_else(|| self.bad(key, "a whole number"))
     }
 
+    /// A finite number; `default` where there is none.
+    pub(super) fn number(&self, key: &str, default: f64) -> Result<f64> {
+        match self.map.get(key) {
+            None | Some(Json::Null) => Ok(default),
+            Some(v) => v.as_f64().filter(|v| v.is_finite()).ok_or_else(|| self.bad(key, "a number")),
+        }
+    }
+
+    /// One number or several, each from 0 to 1.
+    pub(super) fn numbers(&self, key: &str, default: &[f64]) -> Result<Vec<f64>> {
+        let list = match self.map.get(key) {
+            None | Some(Json::Null) => return Ok(default.to_vec()),
+            Some(Json::Array(list)) => list.clone(),
+            Some(one) => vec![one.clone()],
+        };
+        let found: Option<Vec<f64>> = list.iter().map(|v| v.as_f64().filter(|v| (0.0..=1.0).contains(v))).collect();
+        found.filter(|l| !l.is_empty()).ok_or_else(|| self.bad(key, "numbers from 0 to 1"))
+    }
+
+    /// One of some named values, whose names may be written with underscores.
+    pub(super) fn named<T: Copy>(&self, key: &str, all: &[(&str, T)]) -> Result<Option<T>> {
+        let Some(text) = self.text(key)? else { return Ok(None) };
+        let names: Vec<&str> = all.iter().map(|a| a.0).collect();
+        let found = all.iter().find(|a| a.0 == text.replace('_', "-"));
+        found.map(|a| Some(a.1)).ok_or_else(|| self.bad(key, &names.join(", ")))
+    }
+
     pub(super) fn text(&self, key: &str) -> Result<Option<&str>> {
         match self.map.get(key) {
             None | Some(Json::Null) => Ok(None),

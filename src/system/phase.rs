@@ -2,6 +2,7 @@
 //! results go; what is done to whole canvases; and how phases repeat.
 
 use super::state::{Affine, CanvasId, GraphId, GridId, Ratio, SavedId, StatisticId, TableId};
+use super::superpixels::Superpixels;
 use crate::tile::Ramp;
 
 /// Where a graph input's values come from.
@@ -23,6 +24,30 @@ pub enum Source {
         /// Constant.
         shift: f32,
     },
+    /// `gain * canvas + shift`, cut where the lists say: a canvas whose pixels are no whole number of grid pixels. As
+    /// large as the input, and wholly on the canvas.
+    CropAt {
+        /// The canvas: one that is kept in host memory.
+        canvas: CanvasId,
+        /// First row of the crop for each row of windows.
+        rows: Vec<u32>,
+        /// First column of the crop for each column of windows.
+        cols: Vec<u32>,
+        /// Factor.
+        gain: f32,
+        /// Constant.
+        shift: f32,
+    },
+    /// A row of a table for each row, or each column, of windows.
+    Along {
+        /// The table.
+        table: TableId,
+        /// Which of the two.
+        axis: GridAxis,
+    },
+    /// Planes that depend on the row, or on the column, alone, in the order of the tables. Each row (column) of windows
+    /// has a row of the table: for each of its planes a value for each row (column) of pixels.
+    Planes(Vec<(GridAxis, TableId)>),
     /// What an earlier phase or step saved for this window, then `affine`; `initial` stands in at step 0.
     Saved {
         /// The value.
@@ -58,35 +83,13 @@ pub enum Source {
     },
 }
 
-/// How the pixels of an enlarged picture get the label of a superpixel.
+/// One of the two axes of a grid of windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LabelRule {
-    /// The probabilities are enlarged, then the first largest wins.
-    Probabilities,
-    /// The largest wins at the size of the stage input, and labels are enlarged by nearest neighbour.
-    Nearest,
-}
-
-/// The superpixels of a stage input, see `run::superpixels`. All three canvases are whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Superpixels {
-    /// Nine probabilities per pixel, of the stage input's size or of another.
-    pub probabilities: CanvasId,
-    /// The stage input.
-    pub picture: CanvasId,
-    /// Mean colours: a pixel for each cell of the stage input, `ceil(side / cell)` a side.
-    pub colours: CanvasId,
-    /// Side of a cell, pixels of the stage input.
-    pub cell: u32,
-    /// See [`LabelRule`].
-    pub rule: LabelRule,
-}
-
-impl Superpixels {
-    /// The three canvases.
-    pub fn canvases(&self) -> [CanvasId; 3] {
-        [self.probabilities, self.picture, self.colours]
-    }
+pub enum GridAxis {
+    /// Rows of windows.
+    Rows,
+    /// Columns of windows.
+    Columns,
 }
 
 /// Where a graph output goes.
@@ -188,12 +191,16 @@ impl Source {
     /// The canvas it is cut from; of superpixels that of their probabilities.
     pub fn canvas(&self) -> Option<CanvasId> {
         match self {
-            Source::Crop { canvas, .. } => Some(*canvas),
+            Source::Crop { canvas, .. } | Source::CropAt { canvas, .. } => Some(*canvas),
             Source::Superpixels { of, .. } => Some(of.probabilities),
             Source::Saved { initial, .. } => initial.as_ref().and_then(|s| s.canvas()),
-            Source::Constant(_) | Source::Table(_) | Source::Gather(_) | Source::Factors(_) | Source::Noise { .. } => {
-                None
-            }
+            Source::Constant(_)
+            | Source::Table(_)
+            | Source::Along { .. }
+            | Source::Planes(_)
+            | Source::Gather(_)
+            | Source::Factors(_)
+            | Source::Noise { .. } => None,
         }
     }
 }
@@ -267,10 +274,12 @@ pub enum CanvasOp {
         /// Read and written.
         canvas: CanvasId,
     },
-    /// All values to 0 to 1: `(v - least) / (largest - least + 1e-6)`.
+    /// A canvas of one channel to 0 to 1, `(v - least) / (largest - least + 1e-6)`, into each channel of `to`.
     Span {
-        /// Read and written.
-        canvas: CanvasId,
+        /// Read.
+        from: CanvasId,
+        /// Written.
+        to: CanvasId,
     },
     /// Mean colours of superpixels into their canvas of colours.
     RegionMeans(Superpixels),
@@ -300,8 +309,8 @@ impl CanvasOp {
             CanvasOp::Resize { from, to } | CanvasOp::Sample { from, to, .. } | CanvasOp::Affine { from, to, .. } => {
                 vec![*from, *to]
             }
-            CanvasOp::Place { from, to, .. } => vec![*from, *to],
-            CanvasOp::Softmax { canvas } | CanvasOp::Span { canvas } => vec![*canvas],
+            CanvasOp::Place { from, to, .. } | CanvasOp::Span { from, to } => vec![*from, *to],
+            CanvasOp::Softmax { canvas } => vec![*canvas],
             CanvasOp::RegionMeans(of) => of.canvases().to_vec(),
             CanvasOp::Moments { from, .. } => vec![*from],
         }
@@ -317,6 +326,34 @@ pub enum Phase {
     Canvas(CanvasOp),
 }
 
+impl Phase {
+    /// Whether it reads or writes a saved value.
+    pub fn touches(&self, saved: SavedId) -> bool {
+        fn reads(source: &Source, id: SavedId) -> bool {
+            match source {
+                Source::Saved { saved, initial, .. } => *saved == id || initial.as_ref().is_some_and(|s| reads(s, id)),
+                Source::Gather(saved) => *saved == id,
+                Source::Constant(_)
+                | Source::Table(_)
+                | Source::Crop { .. }
+                | Source::CropAt { .. }
+                | Source::Along { .. }
+                | Source::Planes(_)
+                | Source::Superpixels { .. }
+                | Source::Factors(_)
+                | Source::Noise { .. } => false,
+            }
+        }
+        match self {
+            Phase::Windows(w) => {
+                let writes = |s: &Sink| matches!(s, Sink::Save { saved: s, .. } if *s == saved);
+                w.sources.iter().any(|(_, s)| reads(s, saved)) || w.sinks.iter().any(|(_, s)| writes(s))
+            }
+            Phase::Canvas(_) => false,
+        }
+    }
+}
+
 /// Which loop is outside when a block repeats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nesting {
@@ -324,9 +361,50 @@ pub enum Nesting {
     StepOutside,
     /// All steps of one batch of windows, then the next batch: window phases of one grid only.
     WindowOutside,
+    /// As [`Nesting::WindowOutside`], but the first `once` phases run before the first step only. What these windows
+    /// save is given up with them: no other block reads it.
+    Prepared {
+        /// Number of phases.
+        once: u32,
+    },
     /// Window phases joined by bands: rows of windows of a later phase pull the rows they need through the
     /// phases before, in one pass, see [`super::chain`]. One step; no canvas operations.
     Chained,
+}
+
+impl Nesting {
+    /// Whether all steps of some windows are done before the next windows are begun.
+    pub fn is_window_outside(self) -> bool {
+        match self {
+            Nesting::WindowOutside | Nesting::Prepared { .. } => true,
+            Nesting::StepOutside | Nesting::Chained => false,
+        }
+    }
+}
+
+impl Block {
+    /// How often phase `index` runs over a window.
+    pub fn repeats(&self, index: usize) -> u32 {
+        match self.nesting {
+            Nesting::Prepared { once } if index < once as usize => 1,
+            Nesting::Prepared { .. } | Nesting::StepOutside | Nesting::WindowOutside | Nesting::Chained => self.steps,
+        }
+    }
+
+    /// The values that its windows save and give up at once.
+    pub fn passing(&self) -> impl Iterator<Item = SavedId> + '_ {
+        let phases = if matches!(self.nesting, Nesting::Prepared { .. }) { self.phases.as_slice() } else { &[] };
+        phases.iter().flat_map(|p| {
+            let sinks = match p {
+                Phase::Windows(w) => w.sinks.as_slice(),
+                Phase::Canvas(_) => &[],
+            };
+            sinks.iter().filter_map(|(_, s)| match s {
+                Sink::Save { saved, .. } => Some(*saved),
+                Sink::Blend { .. } | Sink::Store { .. } | Sink::Partials { .. } | Sink::Moments { .. } => None,
+            })
+        })
+    }
 }
 
 /// Phases in order, repeated over steps.

@@ -16,6 +16,9 @@ use crate::graph::{DType, Graph, Lifetime};
 use crate::noise;
 use crate::tile::Grid;
 
+/// Name of the canvas that holds the job's picture in its own size, values 0 to 1.
+pub const PICTURE: &str = "picture";
+
 /// A whole system at one target.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Program {
@@ -80,11 +83,23 @@ impl Program {
     /// Every window phase, with its block's number of steps.
     pub fn window_phases(&self) -> impl Iterator<Item = (&WindowPhase, u32)> {
         self.blocks.iter().flat_map(|b| {
-            b.phases.iter().filter_map(move |p| match p {
-                Phase::Windows(w) => Some((w, b.steps)),
+            b.phases.iter().enumerate().filter_map(move |(i, p)| match p {
+                Phase::Windows(w) => Some((w, b.repeats(i))),
                 Phase::Canvas(_) => None,
             })
         })
+    }
+
+    /// How many windows' worth of a saved value there are at a time: those of one launch where its block gives them up
+    /// at once, else all.
+    pub fn slots(&self, saved: SavedId) -> usize {
+        let all = self.saved.get(saved.0).and_then(|s| self.grids.get(s.grid.0)).map_or(0, Grid::count);
+        let Some(block) = self.blocks.iter().find(|b| b.passing().any(|s| s == saved)) else { return all };
+        let phases = block.phases.iter().filter_map(|p| match p {
+            Phase::Windows(w) => self.batch(w).ok(),
+            Phase::Canvas(_) => None,
+        });
+        all.min(phases.max().unwrap_or(1) as usize)
     }
 
     /// Items per launch of a phase.
@@ -119,8 +134,8 @@ impl Program {
         }
         let blocks = (0..self.blocks.len()).map(|b| self.transient_bytes(b, Residency::Whole).saturating_add(held[b]));
         bytes = bytes.saturating_add(blocks.max().unwrap_or(0));
-        for saved in &self.saved {
-            let windows = self.grids.get(saved.grid.0).map_or(0, Grid::count) as u64;
+        for (i, saved) in self.saved.iter().enumerate() {
+            let windows = self.slots(SavedId(i)) as u64;
             bytes = bytes.saturating_add(windows * saved.shape.pixels() * u64::from(saved.shape.c) * 4);
         }
         bytes

@@ -17,6 +17,7 @@ pub mod manifest;
 pub mod model;
 pub mod names;
 pub mod recipe;
+mod reorder;
 pub mod write;
 
 pub use checkpoint::Checkpoint;

@@ -9,7 +9,7 @@ use super::{Bounds, Choice, Search, refusal};
 use crate::abi::BackendKind;
 use crate::error::{Error, Kind, Result};
 use crate::system::Program;
-use crate::system::onestep::Shaping;
+use crate::system::onestep::{OneStep, Shaping};
 use crate::system::onestep_latent::{LatentPlan, Norms, Stages};
 use crate::system::program::Residency as Placed;
 use crate::system::vae_modes::{Attention, Keep};
@@ -135,11 +135,11 @@ fn describe(stages: &[Stages; 2], keep: &[Vec<Keep>; 2], program: &Program) -> S
 
 impl Search<'_> {
     /// The latent-canvas form with norms as asked, at the largest window that fits.
-    pub(super) fn latent(&mut self, norms: Norms, tiles: &[u32], bounds: &Bounds) -> Result<Choice> {
+    pub(super) fn latent(&mut self, model: &OneStep, norms: Norms, tiles: &[u32], bounds: &Bounds) -> Result<Choice> {
         let mut failed = Vec::new();
         let mut last = None;
         for &tile in tiles {
-            match self.latent_at(norms, tile) {
+            match self.latent_at(model, norms, tile) {
                 Ok((choice, true)) => return Ok(choice),
                 Ok((choice, false)) => failed.push((tile, choice.needs)),
                 // A window may be too small for its halo, or a value too large for the device.
@@ -154,15 +154,15 @@ impl Search<'_> {
     }
 
     /// One window size; whether it fits.
-    fn latent_at(&mut self, norms: Norms, tile: u32) -> Result<(Choice, bool)> {
-        let overlap = super::overlap_for(self.options, tile, self.model.stride())?;
+    fn latent_at(&mut self, model: &OneStep, norms: Norms, tile: u32) -> Result<(Choice, bool)> {
+        let overlap = super::overlap_for(self.options, tile, self.model)?;
         let (caps, batch) = (self.engine.caps().clone(), self.options.batch.unwrap_or(1));
         let shaping = Shaping { tile, fitted: true, overlap, batch, dtype: caps.storage };
-        let tokens: u64 = self.model.latents(self.target).iter().map(|&v| u64::from(v)).product();
-        let windowed = self.model.vae.has_mid_attention() && tokens > GLOBAL_TOKENS && norms != Norms::Whole;
+        let tokens: u64 = model.latents(self.job.target).iter().map(|&v| u64::from(v)).product();
+        let windowed = model.vae.has_mid_attention() && tokens > GLOBAL_TOKENS && norms != Norms::Whole;
         let attention = if windowed { Attention::Windowed(ATTENTION_WINDOW) } else { Attention::Global };
-        let stages = self.model.stages(self.target, &shaping, attention)?;
-        let folder = self.model.folder.display().to_string();
+        let stages = model.stages(self.job.target, &shaping, attention)?;
+        let folder = model.folder.display().to_string();
         let rates = Rates::of(&caps);
         let mut seconds: [Vec<f64>; 2] = Default::default();
         if norms == Norms::Exact {
@@ -174,7 +174,7 @@ impl Search<'_> {
                 }
             }
         }
-        let picture_bytes = 12 * self.target.iter().map(|&v| u64::from(v)).product::<u64>();
+        let picture_bytes = 12 * self.job.target.iter().map(|&v| u64::from(v)).product::<u64>();
         let fixed = DeviceNeeds::fixed(&caps).total();
         let mut space = Space {
             device: self.room.device.saturating_sub(fixed),
@@ -193,7 +193,7 @@ impl Search<'_> {
                 Norms::Whole | Norms::Shared => Default::default(),
             };
             let plan = LatentPlan { norms, keep: keep.clone(), attention, picture };
-            let program = self.model.latent_program(self.target, self.conditioning, &shaping, &plan)?;
+            let program = model.latent_program(self.job.target, &self.job.conditioning, &shaping, &plan)?;
             let (room, batches) = (self.room, [batch; 3]);
             let one = Residency::OneArena;
             let c = candidate::candidate(self.engine, &folder, program, shaping, batches, one, room, false)?;

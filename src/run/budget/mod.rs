@@ -18,21 +18,14 @@ use crate::abi::BackendKind;
 use crate::error::{Error, Kind, Result};
 use crate::image;
 use crate::system::Program;
-use crate::system::onestep::{Conditioning, OneStep, Shaping};
+use crate::system::job::{Form, Job, System};
+use crate::system::onestep::Shaping;
 use crate::system::onestep_latent::Norms;
 pub use bounds::{ASSUMED, Bound, Bounds, available_memory};
 use candidate::candidate;
 pub use candidate::{Candidate, Part, Residency, Room, seconds, wider};
 pub use needs::{DeviceNeeds, HostNeeds, Needs};
 
-/// Window sides tried, largest first.
-const TILES: [u32; 10] = [512, 448, 384, 320, 256, 192, 160, 128, 96, 64];
-/// Share of a window side that neighbours overlap by, and its bounds, pixels. On a photograph at x4, windows
-/// of 64 to 256 with overlaps of 16 and of 32 gave the same picture to 50 dB and the same fidelity to 0.01
-/// dB; more only costs time.
-const OVERLAP_SHARE: u32 = 8;
-/// See [`OVERLAP_SHARE`].
-const OVERLAP_BOUNDS: [u32; 2] = [16, 32];
 /// Most candidates that are planned: a plan of published networks takes 15 ms on a slow core.
 const CANDIDATES: usize = 32;
 /// Larger windows are preferred unless smaller ones are faster by more than this: a network sees more of the picture.
@@ -128,10 +121,9 @@ pub struct Decision {
 /// A job as the search sees it.
 struct Search<'a> {
     engine: &'a mut Engine,
-    model: &'a OneStep,
+    model: &'a dyn System,
     options: &'a UpscaleOptions,
-    target: [u32; 2],
-    conditioning: &'a Conditioning,
+    job: &'a Job,
     room: Room,
     planned: usize,
 }
@@ -140,10 +132,9 @@ struct Search<'a> {
 /// resampler, alpha, encoder). With `below` only smaller windows are tried: larger ones turned out not to fit.
 pub fn choose(
     engine: &mut Engine,
-    model: &OneStep,
+    model: &dyn System,
     options: &UpscaleOptions,
-    target: [u32; 2],
-    conditioning: &Conditioning,
+    job: &Job,
     rows: u64,
     below: Option<u32>,
 ) -> Result<Choice> {
@@ -151,14 +142,18 @@ pub fn choose(
     let bytes = |b: &Option<Bound>| b.as_ref().map_or(u64::MAX, |b| b.bytes);
     let room = Room { device: bytes(&bounds.device), host: bytes(&bounds.host), rows };
     let (vram, ram) = (options.vram, options.ram);
-    let what = (target, vram, ram, options.tile, options.overlap, options.batch, below);
-    let memory = format!("{} {what:?}", model.folder.display());
+    let what = (job, vram, ram, options.tile, options.overlap, options.batch, below);
+    let memory = format!("{} {what:?}", model.folder().display());
     let remembered = engine.decision(&memory);
     let tiles = tiles(model, options, below)?;
     let largest = tiles[0];
-    let mut search = Search { engine, model, options, target, conditioning, room, planned: 0 };
+    let mut search = Search { engine, model, options, job, room, planned: 0 };
     if let Some(norms) = norms(options.vae) {
-        let mut choice = search.latent(norms, &tiles, &bounds)?;
+        let Some(one_step) = model.as_one_step() else {
+            let why = format!("--vae {}: the system {} has no autoencoder", options.vae.name(), model.name());
+            return Err(Error::new(Kind::Usage, "budget", why).advise("leave --vae out"));
+        };
+        let mut choice = search.latent(one_step, norms, &tiles, &bounds)?;
         choice.cap = cap(engine, &bounds, room, &choice.needs);
         let words = |b: &Option<Bound>| b.as_ref().map(|b| format!("{} ({})", mib(b.bytes), b.origin));
         choice.bounds = [words(&bounds.device), words(&bounds.host)];
@@ -217,12 +212,12 @@ fn norms(vae: VaeMode) -> Option<Norms> {
 }
 
 /// Sides to try, largest first.
-fn tiles(model: &OneStep, options: &UpscaleOptions, below: Option<u32>) -> Result<Vec<u32>> {
+fn tiles(model: &dyn System, options: &UpscaleOptions, below: Option<u32>) -> Result<Vec<u32>> {
     let stride = model.stride();
     let mut tiles: Vec<u32> = match options.tile {
         Some(tile) => vec![checked_tile(tile, stride)?],
         // Windows begin at multiples of the stride: those of one stride would not overlap at all.
-        None => TILES.iter().map(|t| t.next_multiple_of(stride)).filter(|&t| t >= 2 * stride).collect(),
+        None => model.sides().iter().map(|t| t.next_multiple_of(stride)).filter(|&t| t >= 2 * stride).collect(),
     };
     tiles.dedup();
     if tiles.is_empty() {
@@ -250,14 +245,15 @@ impl Search<'_> {
         failed: &mut Vec<(u32, Needs)>,
     ) -> Result<Candidate> {
         self.planned += 1;
-        let overlap = overlap_for(self.options, tile, self.model.stride())?;
+        let overlap = overlap_for(self.options, tile, self.model)?;
         let dtype = self.engine.caps().storage;
         let shaping = Shaping { tile, fitted: self.options.tile.is_none(), overlap, batch: batches[0], dtype };
-        let program = match residency {
-            Residency::All | Residency::OneArena => self.model.program(self.target, self.conditioning, &shaping)?,
-            Residency::Networks => self.model.split_program(self.target, self.conditioning, &shaping, batches)?,
+        let form = match residency {
+            Residency::All | Residency::OneArena => Form::Joined,
+            Residency::Networks => Form::Apart(batches),
         };
-        let folder = self.model.folder.display().to_string();
+        let program = self.model.program(self.job, &shaping, form)?;
+        let folder = self.model.folder().display().to_string();
         let again = (residency == Residency::Networks).then(|| program.clone());
         let found = candidate(self.engine, &folder, program, shaping, batches, residency, self.room, false)?;
         if found.fits {
@@ -276,7 +272,8 @@ impl Search<'_> {
     fn best(&mut self, tiles: &[u32], bounds: &Bounds) -> Result<(Candidate, bool)> {
         let batches = [self.options.batch.unwrap_or(1); 3];
         // Networks in turn read the picture twice, which a pipe does not allow.
-        let turns = !image::is_pipe(&self.options.input);
+        let turns = self.model.divides() && !image::is_pipe(&self.options.input);
+        let together = if self.model.in_turn() { Residency::OneArena } else { Residency::All };
         let mut best: Option<Candidate> = None;
         let mut failed: Vec<(u32, Needs)> = Vec::new();
         let mut last = None;
@@ -288,7 +285,7 @@ impl Search<'_> {
             // All weights alone may be too much, whatever the window; the last is planned all the same, for the advice.
             let mut heavy = weights > self.room.device && Some(&tile) != tiles.last();
             if !heavy {
-                match self.one(tile, batches, Residency::All, &mut failed) {
+                match self.one(tile, batches, together, &mut failed) {
                     Ok(found) => {
                         weights = found.needs.device.weights;
                         // A small picture needs windows no larger than itself, whatever the side asked for.
@@ -412,16 +409,13 @@ fn checked_tile(tile: u32, stride: u32) -> Result<u32> {
     Ok(tile)
 }
 
-fn overlap_for(options: &UpscaleOptions, tile: u32, stride: u32) -> Result<u32> {
+fn overlap_for(options: &UpscaleOptions, tile: u32, model: &dyn System) -> Result<u32> {
     match options.overlap {
         Some(overlap) if overlap < tile => Ok(overlap),
         Some(overlap) => {
             Err(Error::new(Kind::Usage, "budget", format!("an overlap of {overlap} leaves windows of {tile} no step")))
         }
-        None => Ok((tile / OVERLAP_SHARE)
-            .clamp(OVERLAP_BOUNDS[0], OVERLAP_BOUNDS[1])
-            .next_multiple_of(stride)
-            .min(tile / 2)),
+        None => Ok(model.overlap(tile)),
     }
 }
 

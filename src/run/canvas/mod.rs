@@ -35,6 +35,10 @@ pub(in crate::run) struct World<'p> {
     pub(in crate::run) program: &'p Program,
     canvases: Vec<State>,
     saved: Vec<Vec<f32>>,
+    /// Whether a saved value exists for the windows of one launch only.
+    passing: Vec<bool>,
+    /// The windows of that launch.
+    windows: Vec<usize>,
     statistics: Vec<Vec<Moments>>,
     /// Folder of canvases that live in files.
     spool: Option<PathBuf>,
@@ -70,14 +74,17 @@ impl<'p> World<'p> {
                 },
             }
         });
-        let saved = program.saved.iter().map(|s| {
-            let windows = program.grids[s.grid.0].count();
+        let saved = program.saved.iter().enumerate().map(|(i, s)| {
+            let windows = program.slots(SavedId(i));
             vec![0.0; windows * s.shape.pixels() as usize * s.shape.c as usize]
         });
+        let given_up: BTreeSet<SavedId> = program.blocks.iter().flat_map(|b| b.passing()).collect();
         World {
             program,
             canvases: canvases.collect(),
             saved: saved.collect(),
+            passing: (0..program.saved.len()).map(|i| given_up.contains(&SavedId(i))).collect(),
+            windows: Vec::new(),
             statistics: program.statistics.iter().map(|s| vec![Moments::default(); s.channels as usize]).collect(),
             spool: None,
         }
@@ -109,18 +116,34 @@ impl<'p> World<'p> {
         }
     }
 
-    /// What window `index` saved.
-    pub(in crate::run) fn saved(&self, id: SavedId, index: usize) -> &[f32] {
+    /// Says whose values the slots of what is given up with its windows hold from here on.
+    pub(in crate::run) fn begin_windows(&mut self, windows: impl Iterator<Item = usize>) {
+        self.windows.clear();
+        for window in windows {
+            if !self.windows.contains(&window) {
+                self.windows.push(window);
+            }
+        }
+    }
+
+    /// Where the value of window `index` lies.
+    fn slot(&self, id: SavedId, index: usize) -> std::ops::Range<usize> {
         let shape = self.program.saved[id.0].shape;
         let len = shape.pixels() as usize * shape.c as usize;
-        &self.saved[id.0][index * len..(index + 1) * len]
+        let held = || self.windows.iter().position(|&w| w == index).unwrap_or(0);
+        let slot = if self.passing[id.0] { held() } else { index };
+        slot * len..(slot + 1) * len
+    }
+
+    /// What window `index` saved.
+    pub(in crate::run) fn saved(&self, id: SavedId, index: usize) -> &[f32] {
+        &self.saved[id.0][self.slot(id, index)]
     }
 
     /// See [`World::saved`].
     pub(in crate::run) fn saved_mut(&mut self, id: SavedId, index: usize) -> &mut [f32] {
-        let shape = self.program.saved[id.0].shape;
-        let len = shape.pixels() as usize * shape.c as usize;
-        &mut self.saved[id.0][index * len..(index + 1) * len]
+        let slot = self.slot(id, index);
+        &mut self.saved[id.0][slot]
     }
 
     /// What every window saved.
@@ -242,10 +265,16 @@ fn reads(phase: &WindowPhase, id: CanvasId) -> bool {
 
 fn reads_source(source: &Source, id: CanvasId) -> bool {
     match source {
-        Source::Crop { canvas, .. } => *canvas == id,
+        Source::Crop { canvas, .. } | Source::CropAt { canvas, .. } => *canvas == id,
         Source::Superpixels { of, .. } => of.canvases().contains(&id),
         Source::Saved { initial, .. } => initial.as_ref().is_some_and(|s| reads_source(s, id)),
-        Source::Constant(_) | Source::Table(_) | Source::Gather(_) | Source::Factors(_) | Source::Noise { .. } => false,
+        Source::Constant(_)
+        | Source::Table(_)
+        | Source::Along { .. }
+        | Source::Planes(_)
+        | Source::Gather(_)
+        | Source::Factors(_)
+        | Source::Noise { .. } => false,
     }
 }
 

@@ -5,9 +5,13 @@ use crate::error::Result;
 use crate::noise;
 use crate::run::statistics::{Factors, Moments};
 use crate::run::superpixels::Cells;
-use crate::system::phase::{CanvasOp, Coefficient, Superpixels};
+use crate::system::phase::{CanvasOp, Coefficient};
 use crate::system::program::CanvasId;
+use crate::system::superpixels::Superpixels;
 use rayon::prelude::*;
+
+/// Keeps a flat map from dividing by nothing.
+const SPAN_EPS: f32 = 1e-6;
 
 impl World<'_> {
     /// Carries out an operation on whole canvases.
@@ -35,11 +39,15 @@ impl World<'_> {
                 values.par_chunks_exact_mut(channels).with_min_len(4096).for_each(softmax);
                 Ok(())
             }
-            CanvasOp::Span { canvas } => {
-                let values = self.whole_mut(*canvas)?;
+            CanvasOp::Span { from, to } => {
+                let channels = self.program.canvases[to.0].channels as usize;
+                let values = self.whole(*from)?;
                 let fold = |[lo, hi]: [f32; 2], v: &f32| [lo.min(*v), hi.max(*v)];
                 let [lo, hi] = values.iter().fold([f32::INFINITY, f32::NEG_INFINITY], fold);
-                values.iter_mut().for_each(|v| *v = (*v - lo) / (hi - lo + 1e-6));
+                let values: Vec<f32> = values.iter().map(|v| (*v - lo) / (hi - lo + SPAN_EPS)).collect();
+                for (pixel, v) in self.whole_mut(*to)?.chunks_exact_mut(channels).zip(values) {
+                    pixel.fill(v);
+                }
                 Ok(())
             }
             CanvasOp::RegionMeans(of) => {

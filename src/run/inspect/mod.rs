@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::fs::{self, AtomicFile, io_error};
 use crate::graph::{DType, Graph};
 use crate::plan;
+use crate::system::System;
 use crate::system::onestep::{self, OneStep};
 use crate::system::registry;
 use crate::weights::{Adapter, IS_ADAPTER, Model, Part, json};
@@ -128,14 +129,15 @@ pub fn inspect(o: &InspectOptions) -> Result<Inspection> {
         found.networks.push(network(&model, part)?);
     }
     for needs in &registry::SYSTEMS {
-        let missing = needs.missing(found.class.as_deref(), &parts, scheduler);
+        let has = |part: &str| o.path.join(part).join("config.json").is_file();
+        let missing = needs.missing(found.class.as_deref(), has, scheduler);
         found.systems.push(SystemInfo { system: needs.system.into(), missing });
     }
-    let served = found.systems.iter_mut().find(|s| s.system == registry::SYSTEMS[0].system && s.missing.is_empty());
     let mut whole = None;
-    if let Some(system) = served {
-        match OneStep::open(&o.path).and_then(|model| Ok((describe(&model)?, model))) {
-            Ok((details, model)) => (found.details, whole) = (details, Some(model)),
+    if let Some(system) = found.systems.iter_mut().find(|s| s.missing.is_empty()) {
+        let opened = registry::open(&o.path, Some(&system.system));
+        match opened.and_then(|model| Ok((describe(model.as_ref())?, model.as_one_step().cloned()))) {
+            Ok((details, model)) => (found.details, whole) = (details, model),
             Err(e) => system.missing.push(e.message().to_owned()),
         }
     }
@@ -210,20 +212,14 @@ fn network(model: &Model, part: Part) -> Result<NetworkInfo> {
     Ok(info)
 }
 
-/// What the one-step system makes of a model.
-fn describe(model: &OneStep) -> Result<Vec<String>> {
-    let [a, b] = model.coefficients;
-    let mut details = vec![
-        format!("one step at t = {}: x0 = {a:.6} z + {b:.6} prediction", model.timestep),
-        format!("windows start at multiples of {} pixels; residual over bicubic: {}", model.stride(), model.residual),
-    ];
-    let planes: Vec<&str> = model.planes.iter().map(|p| p.name()).collect();
-    if !planes.is_empty() {
-        details.push(format!("conditioning planes: {}", planes.join(", ")));
+/// What a system makes of a model.
+fn describe(model: &dyn System) -> Result<Vec<String>> {
+    let mut details = model.describe()?;
+    if let Some(model) = model.as_one_step() {
+        let plan = plan::compile(model.graph(1, WINDOW[0], WINDOW[1], TOKENS, DType::F32)?, &Caps::cpu())?;
+        let pixels = f64::from(WINDOW[0]) * f64::from(WINDOW[1]);
+        details.push(format!("{:.0} multiply-adds per output pixel", plan.cost.flops as f64 / 2.0 / pixels));
     }
-    let plan = plan::compile(model.graph(1, WINDOW[0], WINDOW[1], TOKENS, DType::F32)?, &Caps::cpu())?;
-    let pixels = f64::from(WINDOW[0]) * f64::from(WINDOW[1]);
-    details.push(format!("{:.0} multiply-adds per output pixel", plan.cost.flops as f64 / 2.0 / pixels));
     Ok(details)
 }
 

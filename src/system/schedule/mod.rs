@@ -5,11 +5,13 @@
 //! the same in f32, whose roundings are not reproduced.
 
 mod config;
+mod resshift;
 mod sampler;
 
 use crate::error::{Error, Kind, Result};
 
 pub use config::{FinalSigma, Method, SchedulerConfig, Spacing, Variance};
+pub use resshift::{ResShift, ShiftStep};
 pub use sampler::{Sampling, Step, leading, linspace, trailing};
 
 /// What the denoiser predicts.

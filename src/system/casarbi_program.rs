@@ -1,0 +1,463 @@
+//! The graphs and the program of CasArbi. A stage is one block over windows of its result: what is the same in every step
+//! is prepared once for a window (base picture, condition, coordinate features, the noisy start), then its steps follow.
+//! So no more than the windows of one launch are ever in between, and stages meet in whole canvases of f32.
+
+use super::casarbi::{CasArbi, PLAIN, Settings};
+use super::casarbi_stages::{Crop, Side, Stage, fits, stages};
+use super::job::{Base, Job, Reference};
+use super::onestep::{OUTPUT, Shaping};
+use super::phase::{Block, Contexts, GridAxis, Nesting, Phase, Sink, Source, WindowPhase};
+use super::program::{
+    Canvas, CanvasId, Extent, GraphId, GridId, PICTURE, Program, Ratio, Residency, Saved, SavedId, Table, TableId,
+};
+use crate::error::Result;
+use crate::graph::op::{Axis, Pointwise};
+use crate::graph::{Act, Builder, DType, Graph, Lifetime, Op, Shape, ValueId};
+use crate::model::casarbi::Seen;
+use crate::model::liif::{CUBIC, LiifExtents, along, narrow};
+use crate::tile::geometry::{Placement, Tiling};
+use crate::tile::{Grid, Ramp};
+
+/// What noise is for: the start of a stage, and what each step adds.
+const START: u16 = 0;
+/// See [`START`].
+const STEP: u16 = 1;
+/// Pixels on either side that a bicubic enlargement reads.
+const CUBIC_REACH: u32 = 3;
+/// Name of the canvas of a stage's result, with its number from 1.
+pub const STAGE: &str = "stage ";
+/// Side of a window over which the networks are built to be held against their files, per pixel of the coarsest level.
+const BUILT: u32 = 2;
+
+/// What fixes the graph that prepares a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Prepare {
+    batch: u32,
+    /// Of the stage's input, as far as a window needs it.
+    from: [u32; 2],
+    /// The same of the picture that the base is made of.
+    base: [u32; 2],
+    window: [u32; 2],
+    adapter: bool,
+    dtype: DType,
+}
+
+/// What fixes the graph of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Step {
+    batch: u32,
+    steps: u32,
+    window: [u32; 2],
+    /// Guidance: the reference as far as a window needs it, taps of the reduction and of its adjoint on each axis.
+    guidance: Option<([u32; 2], [[u32; 2]; 2])>,
+    adapter: bool,
+    dtype: DType,
+}
+
+fn pointwise(alpha: f64, beta: Option<f64>, gamma: f32) -> Op {
+    let (alpha, beta) = (alpha as f32, beta.map(|b| b as f32));
+    Op::Pointwise(Pointwise { alpha, beta, gamma, act: Act::None, clamp: None, table: false })
+}
+
+fn by_table(two: bool) -> Op {
+    let beta = two.then_some(0.0);
+    Op::Pointwise(Pointwise { alpha: 0.0, beta, gamma: 0.0, act: Act::None, clamp: None, table: true })
+}
+
+fn input(b: &mut Builder, name: &str, n: u32, [h, w]: [u32; 2], c: u32, dtype: DType) -> ValueId {
+    b.input(name, Shape::new(n, h, w, c), dtype, Lifetime::Window)
+}
+
+/// The tables `{name}.rows` and `{name}.columns`, each with rows for `out` pixels of an item.
+fn tables(b: &mut Builder, name: &str, n: u32, out: [u32; 2], taps: [u32; 2]) -> [ValueId; 2] {
+    [0, 1].map(|i| input(b, &format!("{name}.{}", AXES[i].1), n, [1, out[i]], 1 + taps[i], DType::F32))
+}
+
+/// `x` by the tables of both axes, rows first.
+fn resized(b: &mut Builder, name: &str, x: ValueId, [rows, columns]: [ValueId; 2], taps: [u32; 2]) -> Result<ValueId> {
+    let x = along(b, &format!("{name}.down"), Axis::Rows, taps[0], x, rows)?;
+    along(b, &format!("{name}.across"), Axis::Columns, taps[1], x, columns)
+}
+
+impl CasArbi {
+    fn prepare(&self, p: &Prepare, s: &Settings) -> Result<Graph> {
+        let name = format!(
+            "casarbi prepare {:?} and {:?} to {:?} b{} adapter {} gain {} {}",
+            p.from,
+            p.base,
+            p.window,
+            p.batch,
+            p.adapter,
+            s.gain,
+            p.dtype.name()
+        );
+        let mut builder = Builder::new(name, p.dtype);
+        let b = &mut builder;
+        let [h, w] = p.window;
+        let lr = input(b, "input", p.batch, p.from, 3, DType::F32);
+        let source = input(b, "source", p.batch, p.base, 3, DType::F32);
+        let extents = LiifExtents { batch: p.batch, from: p.base, to: p.window };
+        let base = b.module("liif", |b| self.liif.apply(b, source, &extents, "liif."))?;
+        // y = gain (bicubic - base), x_T = y + noise
+        let tables = tables(b, "cubic", p.batch, p.window, [CUBIC; 2]);
+        let up = resized(b, "cubic", lr, tables, [CUBIC; 2])?;
+        let y = b.push_as("y", pointwise(s.gain, Some(-s.gain), 0.0), &[up, base], DType::F32)?;
+        let noise = input(b, "noise", p.batch, p.window, 3, DType::F32);
+        let x = b.add_as("x", y, noise, DType::F32)?;
+        let stored = narrow(b, "input.stored", lr)?;
+        let lr = b.module("lr_encoder", |b| self.lr_encoder.apply(b, stored))?;
+        let lr = resized(b, "features", lr, tables, [CUBIC; 2])?;
+        let stored = narrow(b, "base.stored", base)?;
+        let hr = b.module("hr_encoder", |b| self.hr_encoder.apply(b, stored))?;
+        let condition = b.module("denoiser", |b| self.denoiser.condition(b, lr, hr))?;
+        for (name, value) in [("base", base), ("x", x), ("condition", condition)] {
+            b.output(name, value);
+        }
+        if p.adapter {
+            let planes = input(b, "coordinates", p.batch, [h, w], 2 * (1 + 2 * self.denoiser.bands()), p.dtype);
+            let features = b.module("denoiser", |b| self.denoiser.coordinates(b, planes))?;
+            b.output("coordinate_features", features);
+        }
+        Ok(builder.finish())
+    }
+
+    fn step(&self, p: &Step, s: &Settings) -> Result<Graph> {
+        let name = format!(
+            "casarbi step {:?} b{} of {} guidance {:?} adapter {} gain {} {}",
+            p.window,
+            p.batch,
+            p.steps,
+            p.guidance,
+            p.adapter,
+            s.gain,
+            p.dtype.name()
+        );
+        let mut builder = Builder::new(name, p.dtype);
+        let b = &mut builder;
+        let table = |b: &mut Builder, name: &str, c: u32| {
+            b.input(name, Shape::new(p.steps, 1, 1, c), DType::F32, Lifetime::Step)
+        };
+        let x = input(b, "x", p.batch, p.window, 3, DType::F32);
+        let base = input(b, "base", p.batch, p.window, 3, DType::F32);
+        let condition = input(b, "condition", p.batch, p.window, self.denoiser.condition_channels(), p.dtype);
+        let features = |b: &mut Builder| {
+            let c = self.denoiser.coordinate_channels();
+            input(b, "coordinate_features", p.batch, p.window, c, p.dtype)
+        };
+        let coordinates = if p.adapter { Some(features(b)) } else { None };
+        let factor = table(b, "input", 2);
+        let seen = b.push("x.seen", by_table(false), &[x, factor])?;
+        let (time, scale) = (table(b, "timestep", 1), table(b, "scale", 1));
+        let seen = Seen { x: seen, condition, time, scale, coordinates };
+        let x0 = b.module("denoiser", |b| self.denoiser.predict(b, &seen))?;
+        let mut u = b.push_as("u", pointwise(1.0, Some(1.0 / s.gain), 0.0), &[base, x0], DType::F32)?;
+        let mut clean = x0;
+        if let Some((size, [reduce, adjoint])) = p.guidance {
+            let reference = input(b, "reference", p.batch, size, 3, DType::F32);
+            let forth = tables(b, "reduce", p.batch, size, reduce);
+            let back = tables(b, "adjoint", p.batch, p.window, adjoint);
+            let small = resized(b, "reduce", u, forth, reduce)?;
+            let rest = b.push_as("rest", pointwise(1.0, Some(-1.0), 0.0), &[small, reference], DType::F32)?;
+            let gradient = resized(b, "adjoint", rest, back, adjoint)?;
+            u = b.push_as("u.guided", pointwise(1.0, Some(-1.0), 0.0), &[u, gradient], DType::F32)?;
+            clean = b.push_as("x0.guided", pointwise(s.gain, Some(-s.gain), 0.0), &[u, base], DType::F32)?;
+        }
+        let (next, added) = (table(b, "next", 2), table(b, "added", 2));
+        let noise = input(b, "noise", p.batch, p.window, 3, DType::F32);
+        let mean = b.push_as("x.mean", by_table(true), &[x, clean, next], DType::F32)?;
+        let next = b.push_as("x.next", by_table(true), &[mean, noise, added], DType::F32)?;
+        let picture = b.push_as("picture", pointwise(0.5, None, 0.5), &[u], DType::F32)?;
+        b.output("x", next);
+        b.output("picture", picture);
+        Ok(builder.finish())
+    }
+}
+
+/// The graphs of a small window: every tensor of every network.
+pub(super) fn networks(model: &CasArbi) -> Result<Vec<Graph>> {
+    let side = BUILT * model.denoiser.stride();
+    let (from, window, dtype) = ([side; 2], [side; 2], PLAIN);
+    let adapter = model.denoiser.has_adapter();
+    let prepare = Prepare { batch: 1, from, base: from, window, adapter, dtype };
+    let step = Step { batch: 1, steps: 1, window, guidance: None, adapter, dtype };
+    Ok(vec![model.prepare(&prepare, &model.settings)?, model.step(&step, &model.settings)?])
+}
+
+/// A stage being laid.
+struct Laying<'a> {
+    model: &'a CasArbi,
+    settings: &'a Settings,
+    shaping: &'a Shaping,
+    program: &'a mut Program,
+    /// Number from 0, and its sides.
+    number: usize,
+    stage: Stage,
+    grid: GridId,
+    /// Input, the job's picture and its sides, result.
+    input: CanvasId,
+    picture: (CanvasId, [u32; 2]),
+    output: CanvasId,
+}
+
+/// The program of a job.
+pub(super) fn program(model: &CasArbi, job: &Job, shaping: &Shaping) -> Result<Program> {
+    let settings = model.settings(job)?;
+    let all = stages(job.source, job.target, settings.cascade)?;
+    let mut program = Program::new("casarbi", job.target, job.seed);
+    let canvas = |program: &mut Program, name: String, extent: Extent, residency: Residency| {
+        program.canvases.push(Canvas { name, extent, channels: 3, residency });
+        CanvasId(program.canvases.len() - 1)
+    };
+    let picture = canvas(&mut program, PICTURE.into(), Extent::Fixed(job.source), Residency::Whole);
+    program.transient.push(picture);
+    let output = canvas(&mut program, OUTPUT.into(), Extent::OfTarget { num: 1, den: 1 }, Residency::Band);
+    // The result's windows are told of: the first grid.
+    for stage in all.iter().rev().take(1).chain(&all[..all.len() - 1]) {
+        let stride = model.denoiser.stride();
+        let placement = if shaping.fitted { Placement::Fitted } else { Placement::Even };
+        let t = Tiling { tile: shaping.tile, overlap: shaping.overlap, stride, quantum: stride, placement };
+        program.grids.push(Grid::new(stage.to[0], stage.to[1], &t)?);
+    }
+    let mut input = picture;
+    for (number, stage) in all.iter().enumerate() {
+        let last = number + 1 == all.len();
+        let output = if last {
+            output
+        } else {
+            let id = canvas(&mut program, format!("{STAGE}{}", number + 1), Extent::Fixed(stage.to), Residency::Whole);
+            if !job.keep_stages {
+                program.transient.push(id);
+            }
+            id
+        };
+        let grid = GridId(if last { 0 } else { number + 1 });
+        let (settings, picture) = (&settings, (picture, job.source));
+        Laying { model, settings, shaping, program: &mut program, number, stage: *stage, grid, input, picture, output }
+            .lay()?;
+        input = output;
+    }
+    program.check()?;
+    Ok(program)
+}
+
+impl Laying<'_> {
+    fn lay(&mut self) -> Result<()> {
+        let grid = self.program.grids[self.grid.0].clone();
+        let window = [fits(grid.rows.size, "a window")?, fits(grid.cols.size, "a window")?];
+        let sides = [Side { windows: &grid.rows }, Side { windows: &grid.cols }];
+        let crop = |from: [u32; 2], reach: u32| -> [Crop; 2] { [0, 1].map(|i| sides[i].crop(from[i], reach)) };
+        let (m, s) = (self.model, self.settings);
+        let (batch, dtype) = (self.shaping.batch, self.shaping.dtype);
+
+        // What is prepared.
+        let lr = crop(self.stage.from, m.lr_encoder.reach() + CUBIC_REACH);
+        let (source, from) = match s.base {
+            Base::StageInput => (self.input, self.stage.from),
+            Base::Original => self.picture,
+        };
+        let seen = crop(from, m.liif.reach());
+        let lengths = |c: &[Crop; 2]| [c[0].length, c[1].length];
+        let shape = Prepare { batch, from: lengths(&lr), base: lengths(&seen), window, adapter: s.adapter, dtype };
+        let prepare = self.graph(m.prepare(&shape, s)?);
+        let mut sources = vec![self.crop("input", self.input, &lr), self.crop("source", source, &seen)];
+        for (i, (axis, name)) in AXES.into_iter().enumerate() {
+            let table = sides[i].cubic(self.stage.from[i], &lr[i])?;
+            sources.push(self.along(&format!("cubic.{name}"), axis, table));
+        }
+        self.liif(&sides, from, &seen, &mut sources)?;
+        let initial = s.schedule.initial()?;
+        sources.push(("noise".into(), self.noise(START, initial as f32)));
+        if s.adapter {
+            let bands = m.denoiser.bands();
+            // Columns first: x, then y.
+            let parts = [1, 0].map(|i| {
+                let side = f64::from(self.stage.to[i]);
+                let place = move |p: u32| -1.0 + (2.0 * f64::from(p) + 1.0) / side;
+                let angle = move |l: u32, p: u32| std::f64::consts::PI * f64::from(1u32 << l) * place(p);
+                let sines: Vec<_> = (0..bands).map(|l| move |p: u32| angle(l, p).sin()).collect();
+                let cosines: Vec<_> = (0..bands).map(|l| move |p: u32| angle(l, p).cos()).collect();
+                let mut planes: Vec<&dyn Fn(u32) -> f64> = vec![&place];
+                planes.extend(sines.iter().map(|f| f as &dyn Fn(u32) -> f64));
+                planes.extend(cosines.iter().map(|f| f as &dyn Fn(u32) -> f64));
+                (AXES[i].0, self.table("coordinates", axis_of(&grid, i), sides[i].planes(&planes)))
+            });
+            sources.push(("coordinates".into(), Source::Planes(parts.into())));
+        }
+        let channels = [3, 3, m.denoiser.condition_channels(), m.denoiser.coordinate_channels()];
+        let names = ["base", "x", "condition", "coordinate_features"];
+        let count = if s.adapter { 4 } else { 3 };
+        let saved: Vec<SavedId> = (0..count)
+            .map(|i| {
+                let shape = Shape::new(1, window[0], window[1], channels[i]);
+                let name = format!("{STAGE}{} {}", self.number + 1, names[i]);
+                self.program.saved.push(Saved { name, grid: self.grid, shape });
+                SavedId(self.program.saved.len() - 1)
+            })
+            .collect();
+        let save = |i: usize| (names[i].to_owned(), Sink::Save { saved: saved[i], gains: vec![1.0] });
+        let first = self.phase("prepare", prepare, sources, (0..count).map(save).collect());
+
+        // The steps.
+        let steps = s.schedule.run()?;
+        let guidance = self.guidance(&sides)?;
+        let (size, sources) = match guidance {
+            Some((size, taps, sources)) => (Some((size, taps)), sources),
+            None => (None, Vec::new()),
+        };
+        let shape = Step { batch, steps: s.schedule.steps, window, guidance: size, adapter: s.adapter, dtype };
+        let graph = self.graph(m.step(&shape, s)?);
+        let mut sources = sources;
+        for (i, id) in saved.iter().enumerate() {
+            sources.push((names[i].into(), Source::Saved { saved: *id, affine: None, initial: None }));
+        }
+        let scale = self.stage.scale();
+        let rows =
+            |of: &dyn Fn(usize) -> Vec<f64>| -> Vec<f32> { (0..steps.len()).flat_map(of).map(|v| v as f32).collect() };
+        for (name, values) in [
+            ("timestep", rows(&|i| vec![1000.0 * steps[i].sqrt_eta])),
+            ("scale", rows(&|_| vec![1000.0 / scale])),
+            ("input", rows(&|i| vec![steps[i].input, 0.0])),
+            ("next", rows(&|i| steps[i].next[..2].to_vec())),
+            ("added", rows(&|i| vec![1.0, steps[i].next[2]])),
+        ] {
+            let table = self.table(name, steps.len(), values);
+            sources.push((name.into(), Source::Table(table)));
+        }
+        sources.push(("noise".into(), self.noise(STEP, 1.0)));
+        let blend = Sink::Blend {
+            canvas: self.output,
+            ratio: Ratio::ONE,
+            ramp: Ramp::Linear,
+            halo: 0,
+            gains: vec![1.0],
+            last_step_only: true,
+        };
+        let sinks = vec![save(1), ("picture".to_owned(), blend)];
+        let step = self.phase("denoise", graph, sources, sinks);
+        let phases = vec![Phase::Windows(first), Phase::Windows(step)];
+        self.program.blocks.push(Block { steps: s.schedule.steps, nesting: Nesting::Prepared { once: 1 }, phases });
+        Ok(())
+    }
+
+    /// The sources of LIIF's tables and planes.
+    fn liif(
+        &mut self,
+        sides: &[Side<'_>; 2],
+        from: [u32; 2],
+        seen: &[Crop; 2],
+        sources: &mut Vec<(String, Source)>,
+    ) -> Result<()> {
+        let liif = &self.model.liif;
+        let corners = liif.corners();
+        let cell = [0, 1].map(|i| 2.0 * f64::from(from[i]) / f64::from(self.stage.to[i]));
+        let mut places: [Vec<TableId>; 2] = Default::default();
+        let mut cell_table = None;
+        for (i, (axis, name)) in AXES.into_iter().enumerate() {
+            let side = &sides[i];
+            let count = side.windows.count();
+            let short = if i == 0 { "row" } else { "column" };
+            for (c, cells) in side.cells(from[i], &seen[i], corners).into_iter().enumerate() {
+                sources.push(self.along(&format!("liif.{name}.{c}"), axis, cells.near));
+                if corners > 1 {
+                    sources.push(self.along(&format!("liif.{short}_weights.{c}"), axis, cells.shares));
+                }
+                places[i].push(self.table("liif.place", count, cells.place));
+            }
+            if liif.skips() {
+                let table = side.cubic(from[i], &seen[i])?;
+                sources.push(self.along(&format!("liif.cubic.{name}"), axis, table));
+            }
+            if i == 1 && liif.decodes_cell() {
+                let planes = side.planes(&[&|_| cell[0], &|_| cell[1]]);
+                cell_table = Some(self.table("liif.cell", count, planes));
+            }
+        }
+        for (i, rows) in places[0].iter().enumerate() {
+            for (j, columns) in places[1].iter().enumerate() {
+                let mut parts = vec![(GridAxis::Rows, *rows), (GridAxis::Columns, *columns)];
+                parts.extend(cell_table.map(|t| (GridAxis::Columns, t)));
+                sources.push((format!("liif.planes.{i}{j}"), Source::Planes(parts)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The reference's extent in a window, the taps of both tables on both axes, and the sources; `None`: no guidance.
+    #[expect(clippy::type_complexity, reason = "three things that belong together, taken apart at once")]
+    fn guidance(&mut self, sides: &[Side<'_>; 2]) -> Result<Option<([u32; 2], [[u32; 2]; 2], Vec<(String, Source)>)>> {
+        let strength = self.settings.strength(self.number);
+        let (canvas, to) = match self.settings.reference {
+            Reference::Off => return Ok(None),
+            Reference::Original => self.picture,
+            Reference::Previous => (self.input, self.stage.from),
+        };
+        if strength == 0.0 {
+            return Ok(None);
+        }
+        let crops = [0, 1].map(|i| sides[i].crop(to[i], 1));
+        let mut sources = vec![self.crop("reference", canvas, &crops)];
+        let mut taps = [[0; 2]; 2];
+        for (i, (axis, name)) in AXES.into_iter().enumerate() {
+            // strength s_h s_w in all, one factor to each axis.
+            let grown = f64::from(self.stage.to[i]) / f64::from(to[i]);
+            let factor = grown * if i == 0 { strength } else { 1.0 };
+            let [(forth, reduce), (back, adjoint)] = sides[i].reduction(to[i], &crops[i], factor)?;
+            (taps[0][i], taps[1][i]) = (forth, back);
+            sources.push(self.along(&format!("reduce.{name}"), axis, reduce));
+            sources.push(self.along(&format!("adjoint.{name}"), axis, adjoint));
+        }
+        Ok(Some(([crops[0].length, crops[1].length], taps, sources)))
+    }
+
+    fn graph(&mut self, graph: Graph) -> GraphId {
+        // Stages of one shape share a graph; its name says what fixes it.
+        if let Some(i) = self.program.graphs.iter().position(|g| g.name == graph.name) {
+            return GraphId(i);
+        }
+        self.program.graphs.push(graph);
+        GraphId(self.program.graphs.len() - 1)
+    }
+
+    fn table(&mut self, name: &str, rows: usize, values: Vec<f32>) -> TableId {
+        let name = format!("{STAGE}{} {name}", self.number + 1);
+        self.program.tables.push(Table { name, width: values.len() / rows.max(1), values });
+        TableId(self.program.tables.len() - 1)
+    }
+
+    fn along(&mut self, name: &str, axis: GridAxis, values: Vec<f32>) -> (String, Source) {
+        let grid = &self.program.grids[self.grid.0];
+        let rows = match axis {
+            GridAxis::Rows => grid.rows.count(),
+            GridAxis::Columns => grid.cols.count(),
+        };
+        let table = self.table(name, rows, values);
+        (name.to_owned(), Source::Along { table, axis })
+    }
+
+    fn crop(&self, name: &str, canvas: CanvasId, crops: &[Crop; 2]) -> (String, Source) {
+        let (rows, cols) = (crops[0].origins.clone(), crops[1].origins.clone());
+        (name.to_owned(), Source::CropAt { canvas, rows, cols, gain: 2.0, shift: -1.0 })
+    }
+
+    fn noise(&self, purpose: u16, gain: f32) -> Source {
+        Source::Noise { stage: self.number as u16, purpose, gain }
+    }
+
+    fn phase(
+        &self,
+        name: &str,
+        graph: GraphId,
+        sources: Vec<(String, Source)>,
+        sinks: Vec<(String, Sink)>,
+    ) -> WindowPhase {
+        let name = format!("{name} {}", self.number + 1);
+        WindowPhase { name, graph, grid: self.grid, branches: 1, contexts: Contexts::Branch, sources, sinks }
+    }
+}
+
+/// Both axes with the names of their tables.
+const AXES: [(GridAxis, &str); 2] = [(GridAxis::Rows, "rows"), (GridAxis::Columns, "columns")];
+
+fn axis_of(grid: &Grid, i: usize) -> usize {
+    if i == 0 { grid.rows.count() } else { grid.cols.count() }
+}

@@ -1,0 +1,315 @@
+//! The stages of a cascade, and one side of a stage as its windows see it: which part of the source a window needs, and
+//! the tables by which that part becomes the window.
+
+use super::job::Cascade;
+use super::state::wrong;
+use crate::error::{Error, Kind, Result};
+use crate::extent;
+use crate::graph::taps::{Filter, Taps};
+use crate::limits;
+use crate::tile::Axis;
+use crate::tile::geometry::mirror;
+
+/// The published cubic kernel.
+const A: f64 = -0.5;
+/// Scales this near to a power of two take no further stage.
+const NEAR: f64 = 1e-9;
+/// LIIF's shift that keeps a place off the border between two cells, in sides of the picture.
+const EPS_SHIFT: f64 = 1e-6;
+
+/// One stage.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stage {
+    /// Rows and columns of its input.
+    pub from: [u32; 2],
+    /// Rows and columns of its result.
+    pub to: [u32; 2],
+}
+
+impl Stage {
+    /// The factor that the networks are told: the root of the growth in area.
+    pub fn scale(&self) -> f64 {
+        let ratio = |i: usize| f64::from(self.to[i]) / f64::from(self.from[i]);
+        (ratio(0) * ratio(1)).sqrt()
+    }
+}
+
+/// Factors of the stages for a scale: `ceil(log2 scale)` of them, at least one.
+pub fn factors(scale: f64, cascade: Cascade) -> Result<Vec<f64>> {
+    if !(scale.is_finite() && (1.0 - NEAR..=limits::MAX_SCALE).contains(&scale)) {
+        let why = format!("the scale is {scale}, it must be from 1 to {}", limits::MAX_SCALE);
+        return Err(Error::new(Kind::Usage, "system", why));
+    }
+    let count = ((scale.log2() - NEAR).ceil() as i32).max(1);
+    let rest = scale / 2f64.powi(count - 1);
+    let mut factors = vec![2.0; count as usize];
+    let last = factors.len() - 1;
+    match cascade {
+        Cascade::Single => factors = vec![scale],
+        Cascade::Uniform => factors.fill(scale.powf(1.0 / f64::from(count))),
+        Cascade::RemainderLast => factors[last] = rest,
+        Cascade::RemainderFirst => factors[0] = rest,
+    }
+    Ok(factors)
+}
+
+/// The stages from a picture to its target. Sides between them are `round(side * product of the factors)`; where the
+/// target stretches one side more than the other, each in its own proportion.
+pub fn stages(source: [u32; 2], target: [u32; 2], cascade: Cascade) -> Result<Vec<Stage>> {
+    let ratio = |i: usize| f64::from(target[i]) / f64::from(source[i]);
+    let scale = (ratio(0) * ratio(1)).sqrt();
+    let factors = factors(scale, cascade)?;
+    let (mut stages, mut from, mut product) = (Vec::new(), source, 1.0);
+    for (k, factor) in factors.iter().enumerate() {
+        product *= factor;
+        let side = |i: usize| -> Result<u32> {
+            // Sides are rounded to whole pixels: that is no stretching.
+            let even = (f64::from(source[i]) * scale - f64::from(target[i])).abs() <= 1.0;
+            let grown = if even { product } else { ratio(i).powf(product.ln() / scale.ln()) };
+            extent::to_u32("side", ((f64::from(source[i]) * grown + 0.5).floor() as u64).max(1))
+        };
+        let to = if k + 1 == factors.len() { target } else { [side(0)?, side(1)?] };
+        stages.push(Stage { from, to });
+        from = to;
+    }
+    Ok(stages)
+}
+
+/// The part of a source that each window of one side needs: flush with the source's ends, so that what a network sees
+/// at its end is the picture's own end, and of one length for all windows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crop {
+    /// Pixels.
+    pub length: u32,
+    /// The first one for each window.
+    pub origins: Vec<u32>,
+}
+
+/// One side of a stage: `windows` over the result's pixels.
+pub struct Side<'a> {
+    /// The windows.
+    pub windows: &'a Axis,
+}
+
+impl Side<'_> {
+    /// Pixels of the result that window `k` shows, mirrored beyond its end.
+    fn pixels(&self, k: usize) -> impl Iterator<Item = u32> + '_ {
+        let first = i64::from(self.windows.origins[k]);
+        (0..i64::from(self.windows.size)).map(move |i| mirror(first + i, self.windows.extent))
+    }
+
+    /// The part of `from` pixels that every window needs, `reach` pixels beyond what it covers.
+    pub fn crop(&self, from: u32, reach: u32) -> Crop {
+        let ratio = f64::from(from) / f64::from(self.windows.extent);
+        let covered = (f64::from(self.windows.size) * ratio).ceil() as u32 + 1;
+        let length = covered.saturating_add(2 * reach).min(from);
+        let begin = |o: &u32| (f64::from(*o) * ratio).floor() as u32;
+        let origin = |o: &u32| begin(o).saturating_sub(reach).min(from - length);
+        Crop { length, origins: self.windows.origins.iter().map(origin).collect() }
+    }
+
+    /// Values of every window from those of all pixels; `values` are so many to a pixel, the first of which is a source
+    /// index that is counted from the window's crop.
+    fn windows_of(&self, rows: &[f32], width: usize, crop: &Crop) -> Vec<f32> {
+        let mut out = Vec::with_capacity(self.windows.count() * self.windows.size as usize * width);
+        for (k, &origin) in crop.origins.iter().enumerate() {
+            for p in self.pixels(k) {
+                let row = &rows[p as usize * width..][..width];
+                out.push(row[0] - origin as f32);
+                out.extend_from_slice(&row[1..]);
+            }
+        }
+        out
+    }
+
+    /// Planes of every window: `planes` functions of the pixel.
+    pub fn planes(&self, planes: &[&dyn Fn(u32) -> f64]) -> Vec<f32> {
+        let of = |k: usize| planes.iter().flat_map(move |f| self.pixels(k).map(move |p| f(p) as f32));
+        (0..self.windows.count()).flat_map(of).collect()
+    }
+
+    /// Bicubic enlargement of `from` pixels, seen through `crop`.
+    pub fn cubic(&self, from: u32, crop: &Crop) -> Result<Vec<f32>> {
+        let table = Taps::of(Filter::Bicubic { a: A, antialias: false }, from, self.windows.extent)?;
+        Ok(self.windows_of(table.values(), table.taps() as usize + 1, crop))
+    }
+
+    /// LIIF's cells: for each corner (the cell before and after; the nearest alone where `corners` is 1) the table of
+    /// the cells, that of its share in the answer, and the place of the pixel in the cell.
+    pub fn cells(&self, from: u32, crop: &Crop, corners: u32) -> Vec<Cells> {
+        let (n, out) = (f64::from(from), f64::from(self.windows.extent));
+        let at = |side: f64, o: u32| -> (f64, f64) {
+            let p = (f64::from(o) + 0.5) * n / out;
+            let eps = EPS_SHIFT * n / 2.0;
+            let shifted = p + side / 2.0 + if side == 0.0 { 0.0 } else { eps };
+            let cell = shifted.clamp(eps, n - eps).floor().clamp(0.0, n - 1.0);
+            (cell, 2.0 * (p - (cell + 0.5)))
+        };
+        let sides: &[f64] = if corners == 1 { &[0.0] } else { &[-1.0, 1.0] };
+        let cells = |(c, &side): (usize, &f64)| {
+            let rows: Vec<f32> = (0..self.windows.extent).flat_map(|o| [at(side, o).0 as f32, 1.0]).collect();
+            // A cell's answer counts as much as the other one is away.
+            let other = sides[sides.len() - 1 - c];
+            let share = |o: u32| {
+                let (own, opposite) = (at(side, o).1.abs(), at(other, o).1.abs());
+                if own + opposite > 0.0 { opposite / (own + opposite) } else { 0.5 }
+            };
+            let mut shares = Vec::new();
+            for k in 0..self.windows.count() {
+                let list = self.pixels(k).enumerate().flat_map(|(i, p)| [i as f32, share(p) as f32]);
+                shares.extend(list);
+            }
+            Cells { near: self.windows_of(&rows, 2, crop), shares, place: self.planes(&[&|o| at(side, o).1]) }
+        };
+        sides.iter().enumerate().map(cells).collect()
+    }
+
+    /// The operator that reduces the result to `to` pixels, as far as it reads nothing beyond a window, and its adjoint
+    /// times `factor`: their tables for every window, with the number of their taps.
+    pub fn reduction(&self, to: u32, crop: &Crop, factor: f64) -> Result<[(u32, Vec<f32>); 2]> {
+        let extent = self.windows.extent;
+        let filter = Filter::Bicubic { a: A, antialias: extent > to };
+        let forth = Taps::of(filter, extent, to)?;
+        let back = Taps::adjoint(filter, extent, to, 0..extent, 0)?;
+        let (wide, long) = (forth.taps() as usize + 1, back.taps() as usize + 1);
+        let (mut reduce, mut adjoint) = (Vec::new(), Vec::new());
+        for (k, &origin) in crop.origins.iter().enumerate() {
+            let begin = self.windows.origins[k];
+            let end = (begin + self.windows.size).min(extent);
+            // What a reduced pixel reads lies in the window; indices beyond the picture are those of its ends.
+            let inside = |r: u32| {
+                let row = &forth.values()[r as usize * wide..][..wide];
+                let mut read =
+                    row[1..].iter().enumerate().filter(|(_, w)| **w != 0.0).map(|(i, _)| row[0] as i64 + i as i64);
+                read.all(|i| (i64::from(begin)..i64::from(end)).contains(&i.clamp(0, i64::from(extent) - 1)))
+            };
+            for r in origin..origin + crop.length {
+                let row = &forth.values()[r as usize * wide..][..wide];
+                if inside(r) {
+                    reduce.push(row[0] - begin as f32);
+                    reduce.extend_from_slice(&row[1..]);
+                } else {
+                    reduce.extend(std::iter::repeat_n(0.0, wide));
+                }
+            }
+            let covered =
+                |r: i64| u32::try_from(r).is_ok_and(|r| (origin..origin + crop.length).contains(&r) && inside(r));
+            for p in self.pixels(k) {
+                let row = &back.values()[p as usize * long..][..long];
+                adjoint.push(row[0] - origin as f32);
+                let weights = row[1..].iter().enumerate();
+                adjoint.extend(weights.map(|(i, w)| {
+                    if covered(row[0] as i64 + i as i64) { (f64::from(*w) * factor) as f32 } else { 0.0 }
+                }));
+            }
+        }
+        Ok([(forth.taps(), reduce), (back.taps(), adjoint)])
+    }
+}
+
+/// What [`Side::cells`] gives for one corner, window after window.
+pub struct Cells {
+    /// Table of one tap: the cell.
+    pub near: Vec<f32>,
+    /// Table of one tap: the pixel itself, times the share of the answer.
+    pub shares: Vec<f32>,
+    /// Where the pixel lies in the cell: -1 to 1 where it is the nearest.
+    pub place: Vec<f32>,
+}
+
+/// An error where a window of a stage cannot be cut.
+pub(super) fn fits(side: u32, what: &str) -> Result<u32> {
+    if side == 0 { Err(wrong(format!("{what} has no pixels"))) } else { Ok(side) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tile::geometry::{Placement, Tiling};
+
+    #[test]
+    fn remainders_come_last_or_first() {
+        let last = |s: f64| factors(s, Cascade::RemainderLast).expect("factors");
+        assert_eq!(last(5.3).len(), 3);
+        assert!((last(5.3)[2] - 1.325).abs() < 1e-12);
+        assert_eq!(last(12.0), [2.0, 2.0, 2.0, 1.5]);
+        assert_eq!((last(2.0), last(1.0), last(1.3)), (vec![2.0], vec![1.0], vec![1.3]));
+        assert_eq!(last(64.0), [2.0; 6]);
+        assert_eq!(factors(12.0, Cascade::RemainderFirst).expect("factors"), [1.5, 2.0, 2.0, 2.0]);
+        assert_eq!(factors(12.0, Cascade::Single).expect("factors"), [12.0]);
+        let uniform = factors(8.0, Cascade::Uniform).expect("factors");
+        assert!(uniform.iter().all(|f| (f - 2.0).abs() < 1e-12) && uniform.len() == 3);
+        for bad in [0.5, 65.0, f64::NAN] {
+            assert_eq!(factors(bad, Cascade::RemainderLast).expect_err("refused").kind(), Kind::Usage);
+        }
+    }
+
+    #[test]
+    fn the_last_stage_ends_at_the_target() {
+        for (source, target) in [([10, 17], [53, 90]), ([1, 1], [64, 64]), ([40, 20], [40, 160]), ([7, 9], [7, 9])] {
+            for (_, cascade) in Cascade::ALL {
+                let s = stages(source, target, cascade).expect("stages");
+                assert_eq!((s[0].from, s[s.len() - 1].to), (source, target));
+                assert!(s.windows(2).all(|w| w[0].to == w[1].from));
+                assert!(s.iter().all(|s| (0..2).all(|i| s.to[i] >= s.from[i])), "{s:?}");
+            }
+        }
+        let s = stages([10, 17], [53, 90], Cascade::RemainderLast).expect("stages");
+        assert_eq!((s[0].to, s[1].to), ([20, 34], [40, 68]));
+    }
+
+    fn windows(extent: u32, tile: u32) -> Axis {
+        let t = Tiling { tile, overlap: tile / 4, stride: 4, quantum: 4, placement: Placement::Even };
+        Axis::new(extent, &t).expect("windows")
+    }
+
+    /// What a table of one window does with its crop.
+    fn apply(table: &[f32], taps: usize, x: &[f64]) -> Vec<f64> {
+        let at = |r: &[f32], i: usize| (r[0] as i64 + i as i64).clamp(0, x.len() as i64 - 1) as usize;
+        let sum = |r: &[f32]| (0..taps).map(|i| f64::from(r[1 + i]) * x[at(r, i)]).sum();
+        table.chunks(taps + 1).map(sum).collect()
+    }
+
+    #[test]
+    fn windows_enlarge_as_the_whole_does() {
+        for (from, extent, tile) in [(40, 132, 32), (40, 80, 80), (5, 10, 32), (100, 120, 48)] {
+            let axis = windows(extent, tile);
+            let side = Side { windows: &axis };
+            let x: Vec<f64> = (0..from).map(|i| f64::from((i * 37 + 5) % 23)).collect();
+            let whole = Taps::of(Filter::Bicubic { a: A, antialias: false }, from, extent).expect("table");
+            let whole = apply(whole.values(), 4, &x);
+            let crop = side.crop(from, 3);
+            let table = side.cubic(from, &crop).expect("table");
+            let width = axis.size as usize * 5;
+            for (k, &o) in crop.origins.iter().enumerate() {
+                let seen = &x[o as usize..(o + crop.length) as usize];
+                let got = apply(&table[k * width..][..width], 4, seen);
+                for (p, g) in side.pixels(k).zip(got) {
+                    assert!((g - whole[p as usize]).abs() < 1e-4, "{from} {extent} {tile}: {p}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_restricted_reduction_and_its_adjoint_belong_together() {
+        let axis = windows(132, 48);
+        let side = Side { windows: &axis };
+        for to in [40, 66, 132] {
+            let crop = side.crop(to, 1);
+            let [(taps, reduce), (back, adjoint)] = side.reduction(to, &crop, 1.0).expect("tables");
+            let (wide, long) = (crop.length as usize * (taps as usize + 1), 48 * (back as usize + 1));
+            for k in 0..axis.count() {
+                let x: Vec<f64> = (0..48).map(|i| f64::from((i * 37 + k as i32) % 23) - 11.0).collect();
+                let y: Vec<f64> = (0..crop.length).map(|i| f64::from((i * 29 + 3) % 19) - 9.0).collect();
+                let forth = apply(&reduce[k * wide..][..wide], taps as usize, &x);
+                let there = apply(&adjoint[k * long..][..long], back as usize, &y);
+                let (a, b): (f64, f64) =
+                    (forth.iter().zip(&y).map(|(a, b)| a * b).sum(), x.iter().zip(&there).map(|(a, b)| a * b).sum());
+                assert!((a - b).abs() < 1e-3 * a.abs().max(1.0), "{to} {k}: {a} {b}");
+                // Most of the reduced pixels count.
+                assert!(forth.iter().filter(|v| **v != 0.0).count() * 5 >= forth.len() * 3, "{to} {k}");
+            }
+        }
+    }
+}

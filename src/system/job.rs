@@ -1,0 +1,209 @@
+//! What a job asks of a system, and what it may ask of every system: the one interface between those who choose how
+//! work is done and the systems that say what it is.
+
+use super::onestep::{Conditioning, OneStep, Shaping};
+use super::program::Program;
+use crate::error::{Error, Kind, Result};
+use crate::graph::layout::Packing;
+use crate::graph::{DType, Graph};
+use crate::weights::Checkpoint;
+use std::fmt;
+use std::path::Path;
+
+/// How a scale is shared out over the stages of a cascade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cascade {
+    /// Twice as large in every stage, what remains (above 1, at most 2) in the last.
+    RemainderLast,
+    /// What remains first.
+    RemainderFirst,
+    /// The same factor in every stage.
+    Uniform,
+    /// One stage.
+    Single,
+}
+
+/// What guidance holds a sample against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reference {
+    /// Nothing: no guidance.
+    Off,
+    /// The job's picture.
+    Original,
+    /// What the stage enlarges.
+    Previous,
+}
+
+/// The picture that residuals are added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Base {
+    /// Made of the stage's input.
+    StageInput,
+    /// Made of the job's picture.
+    Original,
+}
+
+/// How a cascaded sampler runs, as far as a job says so; the rest is the model's own choice.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Sampler {
+    /// Sampling steps of a stage.
+    pub steps: Option<u32>,
+    /// See [`Cascade`].
+    pub cascade: Option<Cascade>,
+    /// Strength of the guidance in each stage, the last one in all further ones; 0 switches it off.
+    pub guidance: Option<Vec<f32>>,
+    /// See [`Reference`].
+    pub reference: Option<Reference>,
+    /// See [`Base`].
+    pub base: Option<Base>,
+    /// The coordinate adapter is left out.
+    pub no_adapter: bool,
+}
+
+impl Cascade {
+    /// Every cascade with its name.
+    pub const ALL: [(&'static str, Cascade); 4] = [
+        ("remainder-last", Cascade::RemainderLast),
+        ("remainder-first", Cascade::RemainderFirst),
+        ("uniform", Cascade::Uniform),
+        ("single", Cascade::Single),
+    ];
+}
+
+impl Reference {
+    /// Every reference with its name.
+    pub const ALL: [(&'static str, Reference); 3] =
+        [("off", Reference::Off), ("original", Reference::Original), ("previous", Reference::Previous)];
+}
+
+impl Base {
+    /// Every base with its name.
+    pub const ALL: [(&'static str, Base); 2] = [("stage-input", Base::StageInput), ("original", Base::Original)];
+}
+
+impl Sampler {
+    /// Whether nothing is asked.
+    pub fn is_empty(&self) -> bool {
+        *self == Sampler::default()
+    }
+}
+
+/// One job as a system sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// Rows and columns of the picture.
+    pub source: [u32; 2],
+    /// Rows and columns of the result.
+    pub target: [u32; 2],
+    /// What is known of the picture.
+    pub conditioning: Conditioning,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// See [`Sampler`].
+    pub sampler: Sampler,
+    /// Whether what lies between the stages of a cascade shall be there when the program has run.
+    pub keep_stages: bool,
+}
+
+/// How a program's graphs are divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As the system likes best.
+    Joined,
+    /// A graph for each network, each over all windows before the next, with so many windows a launch each.
+    Apart([u32; 3]),
+}
+
+/// A system, opened on a model's folder: configs only.
+pub trait System: fmt::Debug {
+    /// Its name.
+    fn name(&self) -> &'static str;
+
+    /// The model's folder.
+    fn folder(&self) -> &Path;
+
+    /// Output pixels per pixel of the coarsest level: windows start at its multiples.
+    fn stride(&self) -> u32;
+
+    /// Window sides to try, largest first.
+    fn sides(&self) -> Vec<u32>;
+
+    /// By how much windows of this side overlap.
+    fn overlap(&self, side: u32) -> u32;
+
+    /// Whether its graphs share weights and run one after another, so that one arena serves them all.
+    fn in_turn(&self) -> bool;
+
+    /// Whether it has the form [`Form::Apart`].
+    fn divides(&self) -> bool;
+
+    /// The program of a job. An error where the system cannot do what the job asks.
+    fn program(&self, job: &Job, shaping: &Shaping, form: Form) -> Result<Program>;
+
+    /// The networks, whole and over a small window: what the checkpoints must hold.
+    fn networks(&self) -> Result<Vec<Graph>>;
+
+    /// The weights.
+    fn checkpoints(&self) -> Result<Checkpoints>;
+
+    /// Sentences about the model.
+    fn describe(&self) -> Result<Vec<String>>;
+
+    /// The one-step system, whose autoencoder has modes of its own.
+    fn as_one_step(&self) -> Option<&OneStep> {
+        None
+    }
+}
+
+/// The weights of a model folder: a checkpoint for each of its networks, whose tensors the joined graphs call by the
+/// network's name and a dot before their own.
+#[derive(Debug)]
+pub struct Checkpoints {
+    parts: Vec<(&'static str, Checkpoint)>,
+}
+
+impl Checkpoints {
+    /// Opens the networks in the folders `parts`.
+    pub fn open(folder: &Path, parts: &[&'static str]) -> Result<Checkpoints> {
+        let open = |&part: &&'static str| Ok((part, Checkpoint::open(&folder.join(part))?));
+        Ok(Checkpoints { parts: parts.iter().map(open).collect::<Result<_>>()? })
+    }
+
+    /// Checks that every tensor of `graphs` is there in the right shape; returns the names nobody wants.
+    pub fn check(&self, graphs: &[Graph]) -> Result<Vec<String>> {
+        let mut extra = Vec::new();
+        for (part, checkpoint) in &self.parts {
+            let weights = graphs.iter().flat_map(|g| &g.weights);
+            let wanted = weights.filter_map(|w| {
+                let (prefix, name) = w.name.split_once('.')?;
+                (prefix == *part).then_some((name, w.shape.as_slice()))
+            });
+            extra.extend(checkpoint.check(wanted)?.into_iter().map(|name| format!("{part}.{name}")));
+        }
+        Ok(extra)
+    }
+
+    /// Carries out one packing recipe.
+    pub fn packed(&self, recipe: &[Option<String>], packing: &Packing, dtype: DType) -> Result<Vec<u8>> {
+        let prefix = recipe.iter().flatten().next().and_then(|n| n.split_once('.')).map_or("", |p| p.0);
+        let Some((_, checkpoint)) = self.parts.iter().find(|(part, _)| *part == prefix) else {
+            return Err(Error::new(Kind::Internal, "system", format!("no checkpoint holds `{prefix}`")));
+        };
+        let names: Vec<Option<String>> = recipe
+            .iter()
+            .map(|n| n.as_ref().map(|n| n.split_once('.').map_or(n.as_str(), |p| p.1).to_owned()))
+            .collect();
+        checkpoint.packed(&names, packing, dtype)
+    }
+
+    /// A tensor of a network, by the joined graph's name for it.
+    pub fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        let found = name
+            .split_once('.')
+            .and_then(|(prefix, own)| Some((self.parts.iter().find(|(part, _)| *part == prefix)?, own)));
+        match found {
+            Some(((_, checkpoint), own)) => checkpoint.read_f32(own),
+            None => Err(Error::new(Kind::Internal, "system", format!("no checkpoint holds `{name}`"))),
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! CasArbi against PyTorch (`tools/reference/make_casarbi.py`): its networks, and the whole sampler with the engine's
+//! noise, in one window and in many; and what no window, batch or order may change.
+
+use crate::run::relative_l2;
+use crate::tolerance;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+use tessera::Kind;
+use tessera::abi::{Caps, Item};
+use tessera::backend::Backend;
+use tessera::backend::cpu::Cpu;
+use tessera::graph::{DType, Graph};
+use tessera::model::casarbi::CasArbiDenoiser;
+use tessera::model::edsr::Edsr;
+use tessera::model::liif::{Liif, LiifExtents};
+use tessera::plan::{self, command::PackedWeight};
+use tessera::run::connections::Connections;
+use tessera::run::control::Control;
+use tessera::run::executor::{Executor, SharedDevice};
+use tessera::run::interpreter::Interpreter;
+use tessera::run::{Base, Cancel, Cascade, Observer, Progress, Reference, Sampler, Silent, TileOrder};
+use tessera::system::casarbi::CasArbi;
+use tessera::system::casarbi_stages::Side;
+use tessera::system::job::Form;
+use tessera::system::onestep::{Conditioning, OUTPUT, Shaping};
+use tessera::system::program::{PICTURE, Program};
+use tessera::system::{Job, System};
+use tessera::tile::Axis;
+use tessera::weights::Checkpoint;
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/casarbi")
+}
+
+fn model() -> CasArbi {
+    CasArbi::open(&folder().join("model")).expect("the model opens")
+}
+
+/// A tensor of the reference, NCHW there, as NHWC; extents and values.
+fn tensor(name: &str) -> ([usize; 4], Vec<f32>) {
+    let file = Checkpoint::open(&folder().join("reference.safetensors")).expect("reference");
+    let shape: Vec<u64> = file.tensors().iter().find(|t| t.name == name).expect(name).shape.clone();
+    let planar = file.read_f32(name).expect(name);
+    let mut s = [1usize; 4];
+    shape.iter().zip(&mut s).for_each(|(&d, s)| *s = d as usize);
+    let [n, c, h, w] = s;
+    let value = |i: usize| planar[(i / (h * w * c) * c + i % c) * h * w + i / c % (h * w)];
+    ([n, h, w, c], (0..n * h * w * c).map(value).collect())
+}
+
+fn resident(device: &SharedDevice, graph: &Graph, mut weights: impl FnMut(&PackedWeight) -> Vec<u8>) -> Executor {
+    let plan = plan::compile(graph.clone(), &device.caps()).expect("plan");
+    Executor::new(device, plan, None, &mut |w| Ok(weights(w))).expect("resident")
+}
+
+/// The first output of a network's graph, from its own checkpoint.
+fn network(part: &str, graph: &Graph, inputs: &[(&str, Vec<f32>)], items: usize) -> Vec<f32> {
+    let checkpoint = Checkpoint::open(&folder().join("model").join(part)).expect("weights");
+    let wanted = graph.weights.iter().map(|w| (w.name.as_str(), w.shape.as_slice()));
+    checkpoint.check(wanted).expect("every tensor is there");
+    let device = SharedDevice::new(Box::new(Cpu::new().expect("cpu")));
+    let pack = |w: &PackedWeight| checkpoint.packed(&w.tensors, &w.packing, w.dtype).expect("packed");
+    let mut e = resident(&device, graph, pack);
+    for (name, values) in inputs {
+        e.write_input(name, values).expect(name);
+    }
+    e.setup().expect("setup");
+    for (name, values) in inputs {
+        e.write_input(name, values).expect(name);
+    }
+    e.run(&vec![Item::default(); items]).expect("runs");
+    let shape = graph.value(graph.outputs[0].1).shape;
+    let mut out = vec![0.0; items * shape.pixels() as usize * shape.c as usize];
+    e.read_output(&graph.outputs[0].0, &mut out).expect("output");
+    out
+}
+
+fn config(part: &str) -> String {
+    std::fs::read_to_string(folder().join("model").join(part).join("config.json")).expect("config")
+}
+
+fn hold(what: &str, got: &[f32], expected: &[f32]) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let error = relative_l2(got, expected);
+    println!("{what}: relative L2 {error:.2e}");
+    assert!(error <= tolerance::NETWORK_F32, "{what}: {error:.2e}");
+}
+
+#[test]
+fn edsr_is_what_pytorch_computes() {
+    for (case, part) in [("edsr", "lr_encoder"), ("edsr_scaled", "hr_encoder")] {
+        let ([n, h, w, _], x) = tensor(&format!("{case}.in"));
+        let net = Edsr::from_config(&config(part)).expect("network");
+        let graph = net.build(n as u32, h as u32, w as u32, DType::F32).expect("graph");
+        hold(case, &network(part, &graph, &[("sample", x)], n), &tensor(&format!("{case}.out")).1);
+    }
+}
+
+#[test]
+fn liif_is_what_pytorch_computes() {
+    let (([_, h, w, _], x), ([_, oh, ow, _], expected)) = (tensor("liif.in"), tensor("liif.out"));
+    let net = Liif::from_config(&config("liif")).expect("network");
+    let [from, to] = [[h as u32, w as u32], [oh as u32, ow as u32]];
+    let graph = net.build(&LiifExtents { batch: 1, from, to }, DType::F32).expect("graph");
+    let mut inputs = vec![("sample".to_owned(), x)];
+    let mut places: [Vec<Vec<f32>>; 2] = Default::default();
+    for (i, name) in ["rows", "columns"].iter().enumerate() {
+        let axis = Axis { extent: to[i], padded: to[i], size: to[i], origins: vec![0] };
+        let side = Side { windows: &axis };
+        let crop = side.crop(from[i], net.reach());
+        assert_eq!(crop.length, from[i], "the whole picture is seen");
+        for (c, cells) in side.cells(from[i], &crop, net.corners()).into_iter().enumerate() {
+            inputs.push((format!("{name}.{c}"), cells.near));
+            inputs.push((format!("{}_weights.{c}", name.trim_end_matches('s')), cells.shares));
+            places[i].push(cells.place);
+        }
+        inputs.push((format!("cubic.{name}"), side.cubic(from[i], &crop).expect("table")));
+    }
+    let cell = [0, 1].map(|i| 2.0 * from[i] as f32 / to[i] as f32);
+    for (i, rows) in places[0].iter().enumerate() {
+        for (j, columns) in places[1].iter().enumerate() {
+            let at = |p: usize| [rows[p / ow], columns[p % ow], cell[0], cell[1]];
+            inputs.push((format!("planes.{i}{j}"), (0..oh * ow).flat_map(at).collect()));
+        }
+    }
+    let inputs: Vec<(&str, Vec<f32>)> = inputs.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
+    hold("liif", &network("liif", &graph, &inputs, 1), &expected);
+}
+
+#[test]
+fn the_denoiser_is_what_pytorch_computes() {
+    let net = CasArbiDenoiser::from_config(&config("denoiser")).expect("network");
+    for case in ["odd", "even"] {
+        let part = |name: &str| tensor(&format!("denoiser_{case}.{name}"));
+        let [n, h, w, _] = part("x").0;
+        let graph = net.build(n as u32, [h as u32, w as u32], 1, DType::F32).expect("graph");
+        let mut inputs = vec![("timestep", part("t").1), ("scale", part("s").1)];
+        inputs.extend(["x", "condition", "coordinates"].map(|name| (name, part(name).1)));
+        hold(case, &network("denoiser", &graph, &inputs, n), &part("out").1);
+        // The adapter matters.
+        assert!(relative_l2(&part("out").1, &part("plain").1) > 0.01);
+    }
+}
+
+/// A job over the reference's picture.
+fn job(scale: f64, sampler: Sampler) -> Job {
+    let ([_, h, w, _], _) = tensor("picture");
+    let target = [h, w].map(|side| (side as f64 * scale).round() as u32);
+    let conditioning = Conditioning { noise: 0.0, jpeg: 0.0, scale };
+    Job { source: [h as u32, w as u32], target, conditioning, seed: 7, sampler, keep_stages: false }
+}
+
+fn shaping(tile: u32, batch: u32, dtype: DType) -> Shaping {
+    Shaping { tile, fitted: false, overlap: tile / 4, batch, dtype }
+}
+
+/// How a run goes.
+struct Way {
+    tile: u32,
+    batch: u32,
+    order: TileOrder,
+    dtype: DType,
+}
+
+const WHOLE: Way = Way { tile: 256, batch: 1, order: TileOrder::Natural, dtype: DType::F32 };
+
+fn executors(backend: Box<dyn Backend>, model: &CasArbi, program: &Program) -> Vec<Executor> {
+    let device = SharedDevice::new(backend);
+    let files = model.checkpoints().expect("checkpoints");
+    let unused = files.check(&model.networks().expect("networks")).expect("every tensor is there");
+    assert!(unused.is_empty(), "{unused:?}");
+    let pack = |w: &PackedWeight| files.packed(&w.tensors, &w.packing, w.dtype).expect("packed");
+    program.graphs.iter().map(|g| resident(&device, g, pack)).collect()
+}
+
+/// The result of a job, not clamped.
+fn run_on(backend: Box<dyn Backend>, job: &Job, way: &Way) -> Vec<f32> {
+    let model = model();
+    let program = model.program(job, &shaping(way.tile, way.batch, way.dtype), Form::Joined).expect("program");
+    let mut executors = executors(backend, &model, &program);
+    let mut interpreter = Interpreter::new(&program, &mut executors).expect("prepared");
+    let (_, picture) = tensor("picture");
+    let mut rows = picture.chunks_exact(3 * job.source[1] as usize);
+    let mut rows_in = |row: &mut [f32]| {
+        row.copy_from_slice(rows.next().expect("a row"));
+        Ok(())
+    };
+    let mut out = Vec::new();
+    let mut rows_out = |y: u32, row: &[f32]| {
+        assert_eq!(out.len(), y as usize * row.len(), "rows come in order");
+        out.extend_from_slice(row);
+        Ok(())
+    };
+    let inputs: Vec<(_, &mut dyn tessera::run::connections::RowsIn)> =
+        vec![(program.canvas(PICTURE).expect("picture"), &mut rows_in)];
+    let outputs: Vec<(_, &mut dyn tessera::run::connections::RowsOut)> =
+        vec![(program.canvas(OUTPUT).expect("result"), &mut rows_out)];
+    let cancel = Cancel::new();
+    let mut control = Control { observer: &mut Silent, cancel: &cancel, order: way.order, began: Instant::now() };
+    interpreter.run(&mut Connections { inputs, outputs }, &mut control).expect("runs");
+    assert_eq!(out.len(), 3 * job.target[0] as usize * job.target[1] as usize, "exactly its size");
+    out
+}
+
+fn run(job: &Job, way: &Way) -> Vec<f32> {
+    run_on(Box::new(Cpu::new().expect("cpu")), job, way)
+}
+
+/// PSNR against a picture of the reference, dB.
+fn psnr(got: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(got.len(), expected.len());
+    let error = |(g, e): (&f32, &f32)| f64::from(g.clamp(0.0, 1.0) - e).powi(2);
+    let mse = got.iter().zip(expected).map(error).sum::<f64>() / got.len() as f64;
+    -10.0 * mse.max(f64::MIN_POSITIVE).log10()
+}
+
+#[test]
+fn the_sampler_is_pytorchs_with_the_same_noise() {
+    for scale in [2.0, 3.3, 5.3] {
+        for (tile, suffix) in [(256, ""), (32, ".tiled")] {
+            let name = format!("x{scale}{suffix}");
+            let got = psnr(&run(&job(scale, Sampler::default()), &Way { tile, ..WHOLE }), &tensor(&name).1);
+            println!("{name}: {got:.1} dB against PyTorch");
+            assert!(got >= tolerance::CASARBI_F32_DB, "{name}: {got:.1} dB");
+        }
+    }
+}
+
+#[test]
+fn every_switch_is_pytorchs() {
+    let base = Sampler::default;
+    let cases: BTreeMap<&str, Sampler> = BTreeMap::from([
+        ("off", Sampler { reference: Some(Reference::Off), ..base() }),
+        ("original", Sampler { reference: Some(Reference::Original), ..base() }),
+        ("base", Sampler { base: Some(Base::Original), ..base() }),
+        ("uniform", Sampler { cascade: Some(Cascade::Uniform), ..base() }),
+        ("first", Sampler { cascade: Some(Cascade::RemainderFirst), ..base() }),
+        ("single", Sampler { cascade: Some(Cascade::Single), ..base() }),
+        ("adapter", Sampler { no_adapter: true, ..base() }),
+        ("one", Sampler { steps: Some(1), ..base() }),
+    ]);
+    let whole = tensor("x3.3").1;
+    for (name, sampler) in cases {
+        let expected = tensor(&format!("x3.3.{name}")).1;
+        let got = run(&job(3.3, sampler), &WHOLE);
+        let (near, apart) = (psnr(&got, &expected), psnr(&whole, &expected));
+        println!("{name}: {near:.1} dB against PyTorch, {apart:.1} dB from the default");
+        assert!(near >= tolerance::CASARBI_F32_DB && apart < 45.0, "{name}: {near:.1} dB, {apart:.1} dB");
+    }
+    // Strength 0 is no guidance.
+    let silent = run(&job(3.3, Sampler { guidance: Some(vec![0.0]), ..base() }), &WHOLE);
+    assert!(silent == run(&job(3.3, Sampler { reference: Some(Reference::Off), ..base() }), &WHOLE));
+}
+
+#[test]
+fn neither_batch_nor_order_changes_a_bit_and_seeds_do() {
+    let way = |batch, order| Way { tile: 32, batch, order, dtype: DType::F32 };
+    let job = job(3.3, Sampler::default());
+    let want = run(&job, &way(1, TileOrder::Natural));
+    for (batch, order) in
+        [(1, TileOrder::Natural), (1, TileOrder::Reversed), (2, TileOrder::Natural), (5, TileOrder::Shuffled(3))]
+    {
+        assert!(run(&job, &way(batch, order)) == want, "{batch} {order:?}");
+    }
+    let other = run(&Job { seed: 8, ..job }, &way(1, TileOrder::Natural));
+    assert!(relative_l2(&other, &want) > 1e-3, "another seed is another sample");
+}
+
+#[test]
+fn pictures_smaller_than_anything_come_out_in_their_size() {
+    for (source, target) in
+        [([1, 1], [2, 2]), ([1, 1], [7, 5]), ([3, 2], [9, 6]), ([1, 9], [64, 576]), ([5, 5], [6, 6])]
+    {
+        let job = Job { source, target, ..job(2.0, Sampler { steps: Some(1), ..Sampler::default() }) };
+        let model = model();
+        let program = model.program(&job, &shaping(32, 1, DType::F32), Form::Joined).expect("program");
+        let mut executors = executors(Box::new(Cpu::new().expect("cpu")), &model, &program);
+        let mut interpreter = Interpreter::new(&program, &mut executors).expect("prepared");
+        let mut rows_in = |row: &mut [f32]| {
+            row.fill(0.25);
+            Ok(())
+        };
+        let (mut count, cancel) = (0, Cancel::new());
+        let mut rows_out = |_: u32, row: &[f32]| {
+            assert!(row.iter().all(|v| v.is_finite()));
+            count += row.len();
+            Ok(())
+        };
+        let mut io = Connections {
+            inputs: vec![(program.canvas(PICTURE).expect("picture"), &mut rows_in)],
+            outputs: vec![(program.canvas(OUTPUT).expect("result"), &mut rows_out)],
+        };
+        let order = TileOrder::Natural;
+        let mut control = Control { observer: &mut Silent, cancel: &cancel, order, began: Instant::now() };
+        interpreter.run(&mut io, &mut control).expect("runs");
+        drop(io);
+        assert_eq!(count, 3 * target[0] as usize * target[1] as usize, "{source:?} to {target:?}");
+    }
+}
+
+/// Cancels after some launches.
+struct Impatient(Cancel, u32);
+
+impl Observer for Impatient {
+    fn progress(&mut self, _: &Progress<'_>) {
+        self.1 = self.1.saturating_sub(1);
+        if self.1 == 0 {
+            self.0.cancel();
+        }
+    }
+
+    fn note(&mut self, _: &str) {}
+}
+
+#[test]
+fn a_run_is_cancelled_between_launches() {
+    let (model, job) = (model(), job(3.3, Sampler::default()));
+    let program = model.program(&job, &shaping(32, 1, DType::F32), Form::Joined).expect("program");
+    let mut executors = executors(Box::new(Cpu::new().expect("cpu")), &model, &program);
+    let mut interpreter = Interpreter::new(&program, &mut executors).expect("prepared");
+    let mut rows_in = |row: &mut [f32]| {
+        row.fill(0.5);
+        Ok(())
+    };
+    let mut rows_out = |_: u32, _: &[f32]| Ok(());
+    let mut io = Connections {
+        inputs: vec![(program.canvas(PICTURE).expect("picture"), &mut rows_in)],
+        outputs: vec![(program.canvas(OUTPUT).expect("result"), &mut rows_out)],
+    };
+    let cancel = Cancel::new();
+    let mut observer = Impatient(cancel.clone(), 7);
+    let order = TileOrder::Natural;
+    let mut control = Control { observer: &mut observer, cancel: &cancel, order, began: Instant::now() };
+    let e = interpreter.run(&mut io, &mut control).expect_err("cancelled");
+    assert_eq!(e.kind(), Kind::Cancelled);
+}
+
+#[test]
+fn a_folder_without_a_network_says_which_and_whence() {
+    let copy = tempfile::tempdir().expect("folder");
+    for part in ["liif", "lr_encoder"] {
+        std::fs::create_dir(copy.path().join(part)).expect("folder");
+        let config = folder().join("model").join(part).join("config.json");
+        std::fs::copy(config, copy.path().join(part).join("config.json")).expect("copied");
+    }
+    std::fs::copy(folder().join("model/model_index.json"), copy.path().join("model_index.json")).expect("copied");
+    let e = CasArbi::open(copy.path()).expect_err("two are missing");
+    assert_eq!(e.kind(), Kind::Weights);
+    let said = format!("{} {}", e.message(), e.advice().unwrap_or_default());
+    assert!(["hr_encoder", "denoiser", "tools/train", "onestep"].iter().all(|w| said.contains(w)), "{said}");
+    assert!(!said.contains("liif ("), "{said}");
+}
+
+#[test]
+fn what_a_job_cannot_have_is_refused() {
+    let model = model();
+    let program = |job: &Job| model.program(job, &shaping(32, 1, DType::F32), Form::Joined);
+    for sampler in [
+        Sampler { steps: Some(0), ..Sampler::default() },
+        Sampler { guidance: Some(vec![2.0]), ..Sampler::default() },
+        Sampler { guidance: Some(Vec::new()), ..Sampler::default() },
+    ] {
+        assert_eq!(program(&job(2.0, sampler)).expect_err("refused").kind(), Kind::Usage);
+    }
+    let wide = Job { source: [2, 2], target: [200, 200], ..job(2.0, Sampler::default()) };
+    assert_eq!(program(&wide).expect_err("100 times").kind(), Kind::Usage);
+}
+
+#[test]
+fn wgpu_gives_the_same_in_f32_and_nearly_in_f16() {
+    if !crate::reference::have_wgpu() {
+        return;
+    }
+    let job = job(2.0, Sampler::default());
+    let want = tensor("x2").1;
+    for (dtype, bar) in [(DType::F32, tolerance::CASARBI_F32_DB), (DType::F16, tolerance::CASARBI_F16_DB)] {
+        let backend = Box::new(tessera::backend::wgpu::WgpuBackend::open(0).expect("wgpu"));
+        let got = psnr(&run_on(backend, &job, &Way { dtype, ..WHOLE }), &want);
+        println!("wgpu {}: {got:.1} dB against PyTorch", dtype.name());
+        assert!(got >= bar, "{}: {got:.1} dB", dtype.name());
+    }
+}
+
+#[test]
+fn f16_on_the_cpu_is_near_f32() {
+    let caps = Caps { storage: DType::F16, ..Caps::cpu() };
+    assert_eq!(caps.storage, DType::F16);
+    let got = psnr(&run(&job(2.0, Sampler::default()), &Way { dtype: DType::F16, ..WHOLE }), &tensor("x2").1);
+    println!("cpu f16: {got:.1} dB against PyTorch");
+    assert!(got >= tolerance::CASARBI_F16_DB, "{got:.1} dB");
+}
