@@ -84,6 +84,21 @@ impl Taps {
         Taps { taps: 1, values }
     }
 
+    /// Adaptive average pooling of `from` to `to` pixels: output `i` is the mean of pixels `floor(i from / to)` to
+    /// `ceil((i + 1) from / to)`, as PyTorch's `AdaptiveAvgPool2d` has it.
+    pub fn means(from: u32, to: u32) -> Result<Taps> {
+        check(from, to)?;
+        let bound = |i: u32| u64::from(i) * u64::from(from);
+        let rows: Vec<Row> = (0..to)
+            .map(|i| {
+                let (begin, end) = (bound(i) / u64::from(to), bound(i + 1).div_ceil(u64::from(to)));
+                (begin as i64, vec![1.0 / (end - begin) as f64; (end - begin) as usize])
+            })
+            .collect();
+        let taps = rows.iter().map(|(_, w)| w.len()).max().unwrap_or(1);
+        Taps::pack(u32::try_from(taps).unwrap_or(u32::MAX), rows, 0)
+    }
+
     fn pack(taps: u32, rows: Vec<Row>, origin: i64) -> Result<Taps> {
         if u64::from(taps) >= limits::MAX_CHANNELS {
             let why = format!("a resize with {taps} taps, the limit is {}", limits::MAX_CHANNELS - 1);

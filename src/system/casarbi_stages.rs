@@ -49,8 +49,24 @@ pub fn factors(scale: f64, cascade: Cascade) -> Result<Vec<f64>> {
         Cascade::Uniform => factors.fill(scale.powf(1.0 / f64::from(count))),
         Cascade::RemainderLast => factors[last] = rest,
         Cascade::RemainderFirst => factors[0] = rest,
+        Cascade::LargestFirst => factors = largest_first(scale),
     }
     Ok(factors)
+}
+
+/// See [`Cascade::LargestFirst`].
+fn largest_first(scale: f64) -> Vec<f64> {
+    if scale <= 4.0 {
+        vec![scale]
+    } else if scale <= 16.0 {
+        vec![4.0, scale / 4.0]
+    } else if scale <= 48.0 {
+        vec![4.0, 3.0, scale / 12.0]
+    } else {
+        let mut rest = largest_first(scale / 4.0);
+        rest.insert(0, 4.0);
+        rest
+    }
 }
 
 /// The stages from a picture to its target. Sides between them are `round(side * product of the factors)`; where the
@@ -235,6 +251,12 @@ mod tests {
         assert_eq!(last(12.0), [2.0, 2.0, 2.0, 1.5]);
         assert_eq!((last(2.0), last(1.0), last(1.3)), (vec![2.0], vec![1.0], vec![1.3]));
         assert_eq!(last(64.0), [2.0; 6]);
+        let published = factors(18.0, Cascade::LargestFirst).expect("factors");
+        assert_eq!(published, [4.0, 3.0, 1.5]);
+        for s in [1.0, 3.9, 8.0, 16.1, 30.0, 48.0, 63.7] {
+            let f = factors(s, Cascade::LargestFirst).expect("factors");
+            assert!((f.iter().product::<f64>() - s).abs() < 1e-9 && f.iter().all(|v| (1.0..=4.0).contains(v)), "{f:?}");
+        }
         assert_eq!(factors(12.0, Cascade::RemainderFirst).expect("factors"), [1.5, 2.0, 2.0, 2.0]);
         assert_eq!(factors(12.0, Cascade::Single).expect("factors"), [12.0]);
         let uniform = factors(8.0, Cascade::Uniform).expect("factors");

@@ -3,6 +3,7 @@
 
 use super::onestep::{Conditioning, OneStep, Shaping};
 use super::program::Program;
+use super::superpixels::LabelRule;
 use crate::error::{Error, Kind, Result};
 use crate::graph::layout::Packing;
 use crate::graph::{DType, Graph};
@@ -21,6 +22,28 @@ pub enum Cascade {
     Uniform,
     /// One stage.
     Single,
+    /// At most 4 in every stage, the largest first: up to 4 one stage, up to 16 the factor 4 and the rest, up to 48 then 4,
+    /// 3 and the rest, beyond that one more 4 at a time (CASR's published x18 = 4 x 3 x 1.5).
+    LargestFirst,
+}
+
+/// A part of a system that a job switches off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Off {
+    /// Superpixel pictures: the enlargement takes their place.
+    Superpixels,
+    /// Depth, and the ControlNet that reads it.
+    Depth,
+    /// The refinement over all tiles.
+    Sarm,
+    /// The semantic tokens in the refinement.
+    Semantic,
+}
+
+impl Off {
+    /// Every part with its name.
+    pub const ALL: [(&'static str, Off); 4] =
+        [("superpixels", Off::Superpixels), ("depth", Off::Depth), ("sarm", Off::Sarm), ("semantic", Off::Semantic)];
 }
 
 /// What guidance holds a sample against.
@@ -58,15 +81,24 @@ pub struct Sampler {
     pub base: Option<Base>,
     /// The coordinate adapter is left out.
     pub no_adapter: bool,
+    /// Parts that are left out.
+    pub off: Vec<Off>,
+    /// Side of a superpixel cell, pixels of a stage's input.
+    pub cell: Option<u32>,
+    /// See [`LabelRule`].
+    pub rule: Option<LabelRule>,
+    /// What semantic tokens are made of.
+    pub semantic: Option<Base>,
 }
 
 impl Cascade {
     /// Every cascade with its name.
-    pub const ALL: [(&'static str, Cascade); 4] = [
+    pub const ALL: [(&'static str, Cascade); 5] = [
         ("remainder-last", Cascade::RemainderLast),
         ("remainder-first", Cascade::RemainderFirst),
         ("uniform", Cascade::Uniform),
         ("single", Cascade::Single),
+        ("largest-first", Cascade::LargestFirst),
     ];
 }
 

@@ -4,6 +4,9 @@
 pub mod casarbi;
 mod casarbi_program;
 pub mod casarbi_stages;
+pub mod casr;
+mod casr_program;
+mod casr_stage;
 pub mod chain;
 mod check;
 pub mod job;

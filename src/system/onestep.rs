@@ -177,18 +177,23 @@ impl OneStep {
         Tiling { tile, overlap, stride: self.stride(), quantum: QUANTUM, placement }
     }
 
-    /// Tokens and values of the constant context, for a UNet that looks at one: the tensor
-    /// `encoder_hidden_states` of `prompt/embeddings.safetensors`.
+    /// See [`prompt`].
     pub(super) fn prompt(&self) -> Result<Option<(u32, Vec<f32>)>> {
-        let Some(channels) = self.unet.context_channels() else { return Ok(None) };
-        let path = self.folder.join("prompt").join("embeddings.safetensors");
-        let values = Checkpoint::open(&path)?.read_f32("encoder_hidden_states")?;
-        let tokens = values.len() / channels as usize;
-        if tokens == 0 || tokens * channels as usize != values.len() {
-            return Err(wrong(format!("{}: {} values are no tokens of {channels}", path.display(), values.len())));
-        }
-        Ok(Some((crate::extent::to_u32("tokens", tokens as u64)?, values)))
+        prompt(&self.folder, self.unet.context_channels())
     }
+}
+
+/// Tokens and values of the constant context of a UNet that looks at `channels`: the tensor `encoder_hidden_states` of
+/// `prompt/embeddings.safetensors` in a model's folder.
+pub(super) fn prompt(folder: &Path, channels: Option<u32>) -> Result<Option<(u32, Vec<f32>)>> {
+    let Some(channels) = channels else { return Ok(None) };
+    let path = folder.join("prompt").join("embeddings.safetensors");
+    let values = Checkpoint::open(&path)?.read_f32("encoder_hidden_states")?;
+    let tokens = values.len() / channels as usize;
+    if tokens == 0 || tokens * channels as usize != values.len() {
+        return Err(wrong(format!("{}: {} values are no tokens of {channels}", path.display(), values.len())));
+    }
+    Ok(Some((crate::extent::to_u32("tokens", tokens as u64)?, values)))
 }
 
 impl Conditioning {

@@ -16,6 +16,10 @@ pub enum Plane {
 }
 
 impl Plane {
+    /// Every plane with its name, underscores as dashes.
+    pub(super) const ALL: [(&'static str, Plane); 3] =
+        [("noise-strength", Plane::Noise), ("jpeg-strength", Plane::Jpeg), ("inverse-scale", Plane::InverseScale)];
+
     /// Its name in `model_index.json`.
     pub fn name(self) -> &'static str {
         match self {
@@ -97,13 +101,26 @@ impl Index<'_> {
         let Some(list) = conditioning.get("planes").and_then(Json::as_array) else {
             return Err(self.bad("conditioning", "an object with a list `planes`"));
         };
-        let plane = |v: &Json| match v.as_str() {
-            Some("noise_strength") => Ok(Plane::Noise),
-            Some("jpeg_strength") => Ok(Plane::Jpeg),
-            Some("inverse_scale") => Ok(Plane::InverseScale),
-            _ => Err(self.bad("conditioning", "planes among noise_strength, jpeg_strength, inverse_scale")),
+        self.named_list("conditioning", list, &Plane::ALL)
+    }
+
+    /// A list of named values, whose names may be written with underscores; `None` where there is none.
+    pub(super) fn list<T: Copy>(&self, key: &str, all: &[(&str, T)]) -> Result<Option<Vec<T>>> {
+        match self.map.get(key) {
+            None | Some(Json::Null) => Ok(None),
+            Some(Json::Array(list)) => self.named_list(key, list, all).map(Some),
+            Some(_) => Err(self.bad(key, "a list")),
+        }
+    }
+
+    fn named_list<T: Copy>(&self, key: &str, list: &[Json], all: &[(&str, T)]) -> Result<Vec<T>> {
+        let names: Vec<&str> = all.iter().map(|a| a.0).collect();
+        let of = |v: &Json| {
+            let text = v.as_str().map(|t| t.replace('_', "-"));
+            let found = all.iter().find(|a| Some(a.0) == text.as_deref());
+            found.map(|a| a.1).ok_or_else(|| self.bad(key, &format!("names among {}", names.join(", "))))
         };
-        list.iter().map(plane).collect()
+        list.iter().map(of).collect()
     }
 
     pub(super) fn residual(&self) -> Result<bool> {

@@ -1,0 +1,391 @@
+//! CASR (arXiv 2602.22159): a cascade of one-step latent stages, each fed with the superpixel picture and the depth of what
+//! the stage before has made, so that errors do not grow from stage to stage.
+//!
+//! ```text
+//! per stage:  S = superpixel picture of I at the target size,  d = depth of I,  u = bicubic(I)
+//! per tile:   z = (mean(encode(2 p - 1)) - shift) scaling   for each picture p the model takes: S, u
+//!             v = unet([z.., planes], t, residuals of controlnet([z.., planes], t, d))
+//!             x0 = a z + b v,  out = decode(x0 / scaling + shift) [+ 2 u - 1], to 0..1
+//! ```
+//!
+//! With SARM the tiles' features before the UNet's last norm are made first, for all tiles; then each tile is refined by
+//! those of all and by SAM's tokens. Of the networks only `vae` and `unet` are needed; each missing one is what the
+//! publication's ablation calls off. Fields where the publication is silent are listed in `docs/decisions`.
+
+use super::job::{Base, Checkpoints, Form, Job, Off, System};
+use super::onestep::{Plane, Shaping, read_json};
+use super::onestep_index::{Index, wrong};
+use super::program::Program;
+use super::schedule::{Prediction, Schedule};
+use super::superpixels::LabelRule;
+use super::{casr_program, casr_stage, registry};
+use crate::error::{Error, Kind, Result};
+use crate::extent;
+use crate::graph::Graph;
+use crate::limits;
+use crate::model::controlnet::ControlNetModel;
+use crate::model::depth_anything::DepthAnything;
+use crate::model::sam::SamVisionModel;
+use crate::model::sarm::Sarm;
+use crate::model::spixel_fcn::SpixelNet;
+use crate::model::unet::UNet2DConditionModel;
+use crate::model::vae::AutoencoderKL;
+use crate::weights::{Checkpoint, json};
+use std::path::{Path, PathBuf};
+
+/// Its name.
+pub const SYSTEM: &str = "casr";
+/// Class named by `model_index.json`.
+pub const CLASS: &str = "CasrPipeline";
+/// The networks it cannot do without, with what each is and where it comes from.
+pub const PARTS: [(&str, &str); 2] = [
+    ("vae", "the autoencoder: SD-Turbo's with the encoder's adapters merged, or trained by tools/train"),
+    ("unet", "the denoiser: SD-Turbo's with its adapters merged, or trained by tools/train"),
+];
+/// The networks it can do without, with what is off where they lack.
+pub const OPTIONAL: [(&str, &str); 5] = [
+    ("superpixel", "superpixel pictures (SpixelFCN)"),
+    ("depth", "depth (Depth Anything v1)"),
+    ("controlnet", "depth (the ControlNet that reads it)"),
+    ("sarm", "refinement over tiles (SARM)"),
+    ("sam", "semantic tokens in the refinement (SAM's picture encoder)"),
+];
+/// Cells of the superpixels that the publication compares, pixels of the stage input.
+const CELLS: std::ops::RangeInclusive<u32> = 2..=64;
+
+/// A picture whose latent the denoiser takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Latent {
+    /// The superpixel picture.
+    Superpixels,
+    /// The stage's bicubic enlargement.
+    StageInput,
+}
+
+impl Latent {
+    const ALL: [(&'static str, Latent); 2] = [("superpixels", Latent::Superpixels), ("stage-input", Latent::StageInput)];
+}
+
+/// A model folder of this system, configs only.
+#[derive(Debug, Clone)]
+pub struct Casr {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The autoencoder.
+    pub vae: AutoencoderKL,
+    /// The denoiser.
+    pub unet: UNet2DConditionModel,
+    /// Superpixels.
+    pub superpixel: Option<SpixelNet>,
+    /// Depth, and what reads it.
+    pub depth: Option<(DepthAnything, ControlNetModel)>,
+    /// The refinement, and what gives its semantic tokens.
+    pub sarm: Option<(Sarm, Option<SamVisionModel>)>,
+    /// `x0 = coefficients[0] * z + coefficients[1] * prediction`.
+    pub coefficients: [f64; 2],
+    /// What the model was made for.
+    pub settings: Settings,
+}
+
+/// How a run goes: the model's choice with what the job asked put in its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The one time step.
+    pub timestep: u32,
+    /// The pictures whose latents go to the UNet, in order.
+    pub latents: Vec<Latent>,
+    /// The one of them that the step starts from.
+    pub sample: usize,
+    /// Constant planes after the latents.
+    pub planes: Vec<Plane>,
+    /// The decoder's picture is added to the enlargement.
+    pub residual: bool,
+    /// Side of a superpixel cell, pixels of the stage input.
+    pub cell: u32,
+    /// The cell that the superpixel network was trained for; its input is enlarged by `trained_cell / cell`.
+    pub trained_cell: u32,
+    /// See [`LabelRule`].
+    pub rule: LabelRule,
+    /// Factor of the ControlNet's residuals.
+    pub conditioning_scale: f32,
+    /// SARM looks at all tokens of all tiles while these are no more.
+    pub token_budget: u32,
+    /// Beyond that at so many a side of each tile.
+    pub pooled_side: u32,
+    /// What SAM sees.
+    pub semantic: Base,
+    /// Window side, pixels.
+    pub tile: u32,
+    /// Overlap of neighbours, pixels.
+    pub overlap: u32,
+    /// What is switched off beside what lacks.
+    pub off: Vec<Off>,
+}
+
+impl Casr {
+    /// Reads the configs of a model folder.
+    pub fn open(folder: &Path) -> Result<Casr> {
+        let path = folder.join("model_index.json");
+        let name = path.display().to_string();
+        let map = json::object(&name, read_json(&path)?.as_bytes())?;
+        let index = Index { name: &name, map: &map };
+        index.only("_class_name", CLASS)?;
+        registry::find(SYSTEM)?.check(folder)?;
+        let at = |part: &'static str| move |e: Error| e.at(format!("{part}/config.json"));
+        let config = |part: &'static str| read_json(&folder.join(part).join("config.json"));
+        let has = |part: &str| folder.join(part).join("config.json").is_file();
+        let schedule = Schedule::from_config(&read_json(&folder.join("scheduler").join("scheduler_config.json"))?)?;
+        let settings = Settings::read(&index)?;
+        let own = match schedule.prediction {
+            Prediction::Epsilon => "epsilon",
+            Prediction::V => "v_prediction",
+            Prediction::Sample => "sample",
+        };
+        if index.text("prediction_type")?.is_some_and(|p| p != own) {
+            return Err(wrong(format!("{name}: prediction_type differs from the scheduler's, {own}")));
+        }
+        let superpixel = if has("superpixel") {
+            Some(SpixelNet::from_config(&config("superpixel")?).map_err(at("superpixel"))?)
+        } else {
+            None
+        };
+        let depth = if has("depth") && has("controlnet") {
+            let depth = DepthAnything::from_config(&config("depth")?).map_err(at("depth"))?;
+            Some((depth, ControlNetModel::from_config(&config("controlnet")?).map_err(at("controlnet"))?))
+        } else {
+            None
+        };
+        let sarm = if has("sarm") {
+            let sarm = Sarm::from_config(&config("sarm")?).map_err(at("sarm"))?;
+            let sam = if has("sam") {
+                Some(SamVisionModel::from_config(&config("sam")?).map_err(at("sam"))?)
+            } else {
+                None
+            };
+            Some((sarm, sam))
+        } else {
+            None
+        };
+        let model = Casr {
+            folder: folder.to_owned(),
+            vae: AutoencoderKL::from_config(&config("vae")?).map_err(at("vae"))?,
+            unet: UNet2DConditionModel::from_config(&config("unet")?).map_err(at("unet"))?,
+            superpixel,
+            depth,
+            sarm,
+            coefficients: schedule.clean(settings.timestep)?,
+            settings,
+        };
+        model.check(&index)?;
+        Ok(model)
+    }
+
+    fn check(&self, index: &Index<'_>) -> Result<()> {
+        let (z, s) = (self.vae.latent_channels(), &self.settings);
+        if [self.vae.in_channels(), self.vae.out_channels()] != [3, 3] {
+            return Err(wrong("the autoencoder does not take and give 3 channels"));
+        }
+        let takes = z * s.latents.len() as u32 + s.planes.len() as u32;
+        if self.unet.in_channels() != takes || self.unet.out_channels() != z {
+            let (i, o) = (self.unet.in_channels(), self.unet.out_channels());
+            let what = format!("{} latents of {z} channels and {} planes", s.latents.len(), s.planes.len());
+            return Err(wrong(format!("the UNet takes {i} and gives {o} channels; {what} need {takes} and {z}")));
+        }
+        if let Some((_, control)) = &self.depth {
+            if control.in_channels() != takes || control.skips() != self.unet.skips() {
+                return Err(wrong("the ControlNet does not fit the UNet: other input channels or other skips"));
+            }
+            if control.factor() != self.vae.factor() || control.conditioning_channels() != 3 {
+                return Err(wrong("the ControlNet does not read 3 channels at the picture's size"));
+            }
+        }
+        if let Some((sarm, sam)) = &self.sarm {
+            if sarm.channels() != self.unet.feature_channels() {
+                let (a, b) = (sarm.channels(), self.unet.feature_channels());
+                return Err(wrong(format!("SARM has {a} channels, the UNet's last features {b}")));
+            }
+            if let (Some(wants), Some(sam)) = (sarm.semantic_channels(), sam)
+                && wants != sam.out_channels()
+            {
+                return Err(wrong(format!("SARM looks at {wants} channels, SAM gives {}", sam.out_channels())));
+            }
+        }
+        let unit = 4 * self.unit();
+        if s.tile < unit || s.tile > limits::MAX_TILE || !s.tile.is_multiple_of(unit) {
+            return Err(index.bad("tile", &format!("a multiple of {unit} up to {}", limits::MAX_TILE)));
+        }
+        if s.overlap > s.tile / 2 {
+            return Err(index.bad("overlap", "at most half of the tile"));
+        }
+        if self.superpixel.as_ref().is_some_and(|n| n.cell_size() != s.trained_cell) {
+            return Err(index.bad("trained_cell", "the cell_size of superpixel/config.json"));
+        }
+        Ok(())
+    }
+
+    /// Pixels that windows are multiples of: one of the coarsest level, and of SARM's tokens.
+    pub(super) fn unit(&self) -> u32 {
+        let tokens = self.sarm.as_ref().map_or(1, |(s, _)| s.reduce());
+        self.vae.factor() * extent::common_multiple(self.unet.stride(), tokens)
+    }
+
+    /// How a job runs.
+    pub fn settings(&self, job: &Job) -> Result<Settings> {
+        let (mut s, asked) = (self.settings.clone(), &job.sampler);
+        if let Some(cell) = asked.cell {
+            if !CELLS.contains(&cell) {
+                let why = format!("superpixel cells of {cell} pixels; from {} to {} are possible", CELLS.start(), CELLS.end());
+                return Err(Error::new(Kind::Usage, "system", why).advise("the publication compares 3, 4, 5 and 8"));
+            }
+            // A network of small cells labels its own cells; one of published size gets its input enlarged.
+            s.cell = cell;
+        }
+        s.rule = asked.rule.unwrap_or(s.rule);
+        s.semantic = asked.semantic.unwrap_or(s.semantic);
+        s.off.extend(asked.off.iter().copied());
+        Ok(s)
+    }
+
+    /// The superpixel network, where it takes part.
+    pub(super) fn superpixels(&self, s: &Settings) -> Option<&SpixelNet> {
+        let wanted = s.latents.contains(&Latent::Superpixels) && !s.off.contains(&Off::Superpixels);
+        self.superpixel.as_ref().filter(|_| wanted)
+    }
+
+    /// Depth and ControlNet, where they take part.
+    pub(super) fn depth(&self, s: &Settings) -> Option<&(DepthAnything, ControlNetModel)> {
+        self.depth.as_ref().filter(|_| !s.off.contains(&Off::Depth))
+    }
+
+    /// The refinement, where it takes part, and SAM's encoder where that does.
+    pub(super) fn refinement(&self, s: &Settings) -> Option<(&Sarm, Option<&SamVisionModel>)> {
+        let (sarm, sam) = self.sarm.as_ref().filter(|_| !s.off.contains(&Off::Sarm))?;
+        Some((sarm, sam.as_ref().filter(|_| sarm.semantic_channels().is_some() && !s.off.contains(&Off::Semantic))))
+    }
+
+    /// Tokens and values of the constant context, for a UNet that looks at one.
+    pub(super) fn prompt(&self) -> Result<Option<(u32, Vec<f32>)>> {
+        super::onestep::prompt(&self.folder, self.unet.context_channels())
+    }
+
+    /// A network's checkpoint.
+    pub(super) fn checkpoint(&self, part: &str) -> Result<Checkpoint> {
+        Checkpoint::open(&self.folder.join(part))
+    }
+
+    fn parts(&self) -> Vec<&'static str> {
+        let mut parts = vec!["vae", "unet"];
+        parts.extend(self.superpixel.as_ref().map(|_| "superpixel"));
+        if self.depth.is_some() {
+            parts.extend(["depth", "controlnet"]);
+        }
+        if let Some((_, sam)) = &self.sarm {
+            parts.push("sarm");
+            parts.extend(sam.as_ref().map(|_| "sam"));
+        }
+        parts
+    }
+}
+
+impl Settings {
+    fn read(index: &Index<'_>) -> Result<Settings> {
+        let latents = index.list("latents", &Latent::ALL)?.unwrap_or_else(|| vec![Latent::Superpixels]);
+        let sample = index.named("sample", &Latent::ALL)?.unwrap_or(latents[0]);
+        let Some(sample) = latents.iter().position(|l| *l == sample) else {
+            return Err(index.bad("sample", "one of `latents`"));
+        };
+        let planes = index.list("planes", &Plane::ALL)?.unwrap_or_default();
+        if latents.len() > 2 || (latents.len() == 2 && (!planes.is_empty() || latents[0] == latents[1])) {
+            return Err(index.bad("latents", "one picture and planes, or two different pictures without planes"));
+        }
+        let scale = index.number("controlnet_conditioning_scale", 1.0)?;
+        let whole = |key: &str, default: u32, most: u32| -> Result<u32> {
+            let v = index.number(key, f64::from(default))?;
+            if v.fract() == 0.0 && (1.0..=f64::from(most)).contains(&v) {
+                return Ok(v as u32);
+            }
+            Err(index.bad(key, &format!("a whole number from 1 to {most}")))
+        };
+        if index.number("largest_stage", 4.0)? != 4.0 {
+            return Err(index.bad("largest_stage", "4"));
+        }
+        Ok(Settings {
+            timestep: index.integer("timestep")?,
+            sample,
+            latents,
+            planes,
+            residual: index.named("residual", &[("bicubic", true), ("none", false)])?.unwrap_or(false),
+            cell: whole("cell", 4, *CELLS.end())?,
+            trained_cell: whole("trained_cell", 16, *CELLS.end())?,
+            rule: index.named("superpixel_rule", &LabelRule::ALL)?.unwrap_or(LabelRule::Probabilities),
+            conditioning_scale: scale as f32,
+            token_budget: whole("sarm_token_budget", 16384, 1 << 20)?,
+            pooled_side: whole("sarm_pooled_side", 8, 256)?,
+            semantic: index.named("semantic_reference", &Base::ALL)?.unwrap_or(Base::StageInput),
+            tile: whole("tile", 512, limits::MAX_TILE)?,
+            overlap: index.number("overlap", 64.0)? as u32,
+            off: Vec::new(),
+        })
+    }
+}
+
+impl System for Casr {
+    fn name(&self) -> &'static str {
+        SYSTEM
+    }
+
+    fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn stride(&self) -> u32 {
+        self.unit()
+    }
+
+    fn sides(&self) -> Vec<u32> {
+        let unit = self.unit();
+        (1..=4).rev().map(|quarters| self.settings.tile * quarters / 4 / unit * unit).filter(|&s| s > 0).collect()
+    }
+
+    fn overlap(&self, side: u32) -> u32 {
+        (u64::from(side) * u64::from(self.settings.overlap) / u64::from(self.settings.tile.max(1))) as u32
+    }
+
+    fn in_turn(&self) -> bool {
+        true
+    }
+
+    fn divides(&self) -> bool {
+        false
+    }
+
+    fn program(&self, job: &Job, shaping: &Shaping, form: Form) -> Result<Program> {
+        match form {
+            Form::Joined => casr_program::program(self, job, shaping),
+            Form::Apart(_) => Err(Error::new(Kind::Internal, "system", "casr is not divided by networks")),
+        }
+    }
+
+    fn networks(&self) -> Result<Vec<Graph>> {
+        casr_stage::networks(self)
+    }
+
+    fn checkpoints(&self) -> Result<Checkpoints> {
+        Checkpoints::open(&self.folder, &self.parts())
+    }
+
+    fn describe(&self) -> Result<Vec<String>> {
+        let s = &self.settings;
+        let parts = self.parts();
+        let lacks: Vec<String> =
+            OPTIONAL.iter().filter(|(part, _)| !parts.contains(part)).map(|(part, what)| format!("{what}: no {part}")).collect();
+        let mut lines = vec![
+            format!("one step a stage at t = {}, stages of at most x4, windows of {} pixels", s.timestep, s.tile),
+            format!("superpixel cells of {} pixels by {:?}, latents of {:?}", s.cell, s.rule, s.latents),
+        ];
+        if !lacks.is_empty() {
+            lines.push(format!("runs without {}", lacks.join("; ")));
+        }
+        Ok(lines)
+    }
+}
