@@ -39,4 +39,5 @@ mod toys;
 mod twin;
 mod upscale;
 mod vae_modes;
+mod vision;
 mod weights;
