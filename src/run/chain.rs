@@ -1,12 +1,15 @@
 //! Chained passes: window phases joined by bands run in one pass, each row of windows of a later phase pulling
 //! the rows it needs through the phases before (`system::chain` says in which order).
 
-use super::canvas::{Connections, World};
+use super::canvas::World;
+use super::cell::{Cell, stats_rect};
+use super::connections::Connections;
+use super::control::{Control, sequence};
 use super::executor::Executor;
-use super::interpreter::{Control, Interpreter, sequence};
+use super::interpreter::Interpreter;
 use super::kept::Place;
 use super::recover;
-use super::sinks::{Arrival, Cell, Working};
+use super::sinks::{Arrival, Working};
 use super::window_phase::{fill, item, settle};
 use crate::abi::Item;
 use crate::error::{Error, Kind, Result};
@@ -14,7 +17,7 @@ use crate::graph::{Lifetime, Op, Shape};
 use crate::system::chain;
 use crate::system::phase::{Phase, Source, WindowPhase};
 use crate::system::program::Program;
-use crate::tile::{Grid, Window};
+use crate::tile::Grid;
 use std::time::Instant;
 
 /// An input or output of a phase.
@@ -78,16 +81,6 @@ impl<'p> Link<'p> {
         };
         batch.iter().map(item).collect()
     }
-}
-
-/// A window's cell in 1/65536 of the window. A border at `c` of `n` grid pixels is `floor(c * 65536 / n)`; at a
-/// level of `r` pixels per grid pixel the kernel takes the ceiling of that times `n * r / 65536`, which is
-/// exactly `c * r` as long as `n * r` is at most 65,536. So cells of neighbours share no pixel and leave none out.
-fn stats_rect(grid: &Grid, w: Window) -> [i32; 4] {
-    let part = |v: u32, size: u32| ((u64::from(v) << 16) / u64::from(size.max(1))) as i32;
-    let [top, bottom] = grid.rows.cell(w.row).map(|v| part(v - w.y, grid.rows.size));
-    let [left, right] = grid.cols.cell(w.col).map(|v| part(v - w.x, grid.cols.size));
-    [top, left, bottom, right]
 }
 
 impl<'p> Interpreter<'p> {
@@ -323,35 +316,4 @@ fn scatter(
         }
     }
     Ok(moved)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::system::program::Ratio;
-    use crate::tile::geometry::{Placement, Tiling};
-
-    #[test]
-    fn cells_are_whole_at_every_level_for_every_window() {
-        for tile in 3..200u32 {
-            for extent in [tile, tile + 1, 2 * tile - 1, 3 * tile + 2] {
-                let t = Tiling { tile, overlap: 2.min(tile - 1), stride: 1, quantum: 1, placement: Placement::Even };
-                let grid = Grid::new(extent, extent, &t).expect("fits");
-                for level in [1, 2, 4, 8, 16] {
-                    let rows = grid.rows.size * level;
-                    let mut next = 0;
-                    for k in 0..grid.rows.count() {
-                        let w = grid.window(k * grid.cols.count());
-                        let [y0, _, y1, _] = stats_rect(&grid, w);
-                        let border = |v: i32| ((v as u64 * u64::from(rows)).div_ceil(65_536)) as u32 + w.y * level;
-                        assert_eq!(border(y0), next, "a gap or an overlap: {tile} {extent} {level}");
-                        next = border(y1);
-                        let cell = Cell::of(&grid, w, Ratio { num: level, den: 1 }).expect("whole");
-                        assert_eq!([cell.at[0], cell.at[0] + cell.size[0]], [border(y0), next]);
-                    }
-                    assert_eq!(next, extent * level);
-                }
-            }
-        }
-    }
 }

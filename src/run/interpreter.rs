@@ -1,35 +1,23 @@
 //! The only interpreter of programs: batching, order, progress, cancel and error positions exist once, here.
 
-use super::canvas::{Connections, World};
+use super::canvas::World;
+use super::connections::Connections;
+use super::control::{Control, sequence};
 use super::executors::Executors;
-use super::options::{Cancel, Observer, Progress, TileOrder};
+use super::options::Progress;
 use super::points::{self, Point};
 use super::recover::{self, Outcome};
 use super::sinks::Working;
 use super::window_phase::Prepared;
 use crate::error::{Error, Kind, Result};
-use crate::noise::{self, Key};
 use crate::system::phase::{Nesting, Phase, Source};
 use crate::system::program::{CanvasId, Program};
-use crate::tile::Grid;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
 /// Items computed again in a wider type that are told of one by one; the rest is counted.
 const TOLD: usize = 3;
-
-/// How a run is watched, stopped and ordered.
-pub struct Control<'a> {
-    /// Who is told.
-    pub observer: &'a mut dyn Observer,
-    /// Checked before every launch.
-    pub cancel: &'a Cancel,
-    /// Order of the windows within a row.
-    pub order: TileOrder,
-    /// When the job began.
-    pub began: Instant,
-}
 
 /// What a run did.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -332,23 +320,4 @@ impl<'p> Interpreter<'p> {
         let (done, total) = (stats.items, self.total);
         control.observer.progress(&Progress { stage, done, total, elapsed, left: Some(left) });
     }
-}
-
-/// The windows of a grid, row by row, each row in the order asked for.
-pub(super) fn sequence(grid: &Grid, order: TileOrder) -> Vec<usize> {
-    let columns = grid.cols.count();
-    let mut all: Vec<usize> = (0..grid.count()).collect();
-    for (r, row) in all.chunks_exact_mut(columns).enumerate() {
-        match order {
-            TileOrder::Natural => {}
-            TileOrder::Reversed => row.reverse(),
-            TileOrder::Shuffled(seed) => {
-                let key = Key { seed, stage: 0, purpose: u16::MAX, step: r as u32 };
-                for i in (1..row.len()).rev() {
-                    row.swap(i, noise::below(key, i as u32, i as u32 + 1) as usize);
-                }
-            }
-        }
-    }
-    all
 }

@@ -1,7 +1,7 @@
 //! Canvases that exist whole outside the host's memory: in a file of the spool, or on the device.
 
+use super::cell::Cell;
 use super::executor::{Executor, SharedDevice};
-use super::sinks::Cell;
 use crate::backend::{BufferId, Rows};
 use crate::error::{Error, Kind, Result};
 use crate::extent;

@@ -2,11 +2,14 @@
 //! from them.
 
 pub mod budget;
-pub mod canvas;
+mod canvas;
+mod cell;
 mod chain;
 mod clean;
 mod clock;
 pub mod component;
+pub mod connections;
+pub mod control;
 mod delivery;
 pub mod devices;
 pub mod engine;

@@ -1,7 +1,8 @@
 //! Points from which an interrupted program goes on: after every block, and after every phase of every step of a
 //! block whose steps are outside. What later work reads is saved there: whole canvases, values of windows, statistics.
 
-use super::canvas::{Connections, World};
+use super::canvas::World;
+use super::connections::Connections;
 use super::statistics::Moments;
 use crate::error::Result;
 use crate::system::phase::{Block, Phase, Source};

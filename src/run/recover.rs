@@ -3,9 +3,9 @@
 //! executors have found a way. Nothing but the storage type of such an item changes a bit of the result.
 
 use super::canvas::World;
+use super::control::Control;
 use super::executor::Executor;
 use super::executors::Executors;
-use super::interpreter::Control;
 use super::window_phase::Prepared;
 use crate::error::{Error, Kind, Result};
 use crate::graph::DType;

@@ -1,10 +1,11 @@
 //! The rows of a job between its files and its program: decoded and enlarged on the way in, joined with the alpha
 //! channel (enlarged apart) on the way out. No more than a band of any of them exists at a time.
 
-use super::canvas::{Connections, RowsOut};
 use super::clock::Clock;
+use super::connections::{Connections, RowsOut};
+use super::control::Control;
 use super::delivery::Delivery;
-use super::interpreter::{Control, Interpreter, RunStats};
+use super::interpreter::{Interpreter, RunStats};
 use super::options::{Cancel, Target, UpscaleOptions};
 use crate::error::Result;
 use crate::extent;

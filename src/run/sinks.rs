@@ -1,7 +1,9 @@
 //! Where graph outputs go. Whatever order windows are computed in, their results are taken in window order:
 //! a window that is early waits in a buffer, so every sum at a pixel has one order.
 
-use super::canvas::{Connections, World};
+use super::canvas::World;
+use super::cell::Cell;
+use super::connections::Connections;
 use super::statistics::Moments;
 use crate::error::{Error, Kind, Result};
 use crate::system::phase::{Sink, WindowPhase};
@@ -137,7 +139,7 @@ impl Working {
                 }
                 Ok(())
             }
-            Working::Store { canvas, ratio } => world.store(*canvas, &Cell::new(a, *ratio)?, a.values),
+            Working::Store { canvas, ratio } => world.store(*canvas, &Cell::of(a.grid, a.window, *ratio)?, a.values),
             Working::Partials { partials, .. } => {
                 // From nothing: a launch may be tried again.
                 partials[a.window.index].fill(Moments::default());
@@ -280,37 +282,6 @@ impl Blend {
         self.next += 1;
         debug_assert!(self.next <= grid.count());
         Ok(())
-    }
-}
-
-/// A window's cell on a canvas: where it lies there and in the window's own values.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Cell {
-    /// First row and column on the canvas.
-    pub(super) at: [u32; 2],
-    /// Rows and columns.
-    pub(super) size: [u32; 2],
-    /// First row and column in the window.
-    pub(super) from: [u32; 2],
-    /// Columns of the window.
-    pub(super) width: u32,
-}
-
-impl Cell {
-    pub(super) fn new(a: &Arrival<'_>, ratio: Ratio) -> Result<Cell> {
-        Cell::of(a.grid, a.window, ratio)
-    }
-
-    /// The cell of `window` on a canvas of `ratio` pixels per grid pixel.
-    pub(super) fn of(grid: &Grid, window: Window, ratio: Ratio) -> Result<Cell> {
-        let [top, bottom] = grid.rows.cell(window.row);
-        let [left, right] = grid.cols.cell(window.col);
-        Ok(Cell {
-            at: [ratio.of(top)?, ratio.of(left)?],
-            size: [ratio.of(bottom - top)?, ratio.of(right - left)?],
-            from: [ratio.of(top - window.y)?, ratio.of(left - window.x)?],
-            width: ratio.of(grid.cols.size)?,
-        })
     }
 }
 

@@ -5,9 +5,9 @@
 
 use super::budget::{self, Choice};
 use super::clock::Clock;
+use super::control::Control;
 use super::delivery::{self, Delivery};
 use super::engine::Engine;
-use super::interpreter::Control;
 use super::key::Deciding;
 use super::naming::default_output;
 use super::options::{Allocations, Cancel, Observer, Progress, Report, Target, UpscaleOptions};

@@ -1,7 +1,8 @@
 //! One window phase of a program: its staging, and the four steps of a launch over some windows: gather inputs,
 //! compute, scatter outputs, after what differs by pass only was settled.
 
-use super::canvas::{Connections, World};
+use super::canvas::World;
+use super::connections::Connections;
 use super::executor::Executor;
 use super::options::Cancel;
 use super::sinks::{Arrival, Working};

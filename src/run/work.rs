@@ -3,10 +3,11 @@
 
 use super::budget::{Choice, Residency};
 use super::clock::Clock;
+use super::control::Control;
 use super::delivery::Delivery;
 use super::engine::Engine;
 use super::executor::SharedWeights;
-use super::interpreter::{Control, Interpreter};
+use super::interpreter::Interpreter;
 use super::loader::Loader;
 use super::options::{Report, Target, UpscaleOptions};
 use super::rows;
