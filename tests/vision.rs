@@ -186,7 +186,7 @@ fn a_model_without_the_network_says_so() {
     assert_eq!(model.parts(), [Part::Superpixel]);
     let single = Model::open(&tiny).expect("opens");
     let e = single.checkpoint(Part::Depth).expect_err("none");
-    assert!(e.kind() == Kind::Weights && e.message().contains("has no depth_estimator; it has: superpixel"), "{e}");
+    assert!(e.kind() == Kind::Weights && e.message().contains("has no depth; it has: superpixel"), "{e}");
 }
 
 /// A convolution and its batch norm, and what becomes of them.

@@ -38,7 +38,7 @@ pub struct DepthAnything {
 }
 
 impl DepthAnything {
-    /// Reads `depth_estimator/config.json`, a config of transformers.
+    /// Reads `depth/config.json`, a config of transformers.
     pub fn from_config(text: &str) -> Result<DepthAnything> {
         let class = "DepthAnythingForDepthEstimation";
         let mut f = Fields::transformers(class, "depth_anything", ["", ""], text)?;

@@ -20,7 +20,7 @@ pub const IGNORED: [(&str, &str); 14] = [
 
 /// The same for configs of transformers. The second half stood in every config until transformers wrote only
 /// what differs from its defaults; CLIP's own code reads none of it.
-pub const IGNORED_TRANSFORMERS: [(&str, &str); 70] = [
+pub const IGNORED_TRANSFORMERS: [(&str, &str); 71] = [
     ("architectures", "checked by the caller"),
     ("model_type", "checked by the caller"),
     ("transformers_version", "which version wrote the file"),
@@ -36,6 +36,7 @@ pub const IGNORED_TRANSFORMERS: [(&str, &str); 70] = [
     ("drop_path_rate", "training only"),
     ("layerscale_value", "where the scales of layers begin in training"),
     ("use_mask_token", "training only"),
+    ("stage_names", "names of layers, in order"),
     ("num_pos_feats", "of SAM's prompts, which are not encoded"),
     ("initializer_factor", "training only"),
     ("initializer_range", "training only"),

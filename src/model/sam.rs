@@ -42,7 +42,7 @@ pub struct SamVisionModel {
 }
 
 impl SamVisionModel {
-    /// Reads `sam_encoder/config.json`, or the config of a whole SAM.
+    /// Reads `sam/config.json`, or the config of a whole SAM.
     pub fn from_config(text: &str) -> Result<SamVisionModel> {
         let section = ["vision_config", "vision_config"];
         let mut f = Fields::transformers("SamVisionModel", "sam_vision_model", section, text)?;

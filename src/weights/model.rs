@@ -57,8 +57,8 @@ impl Part {
             Part::TextEncoder => "text_encoder",
             Part::ImageEncoder => "image_encoder",
             Part::Superpixel => "superpixel",
-            Part::Depth => "depth_estimator",
-            Part::Sam => "sam_encoder",
+            Part::Depth => "depth",
+            Part::Sam => "sam",
         }
     }
 

@@ -17,8 +17,8 @@ KINDS = {
     "text": (CLIPTextModel, "text_encoder", "model.safetensors"),
     "vision": (CLIPVisionModel, "image_encoder", "model.safetensors"),
     "superpixel": (SpixelNet1l_bn, "superpixel", "diffusion_pytorch_model.safetensors"),
-    "depth": (DepthAnythingForDepthEstimation, "depth_estimator", "model.safetensors"),
-    "sam": (SamVisionModel, "sam_encoder", "model.safetensors"),
+    "depth": (DepthAnythingForDepthEstimation, "depth", "model.safetensors"),
+    "sam": (SamVisionModel, "sam", "model.safetensors"),
 }
 TRANSFORMERS = {
     "text": CLIPTextConfig, "vision": CLIPVisionConfig, "depth": DepthAnythingConfig, "sam": SamVisionConfig,
