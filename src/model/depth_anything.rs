@@ -5,9 +5,9 @@ use super::dinov2::{Dinov2, POSITIONS_INPUT};
 use super::pictures;
 use super::resnet::conv_without_bias;
 use crate::error::{Error, Kind, Result};
-use crate::graph::op::{Lifetime, Padding};
+use crate::graph::op::{Lifetime, Padding, Pointwise};
 use crate::graph::taps::Filter;
-use crate::graph::{Act, Builder, DType, Graph, Shape, ValueId};
+use crate::graph::{Act, Builder, DType, Graph, Op, Shape, ValueId};
 use crate::limits;
 use crate::weights::Checkpoint;
 
@@ -166,7 +166,8 @@ impl DepthAnything {
             let x = b.conv("conv2", x, self.head, 3, 1, Padding::all(1))?;
             let x = b.activation("activation1", x, Act::Relu)?;
             let x = b.conv_as("conv3", x, 1, 1, 1, Padding::default(), DType::F32)?;
-            b.activation_as("activation2", x, Act::Relu, DType::F32)
+            let relu = Pointwise { alpha: 1.0, beta: None, gamma: 0.0, act: Act::Relu, clamp: None, table: false };
+            b.push_as("activation2", Op::Pointwise(relu), &[x], DType::F32)
         })?;
         b.output("predicted_depth", depth);
         Ok(builder.finish())
