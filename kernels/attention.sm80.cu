@@ -2,7 +2,7 @@
 #include "shared/flash.cuh"
 #include "shared/flash_wide.cuh"
 
-// y[query][head] = softmax(scale * q k^T [causal]) v, per item and head, online over tiles of keys
+// y[query][head] = softmax(scale * q k^T [+ rel] [causal]) v, per item and head, online over tiles of keys
 // Bindings: abi's order; `scratch` is not used.
 // Launch: base 256 threads, no dynamic shared memory, a block per 32 queries of one head of one item;
 //   mma_40, mma_64, mma_80 128 threads, 28672, 36864, 33792 bytes, a block per 128 queries;
@@ -11,7 +11,7 @@
 // Layout: tokens x pitch; head h takes channels offset + h * head_dim, all multiples of 8.
 // Numerics: scores, exponentials and sums f32, keys in order, so the result depends on nothing but its operands.
 //   mma: the exponentials, 0 to 1, are rounded to the half type before they meet v.
-// Limits: base: head_dim a multiple of 8, at most 512; mma: q, k, v of a half type, head_dim as named.
+// Limits: base: head_dim a multiple of 8, at most 512; mma: no `rel`, q, k, v of a half type, head_dim as named.
 // Source: online softmax (Milakov and Gimelshein 2018), tiles as in flash attention 2 (Dao 2023).
 
 constexpr unsigned ATTENTION_BASE_THREADS = 256;
@@ -24,9 +24,21 @@ constexpr unsigned BASE_PANELS = 8;
 constexpr unsigned BASE_PITCH = 36;
 constexpr unsigned BASE_V_PITCH = 68;
 
+// What the relative position of a query and a key adds to their score.
+template <class X>
+TS_D float relative_score(const AttentionParams& p, const X* rel, unsigned item, unsigned query, unsigned head,
+                          unsigned key) {
+    const unsigned pitch = (2 * (p.rel_h + p.rel_w) - 2 + 7) / 8 * 8;
+    const X* const row = rel + ((size_t(item) * p.queries + query) * p.heads + head) * pitch;
+    const unsigned a = query / p.rel_w + p.rel_h - 1 - key / p.rel_w;
+    const unsigned b = 2 * p.rel_h - 1 + query % p.rel_w + p.rel_w - 1 - key % p.rel_w;
+    return to_f32(row[a]) + to_f32(row[b]);
+}
+
 // Eight threads share a query: each has four keys of a tile, then 8 channels of every panel of the output.
 template <class X, class Y>
-TS_D void attention_base(const AttentionParams& p, const X* q, const X* k, const X* v, Y* y, Control* control) {
+TS_D void attention_base(const AttentionParams& p, const X* q, const X* k, const X* v, const X* rel, Y* y,
+                         Control* control) {
     TS_SHARED(float, q_tile, BASE_QUERIES * BASE_PITCH);
     TS_SHARED(float, k_tile, BASE_KEYS * BASE_PITCH);
     TS_SHARED(float, v_tile, BASE_KEYS * BASE_V_PITCH);
@@ -79,7 +91,11 @@ TS_D void attention_base(const AttentionParams& p, const X* q, const X* k, const
         for (unsigned j = 0; j < 4; j++) {
             const unsigned key = start + part + 8 * j;
             const bool hidden = key >= at.end || (at.causal && key > at.first + query);
-            scores[j] = hidden ? LOWEST_SCORE : scores[j] * p.scale;
+            float score = scores[j] * p.scale;
+            if ((p.parts & 4u) != 0 && key < p.keys && at.first + query < p.queries) {
+                score += relative_score(p, rel, at.item, at.first + query, at.head, key);
+            }
+            scores[j] = hidden ? LOWEST_SCORE : score;
             now = fmaxf(now, scores[j]);
         }
 #pragma unroll
@@ -150,20 +166,21 @@ TS_D void attention_base(const AttentionParams& p, const X* q, const X* k, const
     clear_past_heads(p, at.item, at.head, at.first, BASE_QUERIES, ATTENTION_BASE_THREADS, y, control);
 }
 
-#define ATTENTION_ENTRY(THREADS, VARIANT, X, W, Y, BODY) \
+#define ATTENTION_ENTRY(THREADS, VARIANT, X, W, Y, CALL) \
     TS_ENTRY(THREADS, attention_##VARIANT##_##X##_##W##_##Y, const AttentionParams p, const X* q, const X* k, \
-             const X* v, Y* y, void* scratch, Control* control) { \
-        (void)scratch; \
-        BODY(p, q, k, v, y, control); \
+             const X* v, const X* rel, Y* y, void* scratch, Control* control) { \
+        (void)rel, (void)scratch; \
+        CALL; \
     }
 
-#define ATTENTION_BASE(X, W, Y) ATTENTION_ENTRY(ATTENTION_BASE_THREADS, base, X, W, Y, attention_base)
+#define ATTENTION_BASE(X, W, Y) \
+    ATTENTION_ENTRY(ATTENTION_BASE_THREADS, base, X, W, Y, attention_base(p, q, k, v, rel, y, control))
 TS_TYPES_XY(ATTENTION_BASE)
 
 #define ATTENTION_MMA(X, W, Y) \
-    ATTENTION_ENTRY(FLASH_THREADS, mma_40, X, W, Y, attention_mma<40>) \
-    ATTENTION_ENTRY(FLASH_THREADS, mma_64, X, W, Y, attention_mma<64>) \
-    ATTENTION_ENTRY(FLASH_THREADS, mma_80, X, W, Y, attention_mma<80>) \
-    ATTENTION_ENTRY(FLASH_THREADS, mma_160, X, W, Y, attention_mma<160>) \
-    ATTENTION_ENTRY(WIDE_THREADS, mma_512, X, W, Y, attention_wide<512>)
+    ATTENTION_ENTRY(FLASH_THREADS, mma_40, X, W, Y, attention_mma<40>(p, q, k, v, y, control)) \
+    ATTENTION_ENTRY(FLASH_THREADS, mma_64, X, W, Y, attention_mma<64>(p, q, k, v, y, control)) \
+    ATTENTION_ENTRY(FLASH_THREADS, mma_80, X, W, Y, attention_mma<80>(p, q, k, v, y, control)) \
+    ATTENTION_ENTRY(FLASH_THREADS, mma_160, X, W, Y, attention_mma<160>(p, q, k, v, y, control)) \
+    ATTENTION_ENTRY(WIDE_THREADS, mma_512, X, W, Y, attention_wide<512>(p, q, k, v, y, control))
 TS_TYPES_MMA(ATTENTION_MMA)

@@ -1,4 +1,4 @@
-// y[query][head] = softmax(scale * q k^T [causal]) v, per item and head, online over tiles of 64 keys
+// y[query][head] = softmax(scale * q k^T [+ rel] [causal]) v, per item and head, online over tiles of 64 keys
 // Bindings: abi's order; `scratch` is not used.
 // Grid: one workgroup of 64 per 8 queries of one head of one item; REGISTERS: one invocation per 4 queries of
 //   one head of one item, query blocks fastest. Folded into two dimensions.
@@ -6,7 +6,7 @@
 //   memory; an invocation owns one key of the tile while scores are made, then a share of (query, 4 channels)
 //   of the output, which it keeps in registers. REGISTERS keeps 4 queries and their output, D4 vectors each.
 // Numerics: scores, exponentials and sums f32; keys in order, so the result depends on nothing but its operands.
-// Limits: head_dim a multiple of 8, at most 512; REGISTERS: exactly 4 * D4 (the table checks).
+// Limits: head_dim a multiple of 8, at most 512; REGISTERS: exactly 4 * D4, and no `rel` (the table checks).
 // Ladder: v1 the cooperative form; v2 REGISTERS, for software rasterisers, whose barriers are emulated; figures in
 //   benches/runs.
 // Source: online softmax (Milakov and Gimelshein 2018), tiles as in flash attention.
@@ -17,9 +17,10 @@
 @group(0) @binding(0) var<storage, read_write> q: array<XElem>;
 @group(0) @binding(1) var<storage, read_write> k: array<XElem>;
 @group(0) @binding(2) var<storage, read_write> v: array<XElem>;
-@group(0) @binding(3) var<storage, read_write> y: array<YElem>;
-@group(0) @binding(4) var<storage, read_write> scratch: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> control: Control;
+@group(0) @binding(3) var<storage, read_write> rel: array<XElem>;
+@group(0) @binding(4) var<storage, read_write> y: array<YElem>;
+@group(0) @binding(5) var<storage, read_write> scratch: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> control: Control;
 @group(1) @binding(0) var<uniform> p: AttentionParams;
 
 // Below every score; a finite number, because infinities may be assumed away.
@@ -126,6 +127,15 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) groups: v
 
 #else
 
+// What the relative position of a query and a key adds to their score.
+fn lift(item: u32, query: u32, head: u32, key: u32) -> f32 {
+    let pitch = (2u * (p.rel_h + p.rel_w) - 2u + 7u) / 8u * 8u;
+    let row = ((item * p.queries + query) * p.heads + head) * (pitch / 4u);
+    let a = query / p.rel_w + p.rel_h - 1u - key / p.rel_w;
+    let b = 2u * p.rel_h - 1u + query % p.rel_w + p.rel_w - 1u - key % p.rel_w;
+    return load_X(rel[row + a / 4u])[a % 4u] + load_X(rel[row + b / 4u])[b % 4u];
+}
+
 const QUERIES: u32 = 8u;
 const KEYS: u32 = 64u;
 var<workgroup> scores: array<f32, 512>;
@@ -154,6 +164,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) groups: v
         keys = select(keys, min(keys, counted), counted != 0u);
     }
     let causal = (p.parts & 1u) != 0u;
+    let relative = (p.parts & 4u) != 0u;
     let d4 = p.head_dim / 4u;
     let q4 = p.pitch_q / 4u;
     let k4 = p.pitch_k / 4u;
@@ -202,8 +213,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) groups: v
             }
 #for Q in 0..8
             {
+                var score = s${Q} * p.scale;
+                if (relative) {
+                    score += lift(item, min(first + ${Q}u, p.queries - 1u), head, min(key, p.keys - 1u));
+                }
                 let hidden = key >= keys || (causal && key > first + ${Q}u);
-                scores[${Q}u * KEYS + lane] = select(s${Q} * p.scale, LOWEST, hidden);
+                scores[${Q}u * KEYS + lane] = select(score, LOWEST, hidden);
             }
 #endfor
         }

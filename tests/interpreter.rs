@@ -2,7 +2,10 @@
 //! between a network's builder and the planner and kernels. Slow, and meant to be.
 
 use std::collections::HashMap;
-use tessera::graph::op::{Attention, Conv2d, GroupNorm, LayerNorm, Linear, Pointwise, TimeEmbedding};
+use tessera::graph::layout::Order;
+use tessera::graph::op::{
+    Attention, Axis, Conv2d, GroupNorm, LayerNorm, Linear, Pointwise, Rearrange, Resample, TimeEmbedding,
+};
 use tessera::graph::{Act, Graph, Lifetime, Op, Shape, ValueId, WeightId};
 
 /// Which rows of the tables one batch element uses.
@@ -49,7 +52,10 @@ pub(crate) fn run(
         let v = graph.value(node.output);
         let args: Vec<&Tensor> = node.inputs.iter().map(|i| &values[i]).collect();
         let data = match &node.op {
-            Op::Input(_) => inputs[&v.name].iter().map(|&x| f64::from(x)).collect(),
+            Op::Input(_) => match graph.constants.iter().find(|(id, _)| *id == node.output) {
+                Some((_, one)) => one.repeat(v.shape.n as usize).into_iter().map(f64::from).collect(),
+                None => inputs[&v.name].iter().map(|&x| f64::from(x)).collect(),
+            },
             Op::Conv2d(p) => this.conv(p, &args, v.shape),
             Op::Linear(p) => this.linear(p, &args),
             Op::GroupNorm(p) => this.group_norm(p, &args),
@@ -62,6 +68,9 @@ pub(crate) fn run(
             Op::Upsample { size } => upsample(args[0], *size),
             Op::ChannelAffine(p) => channel_affine(p.act, args[0], args[1]),
             Op::ChannelMoments => channel_moments(args[0]),
+            Op::Resample(p) => resample(p, args[0], args[1], v.shape),
+            Op::Rearrange(p) => rearrange(p, args[0], v.shape),
+            Op::Modulate(p) => modulate(p.act, args[0], args[1]),
         };
         assert_eq!(data.len() as u64, u64::from(v.shape.n) * v.shape.pixels() * u64::from(v.shape.c), "{}", v.name);
         values.insert(node.output, Tensor { shape: v.shape, data, lifetime: v.lifetime });
@@ -101,6 +110,7 @@ fn act(a: Act, x: f64) -> f64 {
         Act::Gelu => gelu(x),
         Act::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
         Act::Relu => x.max(0.0),
+        Act::LeakyRelu => x.max(0.0) + 0.1 * x.min(0.0),
     }
 }
 
@@ -148,6 +158,71 @@ fn upsample(x: &Tensor, [h, w]: [u32; 2]) -> Vec<f64> {
     out
 }
 
+fn resample(p: &Resample, x: &Tensor, table: &Tensor, out: Shape) -> Vec<f64> {
+    let s = out;
+    let mut y = Vec::new();
+    for n in 0..s.n as usize {
+        for (oy, ox) in (0..s.h as usize).flat_map(|oy| (0..s.w as usize).map(move |ox| (oy, ox))) {
+            let (o, side) = if p.axis == Axis::Rows { (oy, x.shape.h) } else { (ox, x.shape.w) };
+            let row = |i: usize| table.at(if table.shape.n == 1 { 0 } else { n }, 0, o, i);
+            let at = |i: usize| (row(0) + i as f64).clamp(0.0, f64::from(side) - 1.0) as usize;
+            let source = |i: usize| if p.axis == Axis::Rows { (at(i), ox) } else { (oy, at(i)) };
+            y.extend((0..s.c as usize).map(|c| -> f64 {
+                (0..p.taps as usize).map(|i| row(1 + i) * x.at(n, source(i).0, source(i).1, c)).sum()
+            }));
+        }
+    }
+    y
+}
+
+/// By its inverse: which input value an output value is.
+fn rearrange(p: &Rearrange, x: &Tensor, out: Shape) -> Vec<f64> {
+    let s = x.shape;
+    let [h, w, c] = [out.h, out.w, out.c].map(|v| v as usize);
+    let at = |oy: usize, ox: usize, k: usize| -> [usize; 3] {
+        match *p {
+            Rearrange::DepthToSpace { factor } => {
+                let f = factor as usize;
+                [oy / f, ox / f, (oy % f * f + ox % f) * c + k]
+            }
+            Rearrange::SpaceToDepth { factor } => {
+                let (f, inner) = (factor as usize, s.c as usize);
+                [oy * f + k / inner / f, ox * f + k / inner % f, k % inner]
+            }
+            Rearrange::Windows { size } => {
+                let size = size as usize;
+                let across = (s.w as usize).div_ceil(size);
+                [oy / across * size + ox / size, oy % across * size + ox % size, k]
+            }
+            Rearrange::Unwindows { size, .. } => {
+                let size = size as usize;
+                [oy / size * w.div_ceil(size) + ox / size, oy % size * size + ox % size, k]
+            }
+            Rearrange::Pixels { begin, .. } => {
+                let pixel = begin as usize + oy * w + ox;
+                [pixel / s.w as usize, pixel % s.w as usize, k]
+            }
+            Rearrange::SplitChannels { parts } => [oy, ox / parts as usize, ox % parts as usize * c + k],
+        }
+    };
+    let mut y = Vec::new();
+    for n in 0..out.n as usize {
+        for (oy, ox) in (0..h).flat_map(|oy| (0..w).map(move |ox| (oy, ox))) {
+            y.extend((0..c).map(|k| match at(oy, ox, k) {
+                [row, column, k] if row < s.h as usize && column < s.w as usize => x.at(n, row, column, k),
+                _ => 0.0,
+            }));
+        }
+    }
+    y
+}
+
+fn modulate(a: Act, x: &Tensor, gb: &Tensor) -> Vec<f64> {
+    let c = x.shape.c as usize;
+    let pixels = x.data.chunks(c).zip(gb.data.chunks(2 * c));
+    pixels.flat_map(|(x, gb)| (0..c).map(move |k| act(a, x[k] * (1.0 + gb[k]) + gb[c + k]))).collect()
+}
+
 fn time_embedding(p: &TimeEmbedding, t: &Tensor) -> Vec<f64> {
     let half = p.dim as usize / 2;
     let angles = |t: f64| -> Vec<f64> {
@@ -162,9 +237,43 @@ fn time_embedding(p: &TimeEmbedding, t: &Tensor) -> Vec<f64> {
     t.data.iter().flat_map(row).collect()
 }
 
+/// A tensor as its op takes it, from the definitions of the orders.
+fn in_order(stored: Vec<f64>, order: Order, shape: &[u64]) -> Vec<f64> {
+    let side: Vec<usize> = shape.iter().map(|&s| s as usize).collect();
+    match order {
+        Order::Stored => stored,
+        Order::Repeated { times } => stored.repeat(times as usize),
+        Order::Patches => {
+            let [out, c, p] = [side[0], side[1], side[2]];
+            let all = (0..out).flat_map(|o| (0..p * p * c).map(move |i| (o, i / c, i % c)));
+            all.map(|(o, at, k)| stored[(o * c + k) * p * p + at]).collect()
+        }
+        Order::Transposed { stride, padding } => {
+            let ([input, out, k], s) = ([side[0], side[1], side[2]], stride as usize);
+            let taps = if k == s { 1 } else { 3 };
+            let mut to = Vec::new();
+            for row in 0..s * s * out {
+                let (phase, o) = (row / out, row % out);
+                for (i, tap) in (0..input).flat_map(|i| (0..taps * taps).map(move |t| (i, t))) {
+                    // Input pixel `y / s + tap - taps / 2` adds element `y + padding - s * pixel` to output row `y`.
+                    let seen =
+                        |d: usize, t: usize| d as i64 + i64::from(padding) - s as i64 * (t as i64 - taps as i64 / 2);
+                    let (ky, kx) = (seen(phase / s, tap / taps), seen(phase % s, tap % taps));
+                    let inside = |v: i64| (0..k as i64).contains(&v);
+                    let at = |ky: i64, kx: i64| stored[((i * out + o) * k + ky as usize) * k + kx as usize];
+                    to.push(if inside(ky) && inside(kx) { at(ky, kx) } else { 0.0 });
+                }
+            }
+            to
+        }
+    }
+}
+
 impl Interpreter<'_> {
     fn weight(&self, id: WeightId) -> Vec<f64> {
-        (self.weights)(&self.graph.weight(id).name).into_iter().map(f64::from).collect()
+        let decl = self.graph.weight(id);
+        let stored: Vec<f64> = (self.weights)(&decl.name).into_iter().map(f64::from).collect();
+        in_order(stored, decl.order, &decl.shape)
     }
 
     /// The table row of batch element `n`.
@@ -270,6 +379,17 @@ impl Interpreter<'_> {
     }
 
     fn attention(&self, p: &Attention, args: &[&Tensor]) -> Vec<f64> {
+        if p.rows {
+            // Every row becomes an item of its own.
+            let items = |t: &&Tensor| {
+                let mut t = (*t).clone();
+                (t.shape.n, t.shape.h) = (t.shape.n * t.shape.h, 1);
+                t
+            };
+            let all: Vec<Tensor> = args.iter().map(items).collect();
+            let p = Attention { rows: false, ..p.clone() };
+            return self.attention(&p, &all.iter().collect::<Vec<_>>());
+        }
         let (q, k, v) = (args[0], args[1], args[2]);
         let tokens = |t: &Tensor| t.shape.pixels() as usize;
         let token = |t: &Tensor, n: usize, i: usize, c: usize| t.data[(n * tokens(t) + i) * t.shape.c as usize + c];
@@ -283,7 +403,12 @@ impl Interpreter<'_> {
                     let at = |offset: u32, d: usize| offset as usize + head * dim + d;
                     let score = |j: usize| -> f64 {
                         let dot = |d| token(q, n, i, at(p.q_offset, d)) * token(k, kn, j, at(p.k_offset, d));
-                        f64::from(p.scale) * (0..dim).map(dot).sum::<f64>()
+                        let product = f64::from(p.scale) * (0..dim).map(dot).sum::<f64>();
+                        let Some([h, w]) = p.relative.map(|e| e.map(|v| v as usize)) else { return product };
+                        let rel = args[3];
+                        let c = rel.shape.c as usize;
+                        let r = &rel.data[((n * tokens(q) + i) * p.heads as usize + head) * c..][..c];
+                        product + r[i / w + h - 1 - j / w] + r[2 * h - 1 + i % w + w - 1 - j % w]
                     };
                     let scores: Vec<f64> = (0..seen).map(score).collect();
                     let top = scores.iter().copied().fold(f64::MIN, f64::max);

@@ -153,7 +153,9 @@ fn load(row: &Row, dtype: DType) -> Case {
             inputs.insert("latent_sample".into(), latent);
             autoencoder().and_then(|n| n.build_decoder(e.batch, e.height, e.width, dtype))
         }
-        Component::Superpixel => SpixelNet::from_config(&config).and_then(|n| n.build(e.batch, e.height, e.width, dtype)),
+        Component::Superpixel => {
+            SpixelNet::from_config(&config).and_then(|n| n.build(e.batch, e.height, e.width, dtype))
+        }
         Component::Depth => DepthAnything::from_config(&config).and_then(|n| {
             host.extend(n.host_tensors());
             let given = n.inputs(&checkpoint, e.batch, e.height, e.width)?;

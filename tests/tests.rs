@@ -21,6 +21,7 @@ mod layouts;
 mod malformed;
 mod multidiffusion;
 mod onestep;
+mod ops;
 mod plan;
 mod problem;
 mod program;

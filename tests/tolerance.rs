@@ -13,6 +13,13 @@ pub(crate) const NETWORK_F64: f64 = 2e-6;
 /// roundings of some fifty layers. Measured: 9e-7 at most.
 pub(crate) const NETWORK_F32: f64 = 3e-6;
 
+/// Largest difference of a few ops in a row in f32 from f64, as a part of the largest value: sums of up to 200
+/// products, twice in a row.
+pub(crate) const OPS_F32: f64 = 1e-5;
+
+/// The same stored in f16: a rounding of 2^-11 after each of some five ops.
+pub(crate) const OPS_F16: f64 = 8e-3;
+
 /// Relative L2 difference of a network in f32 whose input was rounded to f16: 2^-11 of each value, passed on.
 pub(crate) const NETWORK_F16_INPUT: f64 = 2.5e-3;
 
@@ -69,7 +76,11 @@ pub fn kernel(stem: Stem, y: DType) -> Tolerance {
         // Merges hundreds of partials; b = bias - mean * a cancels.
         Stem::NormFinalize => 2e-5,
         // One multiply-add and an exponential of at most a few units in the last place.
-        Stem::NormApply | Stem::Pointwise => 2e-6,
+        Stem::NormApply | Stem::Pointwise | Stem::Modulate => 2e-6,
+        // Sums of up to 40 weighted neighbours in f32.
+        Stem::Resample => 5e-6,
+        // A move rounds nothing but at the store.
+        Stem::Rearrange => 0.0,
         // Values near 60 with spread 1: the mean's rounding is 60 * 2^-24 times the factor 1 / spread.
         Stem::LayerNorm => 2e-5,
         // sin and cos of arguments near 1000: one unit in the last place of the argument is 6e-5, and the

@@ -191,7 +191,17 @@ fn denoiser(batch: u32, time: bool) -> Graph {
     } else {
         b.conv("conv", x, 8, 3, 1, Padding::all(1)).expect("conv")
     };
-    let op = Attention { heads: 1, head_dim: 8, scale: 0.35, q_offset: 0, k_offset: 0, v_offset: 0, causal: false };
+    let op = Attention {
+        heads: 1,
+        head_dim: 8,
+        scale: 0.35,
+        q_offset: 0,
+        k_offset: 0,
+        v_offset: 0,
+        causal: false,
+        rows: false,
+        relative: None,
+    };
     let a = b.push("attention", Op::Attention(op), &[x, keys, tokens]).expect("attention");
     let sum = b.add("sum", y, a).expect("sum");
     b.output("noise", sum);

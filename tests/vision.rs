@@ -137,7 +137,8 @@ fn tensors_of_another_variant_are_refused_with_both_names() {
                 let e = run_error(&o);
                 assert!(e.kind() == Kind::Weights && e.message().contains(says), "{e}");
             }
-            let found = inspect(&InspectOptions { path: dir.path().into(), ..InspectOptions::default() }).expect("is read");
+            let found =
+                inspect(&InspectOptions { path: dir.path().into(), ..InspectOptions::default() }).expect("is read");
             let problems = &found.networks[0].problems;
             assert!(problems.iter().any(|p| p.contains(says)), "{problems:?}");
             assert!(found.networks[0].components.is_empty());

@@ -9,6 +9,13 @@ constexpr unsigned ACT_SILU = 1u;
 constexpr unsigned ACT_GELU = 2u;
 constexpr unsigned ACT_QUICK_GELU = 3u;
 constexpr unsigned ACT_RELU = 4u;
+constexpr unsigned ACT_LEAKY_RELU = 5u;
+constexpr unsigned MOVE_DEPTH_TO_SPACE = 0u;
+constexpr unsigned MOVE_SPACE_TO_DEPTH = 1u;
+constexpr unsigned MOVE_WINDOWS = 2u;
+constexpr unsigned MOVE_UNWINDOWS = 3u;
+constexpr unsigned MOVE_PIXELS = 4u;
+constexpr unsigned MOVE_SPLIT_CHANNELS = 5u;
 constexpr unsigned CONTROL_HEADER_WORDS = 16u;
 
 struct Item {
@@ -80,8 +87,8 @@ struct AttentionParams {
     unsigned offset_v;
     float scale;
     unsigned parts;
-    unsigned pad0;
-    unsigned pad1;
+    unsigned rel_h;
+    unsigned rel_w;
 };
 static_assert(sizeof(AttentionParams) == 64, "layout");
 
@@ -160,3 +167,47 @@ struct PointwiseParams {
     unsigned pad1;
 };
 static_assert(sizeof(PointwiseParams) == 64, "layout");
+
+struct ResampleParams {
+    unsigned n;
+    unsigned h;
+    unsigned w;
+    unsigned pitch;
+    unsigned out;
+    unsigned axis;
+    unsigned taps;
+    unsigned pitch_table;
+    unsigned parts;
+    unsigned pad0;
+    unsigned pad1;
+    unsigned pad2;
+};
+static_assert(sizeof(ResampleParams) == 48, "layout");
+
+struct RearrangeParams {
+    unsigned n;
+    unsigned h;
+    unsigned w;
+    unsigned c_x;
+    unsigned pitch_x;
+    unsigned oh;
+    unsigned ow;
+    unsigned c;
+    unsigned pitch_y;
+    unsigned kind;
+    unsigned size;
+    unsigned across;
+};
+static_assert(sizeof(RearrangeParams) == 48, "layout");
+
+struct ModulateParams {
+    unsigned pixels;
+    unsigned c;
+    unsigned pitch;
+    unsigned pitch_gb;
+    unsigned act;
+    unsigned pad0;
+    unsigned pad1;
+    unsigned pad2;
+};
+static_assert(sizeof(ModulateParams) == 32, "layout");

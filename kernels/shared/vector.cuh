@@ -101,11 +101,11 @@ TS_D void activate8(unsigned code, float (&v)[8]) {
         for (int i = 0; i < 8; i++) {
             v[i] = gelu(v[i]);
         }
-    } else if (code == ACT_RELU) {
+    } else if (code == ACT_RELU || code == ACT_LEAKY_RELU) {
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             // A comparison, not a maximum: a NaN must stay one.
-            v[i] = v[i] < 0.0f ? 0.0f : v[i];
+            v[i] = v[i] < 0.0f ? (code == ACT_RELU ? 0.0f : 0.1f * v[i]) : v[i];
         }
     }
 }

@@ -8,6 +8,13 @@ const ACT_SILU: u32 = 1u;
 const ACT_GELU: u32 = 2u;
 const ACT_QUICK_GELU: u32 = 3u;
 const ACT_RELU: u32 = 4u;
+const ACT_LEAKY_RELU: u32 = 5u;
+const MOVE_DEPTH_TO_SPACE: u32 = 0u;
+const MOVE_SPACE_TO_DEPTH: u32 = 1u;
+const MOVE_WINDOWS: u32 = 2u;
+const MOVE_UNWINDOWS: u32 = 3u;
+const MOVE_PIXELS: u32 = 4u;
+const MOVE_SPLIT_CHANNELS: u32 = 5u;
 
 struct Item {
     origin: array<i32, 2>,
@@ -76,8 +83,8 @@ struct AttentionParams {
     offset_v: u32,
     scale: f32,
     parts: u32,
-    pad0: u32,
-    pad1: u32,
+    rel_h: u32,
+    rel_w: u32,
 }
 
 struct GroupNormStatsParams {
@@ -148,4 +155,45 @@ struct PointwiseParams {
     parts: u32,
     pad0: u32,
     pad1: u32,
+}
+
+struct ResampleParams {
+    n: u32,
+    h: u32,
+    w: u32,
+    pitch: u32,
+    out: u32,
+    axis: u32,
+    taps: u32,
+    pitch_table: u32,
+    parts: u32,
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
+}
+
+struct RearrangeParams {
+    n: u32,
+    h: u32,
+    w: u32,
+    c_x: u32,
+    pitch_x: u32,
+    oh: u32,
+    ow: u32,
+    c: u32,
+    pitch_y: u32,
+    kind: u32,
+    size: u32,
+    across: u32,
+}
+
+struct ModulateParams {
+    pixels: u32,
+    c: u32,
+    pitch: u32,
+    pitch_gb: u32,
+    act: u32,
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
 }

@@ -21,6 +21,7 @@ fn act4(code: u32, v: vec4<f32>) -> vec4<f32> {
         case ACT_GELU: { return gelu4(v); }
         case ACT_QUICK_GELU: { return v * sigmoid4(1.702 * v); }
         case ACT_RELU: { return max(v, vec4<f32>(0.0)); }
+        case ACT_LEAKY_RELU: { return select(v, 0.1 * v, v < vec4<f32>(0.0)); }
         default: { return v; }
     }
 }

@@ -24,7 +24,7 @@ pub const ITEM_FIELDS: [(&str, &str, usize, usize); 9] = [
 pub type ParamsStruct = (&'static str, &'static [(&'static str, &'static str)], usize);
 
 /// Every parameter struct.
-pub const STRUCTS: [ParamsStruct; 9] = [
+pub const STRUCTS: [ParamsStruct; 12] = [
     ("Conv2dParams", Conv2dParams::FIELDS, size_of::<Conv2dParams>()),
     ("GemmParams", GemmParams::FIELDS, size_of::<GemmParams>()),
     ("AttentionParams", AttentionParams::FIELDS, size_of::<AttentionParams>()),
@@ -34,10 +34,13 @@ pub const STRUCTS: [ParamsStruct; 9] = [
     ("LayerNormParams", LayerNormParams::FIELDS, size_of::<LayerNormParams>()),
     ("TimeEmbeddingParams", TimeEmbeddingParams::FIELDS, size_of::<TimeEmbeddingParams>()),
     ("PointwiseParams", PointwiseParams::FIELDS, size_of::<PointwiseParams>()),
+    ("ResampleParams", ResampleParams::FIELDS, size_of::<ResampleParams>()),
+    ("RearrangeParams", RearrangeParams::FIELDS, size_of::<RearrangeParams>()),
+    ("ModulateParams", ModulateParams::FIELDS, size_of::<ModulateParams>()),
 ];
 
 /// Constants the kernels share with the host.
-const CONSTANTS: [(&str, u32); 7] = [
+const CONSTANTS: [(&str, u32); 14] = [
     ("NORM_BLOCK", NORM_BLOCK),
     ("STATUS_NARROW", STATUS_NARROW),
     ("ACT_NONE", ACT_NONE),
@@ -45,6 +48,13 @@ const CONSTANTS: [(&str, u32); 7] = [
     ("ACT_GELU", ACT_GELU),
     ("ACT_QUICK_GELU", ACT_QUICK_GELU),
     ("ACT_RELU", ACT_RELU),
+    ("ACT_LEAKY_RELU", ACT_LEAKY_RELU),
+    ("MOVE_DEPTH_TO_SPACE", MOVE_DEPTH_TO_SPACE),
+    ("MOVE_SPACE_TO_DEPTH", MOVE_SPACE_TO_DEPTH),
+    ("MOVE_WINDOWS", MOVE_WINDOWS),
+    ("MOVE_UNWINDOWS", MOVE_UNWINDOWS),
+    ("MOVE_PIXELS", MOVE_PIXELS),
+    ("MOVE_SPLIT_CHANNELS", MOVE_SPLIT_CHANNELS),
 ];
 
 /// The content of `shaders/shared/abi.wgsl`.

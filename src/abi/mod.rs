@@ -33,6 +33,12 @@ pub enum Stem {
     TimeEmbedding,
     /// Elementwise combination, channel slice, type change.
     Pointwise,
+    /// Weighted sums of a few neighbours along one axis, by a table.
+    Resample,
+    /// Moves of pixels and channels.
+    Rearrange,
+    /// `y = act(x * (1 + gamma) + beta)`, gamma and beta for every value.
+    Modulate,
 }
 
 /// Whether a kernel reads or writes a binding, and what lies there.
@@ -65,7 +71,7 @@ const fn b(name: &'static str, access: Access, optional: bool) -> Binding {
 
 impl Stem {
     /// Every stem.
-    pub const ALL: [Stem; 9] = [
+    pub const ALL: [Stem; 12] = [
         Stem::Conv2d,
         Stem::Gemm,
         Stem::Attention,
@@ -75,6 +81,9 @@ impl Stem {
         Stem::LayerNorm,
         Stem::TimeEmbedding,
         Stem::Pointwise,
+        Stem::Resample,
+        Stem::Rearrange,
+        Stem::Modulate,
     ];
 
     /// File stem of the shader, the CUDA kernel, the cpu twin and the problem file.
@@ -89,6 +98,9 @@ impl Stem {
             Stem::LayerNorm => "layer_norm",
             Stem::TimeEmbedding => "time_embedding",
             Stem::Pointwise => "pointwise",
+            Stem::Resample => "resample",
+            Stem::Rearrange => "rearrange",
+            Stem::Modulate => "modulate",
         }
     }
 
@@ -121,10 +133,11 @@ impl Stem {
                 &B
             }
             Stem::Attention => {
-                const B: [Binding; 6] = [
+                const B: [Binding; 7] = [
                     b("q", Read, false),
                     b("k", Read, false),
                     b("v", Read, false),
+                    b("rel", Read, true),
                     b("y", Write, false),
                     b("scratch", Write, true),
                     b("control", Control, false),
@@ -182,6 +195,20 @@ impl Stem {
                 ];
                 &B
             }
+            Stem::Resample => {
+                const B: [Binding; 4] =
+                    [b("x", Read, false), b("table", Read, false), b("y", Write, false), b("control", Control, false)];
+                &B
+            }
+            Stem::Rearrange => {
+                const B: [Binding; 3] = [b("x", Read, false), b("y", Write, false), b("control", Control, false)];
+                &B
+            }
+            Stem::Modulate => {
+                const B: [Binding; 4] =
+                    [b("x", Read, false), b("gb", Read, false), b("y", Write, false), b("control", Control, false)];
+                &B
+            }
         }
     }
 }
@@ -190,7 +217,7 @@ impl Stem {
 /// have the type of `x` (second source) and `y` (residual); tables, biases, statistics and (a, b) are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Types {
-    /// Type of `x`, `x2`, `q`, `k`, `v`, `a`, `b`.
+    /// Type of `x`, `x2`, `q`, `k`, `v`, `rel`, `a`, `b`, `gb`.
     pub x: DType,
     /// Type of `weight`.
     pub w: DType,

@@ -84,6 +84,7 @@ pub fn operands(params: &Params, types: Types, row: &Row) -> [Option<Operand>; M
                 exact(x, &[p.n, p.queries, p.pitch_q]),
                 source(p.pitch_k),
                 source(p.pitch_v),
+                when(p.parts & 4 != 0, exact(x, &[p.n, p.queries, p.heads, p.pitch_rel()])),
                 exact(y, &[p.n, p.queries, p.pitch_y]),
                 when(scratch > 0, Some(Operand { bytes: scratch, exact: true })),
                 control(if contexts { p.n } else { 0 }),
@@ -122,6 +123,25 @@ pub fn operands(params: &Params, types: Types, row: &Row) -> [Option<Operand>; M
                 control(if table { p.n } else { 0 }),
             ]
         }
+        Params::Resample(p) => {
+            let tables = if p.parts & 1 != 0 { p.n } else { 1 };
+            let [oh, ow] = if p.axis == 0 { [p.out, p.w] } else { [p.h, p.out] };
+            &[
+                exact(x, &[p.n, p.h, p.w, p.pitch]),
+                exact(f32, &[tables, p.out, p.pitch_table]),
+                exact(y, &[p.n, oh, ow, p.pitch]),
+                control(0),
+            ]
+        }
+        Params::Rearrange(p) => {
+            &[exact(x, &[p.n, p.h, p.w, p.pitch_x]), exact(y, &[p.n, p.oh, p.ow, p.pitch_y]), control(0)]
+        }
+        Params::Modulate(p) => &[
+            exact(x, &[p.pixels, p.pitch]),
+            exact(x, &[p.pixels, p.pitch_gb]),
+            exact(y, &[p.pixels, p.pitch]),
+            control(0),
+        ],
     };
     for (slot, operand) in out.iter_mut().zip(list) {
         *slot = *operand;

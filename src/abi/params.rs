@@ -146,8 +146,10 @@ params! {
 }
 
 params! {
-    /// `attention`: `y[.., head * head_dim ..] = softmax(scale * q k^T) v`. `head_dim` and the offsets are
-    /// multiples of 8. Causal: token `i` sees keys `0 ..= i`. Channels of `y` past `heads * head_dim` are zero.
+    /// `attention`: `y[.., head * head_dim ..] = softmax(scale * q k^T + rel) v`. `head_dim` and the offsets are
+    /// multiples of 8. Relative: tokens are `rel_h` by `rel_w`, row-major; the score of query `(qy, qx)` and key
+    /// `(ky, kx)` grows by elements `qy - ky + rel_h - 1` and `2 rel_h - 1 + qx - kx + rel_w - 1` of row
+    /// `query * heads + head` of `rel`, whose pitch is [`AttentionParams::pitch_rel`]. Causal: token `i` sees keys `0 ..= i`. Channels of `y` past `heads * head_dim` are zero.
     AttentionParams {
         /// Items.
         n: u32,
@@ -175,12 +177,19 @@ params! {
         offset_v: u32,
         /// Factor of the scores.
         scale: f32,
-        /// Bit 0: causal. Bit 1: keys and values are context tables, row `Item::ctx_row`.
+        /// Bit 0: causal. Bit 1: keys and values are context tables, row `Item::ctx_row`. Bit 2: `rel` present.
         parts: u32,
-        /// Zero.
-        pad0: u32,
-        /// Zero.
-        pad1: u32,
+        /// Rows of tokens, 0 without `rel`.
+        rel_h: u32,
+        /// Columns of tokens, 0 without `rel`.
+        rel_w: u32,
+    }
+}
+
+impl AttentionParams {
+    /// Channel pitch of `rel`.
+    pub fn pitch_rel(&self) -> u32 {
+        (2 * (self.rel_h + self.rel_w)).saturating_sub(2).next_multiple_of(8)
     }
 }
 
@@ -335,8 +344,106 @@ params! {
     }
 }
 
+params! {
+    /// `resample`: along one axis `y[o] = sum of weight[o][i] * x[clamp(first[o] + i)]` over `i < taps`, in f32 and in
+    /// that order. Row `o` of the table is `first` (a whole number; a kernel clamps it to +-2^24 before it converts
+    /// it), then the weights.
+    ResampleParams {
+        /// Items.
+        n: u32,
+        /// Input rows.
+        h: u32,
+        /// Input columns.
+        w: u32,
+        /// Channel pitch of `x` and `y`.
+        pitch: u32,
+        /// Output rows or columns.
+        out: u32,
+        /// 0: along the rows' axis (`h` becomes `out`); 1: along the columns'.
+        axis: u32,
+        /// Weights of a row.
+        taps: u32,
+        /// Values of a row of `table`.
+        pitch_table: u32,
+        /// Bit 0: a table for each item, else one for all.
+        parts: u32,
+        /// Zero.
+        pad0: u32,
+        /// Zero.
+        pad1: u32,
+        /// Zero.
+        pad2: u32,
+    }
+}
+
+params! {
+    /// `rearrange`: every output value is a value of `x`, or zero, see [`crate::graph::op::Rearrange`].
+    RearrangeParams {
+        /// Items.
+        n: u32,
+        /// Input rows.
+        h: u32,
+        /// Input columns.
+        w: u32,
+        /// Input channels.
+        c_x: u32,
+        /// Channel pitch of `x`.
+        pitch_x: u32,
+        /// Output rows.
+        oh: u32,
+        /// Output columns.
+        ow: u32,
+        /// Output channels.
+        c: u32,
+        /// Output channel pitch.
+        pitch_y: u32,
+        /// Which move, see [`MOVE_DEPTH_TO_SPACE`].
+        kind: u32,
+        /// The factor, the side of a window, the first pixel, or the number of parts.
+        size: u32,
+        /// Windows side by side in a row of the picture; 0 for the other moves.
+        across: u32,
+    }
+}
+
+params! {
+    /// `modulate`: `y = act(x * (1 + gamma) + beta)`; `gb` is `[pixels][pitch_gb]`, gamma in channels `0 .. c`, beta in
+    /// `c .. 2 c`.
+    ModulateParams {
+        /// Pixels of all items.
+        pixels: u32,
+        /// Channels.
+        c: u32,
+        /// Channel pitch of `x` and `y`.
+        pitch: u32,
+        /// Channel pitch of `gb`.
+        pitch_gb: u32,
+        /// Activation code.
+        act: u32,
+        /// Zero.
+        pad0: u32,
+        /// Zero.
+        pad1: u32,
+        /// Zero.
+        pad2: u32,
+    }
+}
+
+/// Codes of the moves of `rearrange`, in the order of [`crate::graph::op::Rearrange`].
+pub const MOVE_DEPTH_TO_SPACE: u32 = 0;
+/// See [`MOVE_DEPTH_TO_SPACE`].
+pub const MOVE_SPACE_TO_DEPTH: u32 = 1;
+/// See [`MOVE_DEPTH_TO_SPACE`].
+pub const MOVE_WINDOWS: u32 = 2;
+/// See [`MOVE_DEPTH_TO_SPACE`].
+pub const MOVE_UNWINDOWS: u32 = 3;
+/// See [`MOVE_DEPTH_TO_SPACE`].
+pub const MOVE_PIXELS: u32 = 4;
+/// See [`MOVE_DEPTH_TO_SPACE`].
+pub const MOVE_SPLIT_CHANNELS: u32 = 5;
+
 /// Code of an activation in the parameter structs and shaders: 0 none, 1 SiLU, 2 GELU (erf),
-/// 3 quick GELU, 4 ReLU.
+/// 3 quick GELU, 4 ReLU, 5 leaky ReLU.
 pub const ACT_NONE: u32 = 0;
 /// See [`ACT_NONE`].
 pub const ACT_SILU: u32 = 1;
@@ -346,6 +453,8 @@ pub const ACT_GELU: u32 = 2;
 pub const ACT_QUICK_GELU: u32 = 3;
 /// See [`ACT_NONE`].
 pub const ACT_RELU: u32 = 4;
+/// See [`ACT_NONE`].
+pub const ACT_LEAKY_RELU: u32 = 5;
 
 /// The parameters of one launch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -368,6 +477,12 @@ pub enum Params {
     TimeEmbedding(TimeEmbeddingParams),
     /// See [`PointwiseParams`].
     Pointwise(PointwiseParams),
+    /// See [`ResampleParams`].
+    Resample(ResampleParams),
+    /// See [`RearrangeParams`].
+    Rearrange(RearrangeParams),
+    /// See [`ModulateParams`].
+    Modulate(ModulateParams),
 }
 
 impl Params {
@@ -383,6 +498,9 @@ impl Params {
             Params::LayerNorm(_) => Stem::LayerNorm,
             Params::TimeEmbedding(_) => Stem::TimeEmbedding,
             Params::Pointwise(_) => Stem::Pointwise,
+            Params::Resample(_) => Stem::Resample,
+            Params::Rearrange(_) => Stem::Rearrange,
+            Params::Modulate(_) => Stem::Modulate,
         }
     }
 
@@ -398,6 +516,9 @@ impl Params {
             Params::LayerNorm(p) => bytemuck::bytes_of(p),
             Params::TimeEmbedding(p) => bytemuck::bytes_of(p),
             Params::Pointwise(p) => bytemuck::bytes_of(p),
+            Params::Resample(p) => bytemuck::bytes_of(p),
+            Params::Rearrange(p) => bytemuck::bytes_of(p),
+            Params::Modulate(p) => bytemuck::bytes_of(p),
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Builds graphs: modules are entered by name, so that values and tensors carry the checkpoint's own
 //! module paths.
 
+use super::layout::Order;
 use super::op::{
-    Act, Attention, Conv2d, Graph, GroupNorm, LayerNorm, Lifetime, Linear, Node, Op, Padding, Pointwise, TimeEmbedding,
-    Value, ValueId, WeightDecl, WeightId,
+    Act, Attention, Axis, Conv2d, Graph, GroupNorm, LayerNorm, Lifetime, Linear, Modulate, Node, Op, Padding,
+    Pointwise, Rearrange, Resample, TimeEmbedding, Value, ValueId, WeightDecl, WeightId,
 };
+use super::taps::{self, Filter};
 use super::{DType, Shape, shape};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
 /// Builds one [`Graph`], op by op. Every method returns the new value, or the shape error.
 #[derive(Debug)]
@@ -53,12 +55,26 @@ impl Builder {
 
     /// Declares (or finds again) the tensor `leaf` of the current module.
     pub fn weight(&mut self, leaf: &str, shape: &[u64]) -> WeightId {
+        self.weight_in(leaf, shape, Order::Stored)
+    }
+
+    /// Declares (or finds again) the tensor `leaf` of the current module, which the op takes in `order`.
+    pub fn weight_in(&mut self, leaf: &str, shape: &[u64], order: Order) -> WeightId {
         let name = self.full_name(leaf);
-        if let Some(i) = self.graph.weights.iter().position(|w| w.name == name) {
+        if let Some(i) = self.graph.weights.iter().position(|w| w.name == name && w.order == order) {
             return WeightId(i as u32);
         }
-        self.graph.weights.push(WeightDecl { name, shape: shape.to_vec() });
+        self.graph.weights.push(WeightDecl { name, shape: shape.to_vec(), order });
         WeightId(self.graph.weights.len() as u32 - 1)
+    }
+
+    /// An input of the job, f32, whose values belong to the graph; named by the module path plus `leaf`. `values` are
+    /// one item, NHWC.
+    pub fn constant(&mut self, leaf: &str, shape: Shape, values: Vec<f32>) -> ValueId {
+        let name = self.full_name(leaf);
+        let id = self.input(&name, shape, DType::F32, Lifetime::Job);
+        self.graph.constants.push((id, values));
+        id
     }
 
     /// Adds any op; the value is named by the module path plus `leaf`. Tables over steps and whatever
@@ -189,8 +205,112 @@ impl Builder {
         causal: bool,
     ) -> Result<ValueId> {
         let head_dim = self.shape(q).c / heads;
-        let op = Attention { heads, head_dim, scale, q_offset: 0, k_offset: 0, v_offset: 0, causal };
+        let op = Attention {
+            heads,
+            head_dim,
+            scale,
+            q_offset: 0,
+            k_offset: 0,
+            v_offset: 0,
+            causal,
+            rows: false,
+            relative: None,
+        };
         self.push(leaf, Op::Attention(op), &[q, k, v])
+    }
+
+    /// `x` along one axis by a table of `taps` weights a row, see [`Resample`].
+    pub fn resample(&mut self, leaf: &str, x: ValueId, table: ValueId, axis: Axis) -> Result<ValueId> {
+        let taps = self.shape(table).c.saturating_sub(1);
+        self.push(leaf, Op::Resample(Resample { axis, taps }), &[x, table])
+    }
+
+    /// `x` resized to `[h, w]`, one axis after the other: the one first that leaves less in between. An axis that
+    /// keeps its side is left as it is.
+    pub fn resize(&mut self, name: &str, x: ValueId, [h, w]: [u32; 2], filter: Filter) -> Result<ValueId> {
+        let from = self.shape(x);
+        let rows_first = u64::from(h) * u64::from(from.w) <= u64::from(from.h) * u64::from(w);
+        let rows = (Axis::Rows, "rows", from.h, h);
+        let columns = (Axis::Columns, "columns", from.w, w);
+        let mut steps = if rows_first { vec![rows, columns] } else { vec![columns, rows] };
+        steps.retain(|(_, _, from, to)| from != to);
+        let mut x = x;
+        for (i, &(axis, what, from, to)) in steps.iter().enumerate() {
+            let table = taps::Taps::of(filter, from, to)?;
+            let shape = Shape::new(1, 1, to, table.taps() + 1);
+            let table = self.constant(&format!("{name}.{what}_taps"), shape, table.into_values());
+            let leaf = if i + 1 == steps.len() { name.to_owned() } else { format!("{name}.{what}") };
+            x = self.resample(&leaf, x, table, axis)?;
+        }
+        Ok(x)
+    }
+
+    /// A move of pixels, see [`Rearrange`].
+    pub fn rearrange(&mut self, leaf: &str, x: ValueId, op: Rearrange) -> Result<ValueId> {
+        self.push(leaf, Op::Rearrange(op), &[x])
+    }
+
+    /// `act(x * (1 + gamma) + beta)`, gamma and beta side by side in `gb`.
+    pub fn modulate(&mut self, leaf: &str, x: ValueId, gb: ValueId, act: Act) -> Result<ValueId> {
+        self.push(leaf, Op::Modulate(Modulate { act }), &[x, gb])
+    }
+
+    /// A transposed convolution module `name` with bias, tensors `weight` `[in, out, k, k]` and `bias`: kernel and
+    /// stride equal without padding, or kernel 4, stride 2 and padding 1. The map grows by the stride.
+    pub fn conv_transpose(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        out: u32,
+        kernel: u32,
+        stride: u32,
+        padding: u32,
+    ) -> Result<ValueId> {
+        let c = u64::from(self.shape(x).c);
+        let k = u64::from(kernel);
+        let order = Order::Transposed { stride, padding };
+        let stored = [c, u64::from(out), k, k];
+        let all = order.taken(&stored).and_then(|s| s.first().and_then(|&all| u32::try_from(all).ok()));
+        let Some(all) = all else {
+            let why = format!("no transposed convolution of kernel {kernel}, stride {stride}, padding {padding}");
+            return Err(Error::new(Kind::Internal, "graph", why).at(self.full_name(name)));
+        };
+        self.module(name, |b| {
+            let weight = b.weight_in("weight", &stored, order);
+            let bias = b.weight_in("bias", &[u64::from(out)], Order::Repeated { times: stride * stride });
+            let op = if kernel == stride {
+                product(vec![weight], vec![bias], all)
+            } else {
+                Op::Conv2d(Conv2d {
+                    weight,
+                    bias: Some(bias),
+                    out_channels: all,
+                    kernel: [3, 3],
+                    stride: 1,
+                    padding: Padding::all(1),
+                    upsample: None,
+                    second: false,
+                    row_bias: false,
+                    residual: false,
+                    act: Act::None,
+                })
+            };
+            let phases = b.push("phases", op, &[x])?;
+            b.rearrange("", phases, Rearrange::DepthToSpace { factor: stride })
+        })
+    }
+
+    /// A module `name` that is a convolution with bias of a whole picture, whose stride is its kernel `patch`: tensors
+    /// `weight` `[out, c, patch, patch]` and `bias`. `patch` divides the picture's sides.
+    pub fn patch_embed(&mut self, name: &str, x: ValueId, out: u32, patch: u32) -> Result<ValueId> {
+        let c = u64::from(self.shape(x).c);
+        let p = u64::from(patch);
+        self.module(name, |b| {
+            let patches = b.rearrange("patches", x, Rearrange::SpaceToDepth { factor: patch })?;
+            let weight = b.weight_in("weight", &[u64::from(out), c, p, p], Order::Patches);
+            let bias = b.weight("bias", &[u64::from(out)]);
+            b.push("", product(vec![weight], vec![bias], out), &[patches])
+        })
     }
 
     /// `a + b`.
@@ -228,6 +348,10 @@ impl Builder {
         self.graph.values.push(Value { name, shape, dtype, lifetime });
         ValueId(self.graph.values.len() as u32 - 1)
     }
+}
+
+fn product(weights: Vec<WeightId>, biases: Vec<WeightId>, out_channels: u32) -> Op {
+    Op::Linear(Linear { weights, biases, out_channels, geglu: false, residual: false, act: Act::None })
 }
 
 fn sum() -> Op {

@@ -26,7 +26,7 @@ pub fn with_items(graph: &Graph, items: u32) -> Result<Graph> {
 /// those, or is what that is made of.
 fn per_item(graph: &Graph) -> Vec<bool> {
     let mut found: Vec<bool> = graph.values.iter().map(|v| v.lifetime == Lifetime::Window).collect();
-    for node in graph.nodes.iter().rev().filter(|n| matches!(n.op, Op::Concat | Op::Pointwise(_))) {
+    for node in graph.nodes.iter().rev().filter(|n| matches!(n.op, Op::Concat | Op::Pointwise(_) | Op::Modulate(_))) {
         if found[node.output.0 as usize] {
             let n = graph.value(node.output).shape.n;
             // A table of coefficients has its own rows.
@@ -39,7 +39,9 @@ fn per_item(graph: &Graph) -> Vec<bool> {
     }
     for node in graph.nodes.iter().rev() {
         if found[node.output.0 as usize] && graph.value(node.output).lifetime == Lifetime::Job {
-            node.inputs.iter().for_each(|v| found[v.0 as usize] = true);
+            // A table of taps that is fixed for a job serves all items.
+            let own = if matches!(node.op, Op::Resample(_)) { 1 } else { node.inputs.len() };
+            node.inputs[..own].iter().for_each(|v| found[v.0 as usize] = true);
         }
     }
     found

@@ -103,6 +103,8 @@ fn depths(graph: &Graph) -> Result<Vec<usize>> {
             Op::Input(_) if graph.value(node.output).lifetime != Lifetime::Window => {
                 return Err(wrong(graph, "an input that does not differ by window"));
             }
+            // Where their pixels lie in the whole picture is not known in a window.
+            Op::Resample(_) | Op::Rearrange(_) => return Err(wrong(graph, format!("a {} in it", node.op.name()))),
             Op::Input(_)
             | Op::Conv2d(_)
             | Op::Linear(_)
@@ -114,7 +116,8 @@ fn depths(graph: &Graph) -> Result<Vec<usize>> {
             | Op::Concat
             | Op::Upsample { .. }
             | Op::ChannelAffine(_)
-            | Op::ChannelMoments => false,
+            | Op::ChannelMoments
+            | Op::Modulate(_) => false,
         };
         depth[node.output.0 as usize] = before + usize::from(is_norm);
     }
@@ -240,8 +243,9 @@ fn halo(graph: &Graph, unit: u32) -> Result<u32> {
             | Op::Pointwise(_)
             | Op::Slice { .. }
             | Op::Concat
-            | Op::ChannelAffine(_) => [before, after],
-            Op::GroupNorm(_) | Op::Attention(_) | Op::TimeEmbedding(_) => {
+            | Op::ChannelAffine(_)
+            | Op::Modulate(_) => [before, after],
+            Op::GroupNorm(_) | Op::Attention(_) | Op::TimeEmbedding(_) | Op::Resample(_) | Op::Rearrange(_) => {
                 return Err(wrong(graph, format!("a {} has no halo", node.op.name())));
             }
         };

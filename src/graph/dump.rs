@@ -1,7 +1,7 @@
 //! A stable text form of a graph: one line per node, for `inspect`, golden tests and bug reports.
 
 use super::Act;
-use super::op::{Graph, Lifetime, Op, WeightId};
+use super::op::{Axis, Graph, Lifetime, Op, Rearrange, WeightId};
 use std::fmt::Write;
 
 /// The graph as text. The same graph gives the same text in every release that has the same op set.
@@ -25,6 +25,9 @@ pub fn dump(graph: &Graph) -> String {
             lifetime(out.lifetime),
             out.name
         );
+    }
+    for (v, values) in &graph.constants {
+        let _ = writeln!(text, "  constant %{} of {} values", v.0, values.len());
     }
     for (name, v) in &graph.outputs {
         let _ = writeln!(text, "  output {name} = %{}", v.0);
@@ -50,6 +53,7 @@ fn act(a: Act) -> &'static str {
         Act::Gelu => " gelu",
         Act::QuickGelu => " quick_gelu",
         Act::Relu => " relu",
+        Act::LeakyRelu => " leaky_relu",
     }
 }
 
@@ -68,6 +72,9 @@ fn details(graph: &Graph, op: &Op) -> String {
     match op {
         Op::Input(_) | Op::Concat | Op::ChannelMoments => String::new(),
         Op::ChannelAffine(p) => act(p.act).to_owned(),
+        Op::Modulate(p) => act(p.act).to_owned(),
+        Op::Resample(p) => format!(" {} taps {}", if p.axis == Axis::Rows { "rows" } else { "columns" }, p.taps),
+        Op::Rearrange(p) => rearrange(p),
         Op::Conv2d(p) => {
             let d = p.padding;
             let mut s = format!(" {}x{}", p.kernel[0], p.kernel[1]);
@@ -100,7 +107,9 @@ fn details(graph: &Graph, op: &Op) -> String {
         Op::Attention(p) => {
             let offsets = [p.q_offset, p.k_offset, p.v_offset];
             let at = if offsets == [0; 3] { String::new() } else { format!(" at {offsets:?}") };
-            format!(" heads {}x{} scale {}{at}{}", p.heads, p.head_dim, p.scale, flag(p.causal, " causal"))
+            let relative = p.relative.map_or(String::new(), |[h, w]| format!(" relative {h}x{w}"));
+            let flags = [flag(p.causal, " causal"), flag(p.rows, " rows")].concat();
+            format!(" heads {}x{} scale {}{at}{flags}{relative}", p.heads, p.head_dim, p.scale)
         }
         Op::TimeEmbedding(p) => {
             let flip = flag(p.flip_sin_to_cos, " flip");
@@ -123,6 +132,17 @@ fn details(graph: &Graph, op: &Op) -> String {
         }
         Op::Slice { begin, channels } => format!(" {begin}..{}", begin + channels),
         Op::Upsample { size } => format!(" {}x{}", size[0], size[1]),
+    }
+}
+
+fn rearrange(p: &Rearrange) -> String {
+    match p {
+        Rearrange::DepthToSpace { factor } => format!(" depth_to_space {factor}"),
+        Rearrange::SpaceToDepth { factor } => format!(" space_to_depth {factor}"),
+        Rearrange::Windows { size } => format!(" windows {size}"),
+        Rearrange::Unwindows { size, to: [h, w] } => format!(" unwindows {size} to {h}x{w}"),
+        Rearrange::Pixels { begin, size: [h, w] } => format!(" pixels {begin}.. as {h}x{w}"),
+        Rearrange::SplitChannels { parts } => format!(" split_channels {parts}"),
     }
 }
 

@@ -9,6 +9,53 @@ use crate::extent;
 /// pixel order, whatever the launch shape.
 pub const NORM_BLOCK: u32 = 256;
 
+/// How an op takes the elements of a checkpoint's tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// As they are stored.
+    Stored,
+    /// A transposed convolution's `[in, out, k, k]` as a convolution's `[s * s * out, in, t, t]`, whose output channel
+    /// `(dy * s + dx) * out + o` is channel `o` of the pixel `(dy, dx)` of each `s` x `s`: `t` is 1 where kernel and
+    /// stride are equal, 3 for kernel 4, stride 2, padding 1. Tap `(ty, tx)` is the element
+    /// `(dy + p - s (ty - t / 2), dx + p - s (tx - t / 2))`, zero where there is none.
+    Transposed {
+        /// Stride `s`.
+        stride: u32,
+        /// Padding `p`.
+        padding: u32,
+    },
+    /// A convolution's `[out, c, p, p]`, whose stride is its kernel, as a product's `[out, p * p * c]` over patches in
+    /// the channel order `(dy * p + dx) * c + k`.
+    Patches,
+    /// A vector `[out]`, so many times over.
+    Repeated {
+        /// Copies.
+        times: u32,
+    },
+}
+
+impl Order {
+    /// The shape as the op sees it of a tensor stored as `stored`; `None` where the order does not suit it.
+    pub fn taken(self, stored: &[u64]) -> Option<Vec<u64>> {
+        match (self, stored) {
+            (Order::Stored, _) => Some(stored.to_vec()),
+            (Order::Transposed { stride, padding }, &[input, out, kh, kw]) => {
+                let s = u64::from(stride);
+                let taps = match (kh == kw, kh, s, padding) {
+                    (true, k, s, 0) if k == s && k > 0 => 1,
+                    (true, 4, 2, 1) => 3,
+                    _ => return None,
+                };
+                let out = out.checked_mul(s)?.checked_mul(s)?;
+                Some(if taps == 1 { vec![out, input] } else { vec![out, input, taps, taps] })
+            }
+            (Order::Patches, &[out, c, kh, kw]) if kh == kw => Some(vec![out, c.checked_mul(kh)?.checked_mul(kw)?]),
+            (Order::Repeated { times }, &[out]) => Some(vec![out.checked_mul(times.into())?]),
+            (Order::Transposed { .. } | Order::Patches | Order::Repeated { .. }, _) => None,
+        }
+    }
+}
+
 /// Layout of one packed weight buffer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Packing {
@@ -49,6 +96,15 @@ pub enum Packing {
         /// Length of each vector.
         lengths: Vec<u32>,
     },
+    /// One tensor whose elements are first put into the order that `then` packs.
+    Reordered {
+        /// Its order, not [`Order::Stored`].
+        order: Order,
+        /// Its shape in the checkpoint.
+        shape: Vec<u32>,
+        /// The layout.
+        then: Box<Packing>,
+    },
 }
 
 fn pitch(c: u32) -> u64 {
@@ -68,6 +124,7 @@ impl Packing {
                 pitch(*input) * if *geglu { 2 * out } else { out }
             }
             Packing::Vectors { lengths } => lengths.iter().map(|&c| pitch(c)).sum(),
+            Packing::Reordered { then, .. } => then.elements(),
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod layout;
 pub mod op;
 pub mod passes;
 pub mod shape;
+pub mod taps;
 pub mod verify;
 
 pub use builder::Builder;

@@ -3,6 +3,7 @@
 //! Values are NHWC ([`Shape`]); token sequences are `[n, 1, tokens, c]` (the same memory as
 //! `[n, h, w, c]` with `tokens = h * w`). Channel pitch is a multiple of 8 and pad channels are zero.
 
+use super::layout::Order;
 use super::{DType, Shape};
 
 /// Index of a value in [`Graph::values`].
@@ -42,6 +43,8 @@ pub enum Act {
     QuickGelu,
     /// max(x, 0).
     Relu,
+    /// max(x, 0) + 0.1 min(x, 0).
+    LeakyRelu,
 }
 
 /// Zero padding of a convolution, pixels.
@@ -157,9 +160,9 @@ pub struct LayerNorm {
     pub bias: WeightId,
 }
 
-/// Multi-head attention `softmax(scale * q k^T [causal]) v` over the tokens of each item.
+/// Multi-head attention `softmax(scale * q k^T [+ rel] [causal]) v` over the tokens of each item, or of each row.
 ///
-/// Node inputs: `q`, `k`, `v`. Head `i` takes channels `offset + i*head_dim ..`; the three may be one
+/// Node inputs: `q`, `k`, `v`, then `rel` with `relative`. Head `i` takes channels `offset + i*head_dim ..`; the three may be one
 /// value with different offsets. Output: `[n, q_h, q_w, heads * head_dim]`. When `k` and `v` have the lifetime
 /// `Context`, their row is `Item::ctx_row`; otherwise it is the item's own index.
 #[derive(Debug, Clone, PartialEq)]
@@ -178,6 +181,86 @@ pub struct Attention {
     pub v_offset: u32,
     /// Token `i` sees keys `0..=i` only.
     pub causal: bool,
+    /// Every row of the map is a sequence of its own: the windows of [`Rearrange::Windows`].
+    pub rows: bool,
+    /// The extent `[H, W]` of one sequence's tokens, `H * W` of them in row-major order, where positions count
+    /// relative to each other: `rel` is `[n, h, w * heads, (2 H - 1) + (2 W - 1)]`, and the score of a query at
+    /// `(qy, qx)` and a key at `(ky, kx)` grows by `r[qy - ky + H - 1] + r[2 H - 1 + qx - kx + W - 1]`, where `r` is
+    /// column `query * heads + head` of the query's row (decomposed relative positions, arXiv 2304.02643).
+    pub relative: Option<[u32; 2]>,
+}
+
+/// Which way a [`Resample`] goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Axis {
+    /// Along `h`: every column by itself.
+    Rows,
+    /// Along `w`: every row by itself.
+    Columns,
+}
+
+/// Along one axis, `y[o] = sum over i < taps of weight[o][i] * x[clamp(first[o] + i)]`, summed in f32 in that order.
+///
+/// Node inputs: `x` `[n, h, w, c]`, then `table`, f32 `[1 or n, 1, out, 1 + taps]`: row `o` holds the first source
+/// index (a whole number; every tap's index is clamped to the picture) and then the weights. A table that is fixed
+/// for a job has one row of tables for all items, one that differs by window has one for each. `graph/taps.rs` makes
+/// them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resample {
+    /// The axis that changes.
+    pub axis: Axis,
+    /// Weights of each output.
+    pub taps: u32,
+}
+
+/// Moves of whole pixels and channels; nothing is computed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Rearrange {
+    /// `[n, h, w, f * f * c]` to `[n, f * h, f * w, c]`: pixel `(f y + dy, f x + dx)` takes channels
+    /// `(dy * f + dx) * c ..`.
+    DepthToSpace {
+        /// Factor `f` of both sides.
+        factor: u32,
+    },
+    /// The inverse: `[n, f * h, f * w, c]` to `[n, h, w, f * f * c]`.
+    SpaceToDepth {
+        /// Factor `f` of both sides, which it divides.
+        factor: u32,
+    },
+    /// `[n, h, w, c]` to `[n, ceil(h / s) * ceil(w / s), s * s, c]`: every row of the result is one window, its pixels
+    /// in row-major order; zeros beyond the picture.
+    Windows {
+        /// Side `s` of a window.
+        size: u32,
+    },
+    /// The inverse, without what lies beyond the picture.
+    Unwindows {
+        /// Side of a window.
+        size: u32,
+        /// Output `[h, w]`.
+        to: [u32; 2],
+    },
+    /// Pixels `begin ..` in row-major order as a map: drops a class token, makes tokens a map.
+    Pixels {
+        /// First pixel.
+        begin: u32,
+        /// Output `[h, w]`.
+        size: [u32; 2],
+    },
+    /// `[n, h, w, p * c]` to `[n, h, w * p, c]`: channels `i * c ..` of column `x` become column `x * p + i`.
+    SplitChannels {
+        /// Number of parts `p`.
+        parts: u32,
+    },
+}
+
+/// Spatial feature modulation: `y = act(x * (1 + gamma) + beta)`.
+///
+/// Node inputs: `x` `[n, h, w, c]`, then `[n, h, w, 2 c]`: gamma, then beta.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Modulate {
+    /// Applied last.
+    pub act: Act,
 }
 
 /// Sinusoidal embedding of a scalar per row (`[r, 1, 1, 1]` to `[r, 1, 1, dim]`), f32:
@@ -255,6 +338,12 @@ pub enum Op {
     /// masked by `Item::stats_rect`: `[n, h, w, c]` to `[n, blocks, 3, c]` f32, the three rows of a block being
     /// count, mean and the sum of squared distances from that mean. What they hold in pad channels is not defined.
     ChannelMoments,
+    /// See [`Resample`].
+    Resample(Resample),
+    /// See [`Rearrange`].
+    Rearrange(Rearrange),
+    /// See [`Modulate`].
+    Modulate(Modulate),
 }
 
 impl Op {
@@ -277,7 +366,10 @@ impl Op {
             | Op::Concat
             | Op::Upsample { .. }
             | Op::ChannelAffine(_)
-            | Op::ChannelMoments => {}
+            | Op::ChannelMoments
+            | Op::Resample(_)
+            | Op::Rearrange(_)
+            | Op::Modulate(_) => {}
         }
         op
     }
@@ -298,6 +390,9 @@ impl Op {
             Op::Upsample { .. } => "upsample",
             Op::ChannelAffine(_) => "channel_affine",
             Op::ChannelMoments => "channel_moments",
+            Op::Resample(_) => "resample",
+            Op::Rearrange(_) => "rearrange",
+            Op::Modulate(_) => "modulate",
         }
     }
 }
@@ -322,6 +417,8 @@ pub struct WeightDecl {
     pub name: String,
     /// Shape as stored in the checkpoint.
     pub shape: Vec<u64>,
+    /// How its elements are taken by the op that reads it.
+    pub order: Order,
 }
 
 /// One node: an operation, its inputs in the op's order, and its single output.
@@ -348,12 +445,28 @@ pub struct Graph {
     pub nodes: Vec<Node>,
     /// Values that must be readable when a run has ended, by name.
     pub outputs: Vec<(String, ValueId)>,
+    /// Inputs of the job whose values belong to the graph, so that nobody else gives them: one item each, NHWC without
+    /// pitch padding, the same for every item of the input.
+    pub constants: Vec<(ValueId, Vec<f32>)>,
 }
 
 impl Graph {
     /// The value behind `id`.
     pub fn value(&self, id: ValueId) -> &Value {
         &self.values[id.0 as usize]
+    }
+
+    /// Whether `id` is one of the graph's own constants.
+    pub fn is_constant(&self, id: ValueId) -> bool {
+        self.constants.iter().any(|(v, _)| *v == id)
+    }
+
+    /// The inputs that somebody has to give: all but the constants.
+    pub fn inputs(&self) -> impl Iterator<Item = (ValueId, Lifetime)> + '_ {
+        self.nodes.iter().filter_map(|n| match n.op {
+            Op::Input(lifetime) if !self.is_constant(n.output) => Some((n.output, lifetime)),
+            _ => None,
+        })
     }
 
     /// The weight behind `id`.

@@ -2,7 +2,7 @@
 //! cpu kernels' assertions.
 
 use super::layout;
-use super::op::{Conv2d, Graph, Op, ValueId};
+use super::op::{Attention, Axis, Conv2d, Graph, Op, Rearrange, ValueId};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::limits;
@@ -104,6 +104,69 @@ fn conv(op: &Op, p: &Conv2d, inputs: &[Shape]) -> Result<Shape> {
     Ok(out)
 }
 
+/// Holds `rel` to the tokens of one sequence.
+fn relative(op: &Op, p: &Attention, [h, w]: [u32; 2], inputs: &[Shape]) -> Result<()> {
+    let (q, k, rel) = (inputs[0], inputs[1], inputs[3]);
+    let tokens = |s: Shape| if p.rows { u64::from(s.w) } else { s.pixels() };
+    let extent = u64::from(h) * u64::from(w);
+    if extent == 0 || tokens(q) != extent || tokens(k) != extent {
+        return Err(wrong(op, format!("sequences are not of {h} x {w} tokens"), inputs));
+    }
+    let (columns, c) = (u64::from(q.w) * u64::from(p.heads), 2 * (u64::from(h) + u64::from(w)) - 2);
+    if (rel.n, rel.h, u64::from(rel.w), u64::from(rel.c)) != (q.n, q.h, columns, c) {
+        return Err(wrong(op, format!("{c} relative positions for each query and head are not there"), inputs));
+    }
+    Ok(())
+}
+
+fn rearrange(op: &Op, p: &Rearrange, inputs: &[Shape]) -> Result<Shape> {
+    let x = inputs[0];
+    let bad = |why: &str| wrong(op, why, inputs);
+    let side = |factors: &[u32]| {
+        let factors: Vec<u64> = factors.iter().map(|&f| u64::from(f)).collect();
+        extent::to_u32("rearranged side", extent::product("rearranged side", &factors)?)
+    };
+    Ok(match *p {
+        Rearrange::DepthToSpace { factor: 0 } | Rearrange::SpaceToDepth { factor: 0 } => return Err(bad("factor 0")),
+        Rearrange::Windows { size: 0 } | Rearrange::Unwindows { size: 0, .. } => return Err(bad("windows of nothing")),
+        Rearrange::SplitChannels { parts: 0 } => return Err(bad("no parts")),
+        Rearrange::DepthToSpace { factor } => {
+            let square = side(&[factor, factor])?;
+            if !x.c.is_multiple_of(square) {
+                return Err(bad(&format!("{square} pixels do not share the channels")));
+            }
+            Shape { h: side(&[x.h, factor])?, w: side(&[x.w, factor])?, c: x.c / square, ..x }
+        }
+        Rearrange::SpaceToDepth { factor } => {
+            if !x.h.is_multiple_of(factor) || !x.w.is_multiple_of(factor) {
+                return Err(bad(&format!("sides are not multiples of {factor}")));
+            }
+            Shape { h: x.h / factor, w: x.w / factor, c: side(&[x.c, factor, factor])?, ..x }
+        }
+        Rearrange::Windows { size } => {
+            Shape { h: side(&[x.h.div_ceil(size), x.w.div_ceil(size)])?, w: side(&[size, size])?, ..x }
+        }
+        Rearrange::Unwindows { size, to: [h, w] } => {
+            if (x.h, x.w) != (side(&[h.div_ceil(size), w.div_ceil(size)])?, side(&[size, size])?) {
+                return Err(bad(&format!("these are not the windows of {h} x {w} pixels")));
+            }
+            Shape { h, w, ..x }
+        }
+        Rearrange::Pixels { begin, size: [h, w] } => {
+            if u64::from(begin) + u64::from(h) * u64::from(w) > x.pixels() {
+                return Err(bad(&format!("{h} x {w} pixels from {begin} are not there")));
+            }
+            Shape { h, w, ..x }
+        }
+        Rearrange::SplitChannels { parts } => {
+            if !x.c.is_multiple_of(parts) {
+                return Err(bad(&format!("{parts} parts do not share the channels")));
+            }
+            Shape { w: side(&[x.w, parts])?, c: x.c / parts, ..x }
+        }
+    })
+}
+
 /// Number of inputs `op` takes.
 pub fn arity(op: &Op) -> usize {
     match op {
@@ -111,10 +174,15 @@ pub fn arity(op: &Op) -> usize {
         Op::Conv2d(p) => 1 + usize::from(p.second) + usize::from(p.row_bias) + usize::from(p.residual),
         Op::Linear(p) => 1 + usize::from(p.residual),
         Op::GroupNorm(p) => 1 + usize::from(p.second),
-        Op::LayerNorm(_) | Op::TimeEmbedding(_) | Op::Slice { .. } | Op::Upsample { .. } | Op::ChannelMoments => 1,
-        Op::Attention(_) => 3,
+        Op::LayerNorm(_)
+        | Op::TimeEmbedding(_)
+        | Op::Slice { .. }
+        | Op::Upsample { .. }
+        | Op::ChannelMoments
+        | Op::Rearrange(_) => 1,
+        Op::Attention(p) => 3 + usize::from(p.relative.is_some()),
         Op::Pointwise(p) => 1 + usize::from(p.beta.is_some()) + usize::from(p.table),
-        Op::Concat | Op::ChannelAffine(_) => 2,
+        Op::Concat | Op::ChannelAffine(_) | Op::Resample(_) | Op::Modulate(_) => 2,
     }
 }
 
@@ -152,6 +220,12 @@ pub fn infer(op: &Op, inputs: &[Shape]) -> Result<Shape> {
             }
             if k.pixels() != v.pixels() || k.n != v.n {
                 return Err(wrong(op, "keys and values differ in count", inputs));
+            }
+            if p.rows && (q.h, q.n, v.h) != (k.h, k.n, k.h) {
+                return Err(wrong(op, "queries and keys differ in rows", inputs));
+            }
+            if let Some([h, w]) = p.relative {
+                relative(op, p, [h, w], inputs)?;
             }
             q.with_c(c)
         }
@@ -192,6 +266,25 @@ pub fn infer(op: &Op, inputs: &[Shape]) -> Result<Shape> {
         Op::ChannelMoments => {
             let blocks = inputs[0].pixels().div_ceil(layout::NORM_BLOCK.into());
             Shape { h: extent::to_u32("statistics blocks", blocks)?, w: 3, ..inputs[0] }
+        }
+        Op::Resample(p) => {
+            let (x, table) = (inputs[0], inputs[1]);
+            let rows = table.n == 1 || table.n == x.n;
+            if !rows || table.h != 1 || p.taps == 0 || table.c != p.taps.saturating_add(1) {
+                return Err(wrong(op, format!("no table of {} taps", p.taps), inputs));
+            }
+            match p.axis {
+                Axis::Rows => Shape { h: table.w, ..x },
+                Axis::Columns => Shape { w: table.w, ..x },
+            }
+        }
+        Op::Rearrange(p) => rearrange(op, p, inputs)?,
+        Op::Modulate(_) => {
+            let (x, gb) = (inputs[0], inputs[1]);
+            if u64::from(gb.c) != 2 * u64::from(x.c) || gb.with_c(x.c) != x {
+                return Err(wrong(op, "gamma and beta are not two values for each of x", inputs));
+            }
+            x
         }
     };
     if out.elements() == 0 || out.elements() > limits::MAX_VALUE_ELEMENTS {

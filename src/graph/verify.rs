@@ -3,6 +3,7 @@
 //! The first broken rule is returned as an error that names the node; a graph that fails here is a bug
 //! in a model builder or a pass, except for sizes, which a user can reach through the tile.
 
+use super::layout::Order;
 use super::op::{Attention, Conv2d, Graph, Linear, Node, Op, Padding, ValueId, WeightId};
 use super::{Act, DType, Lifetime, shape};
 use crate::error::{Error, Kind, Result};
@@ -39,6 +40,7 @@ pub fn verify(graph: &Graph) -> Result<()> {
         return Err(bad("no node makes it").at(&graph.values[i].name).at(&graph.name));
     }
     check_items(graph)?;
+    check_constants(graph)?;
     check_outputs(graph)
 }
 
@@ -65,6 +67,29 @@ fn check_items(graph: &Graph) -> Result<()> {
         None => Ok(()),
         Some(v) => Err(bad(format!("{} items where the others have {n}", v.shape.n)).at(&v.name).at(&graph.name)),
     }
+}
+
+fn check_constants(graph: &Graph) -> Result<()> {
+    let mut seen = HashSet::new();
+    for (id, values) in &graph.constants {
+        let Some(value) = graph.values.get(id.0 as usize) else {
+            return Err(bad(format!("constant {} of no value", id.0)).at(&graph.name));
+        };
+        let input = graph.nodes.iter().any(|n| n.output == *id && n.op == Op::Input(Lifetime::Job));
+        let s = value.shape;
+        let count = s.pixels() * u64::from(s.c);
+        let why = if !input || !seen.insert(id.0) {
+            "is no input of the job, or given twice".to_owned()
+        } else if values.len() as u64 != count {
+            format!("has {} values for {s}", values.len())
+        } else if let Some(i) = values.iter().position(|v| !v.is_finite()) {
+            format!("has the value {} at {i}", values[i])
+        } else {
+            continue;
+        };
+        return Err(bad(format!("a constant {why}")).at(&value.name).at(&graph.name));
+    }
+    Ok(())
 }
 
 fn check_outputs(graph: &Graph) -> Result<()> {
@@ -130,7 +155,10 @@ pub fn table_input(op: &Op) -> Option<usize> {
         | Op::Concat
         | Op::Upsample { .. }
         | Op::ChannelAffine(_)
-        | Op::ChannelMoments => None,
+        | Op::ChannelMoments
+        | Op::Resample(_)
+        | Op::Rearrange(_)
+        | Op::Modulate(_) => None,
     }
 }
 
@@ -151,7 +179,7 @@ fn check_tables(graph: &Graph, node: &Node) -> Result<()> {
         let allowed = match value.lifetime {
             Lifetime::Window | Lifetime::Job | Lifetime::Weight => true,
             Lifetime::Step => table == Some(i),
-            Lifetime::Context => attention && i > 0,
+            Lifetime::Context => attention && matches!(i, 1 | 2),
         };
         if !allowed {
             let what = format!("reads `{}` per item, which has one row per {:?}", value.name, value.lifetime);
@@ -208,7 +236,23 @@ fn check_op(graph: &Graph, node: &Node) -> Result<()> {
             Ok(())
         }
         Op::ChannelMoments if graph.value(node.output).dtype != DType::F32 => Err(bad("moments are f32")),
-        Op::ChannelMoments | Op::Input(_) | Op::Slice { .. } | Op::Concat | Op::Upsample { .. } => Ok(()),
+        Op::Resample(_) => {
+            let (x, table) = (graph.value(node.inputs[0]), graph.value(node.inputs[1]));
+            // A table fixed for a job serves all items, one over windows has a table for each.
+            let rows = if table.lifetime == Lifetime::Window { x.shape.n } else { 1 };
+            if table.dtype != DType::F32 || table.shape.n != rows {
+                let what = table.dtype.name();
+                return Err(bad(format!("{} tables of type {what}, not {rows} of f32", table.shape.n)));
+            }
+            Ok(())
+        }
+        Op::ChannelMoments
+        | Op::Input(_)
+        | Op::Slice { .. }
+        | Op::Concat
+        | Op::Upsample { .. }
+        | Op::Rearrange(_)
+        | Op::Modulate(_) => Ok(()),
     }
 }
 
@@ -220,6 +264,9 @@ fn check_attention(graph: &Graph, node: &Node, p: &Attention) -> Result<()> {
     }
     let [q, k, v] = [0, 1, 2].map(|i| graph.value(node.inputs[i]));
     let context = |l| l == Lifetime::Context;
+    if context(k.lifetime) && (p.rows || p.relative.is_some()) {
+        return Err(bad("rows and relative positions are those of the window's own tokens, not of a context's"));
+    }
     if context(k.lifetime) != context(v.lifetime) {
         return Err(bad("only one of keys and values has one row per context"));
     }
@@ -245,13 +292,19 @@ fn check_conv(graph: &Graph, p: &Conv2d, c: u32) -> Result<()> {
         return Err(bad(format!("doubles its input, but has stride {} and {pad:?} instead of {half:?}", p.stride)));
     }
     tensor(graph, p.weight, &[u64::from(p.out_channels), u64::from(c), u64::from(kh), u64::from(kw)])?;
+    if p.upsample.is_some() && graph.weights.get(p.weight.0 as usize).is_some_and(|w| w.order != Order::Stored) {
+        return Err(bad("doubles its input with a tensor in another order"));
+    }
     p.bias.map_or(Ok(()), |b| tensor(graph, b, &[u64::from(p.out_channels)]))
 }
 
 /// Output channels of each stacked weight of a linear layer, GEGLU's two halves counted once.
 pub fn linear_outs(graph: &Graph, p: &Linear) -> Vec<u32> {
     let halves = if p.geglu { 2 } else { 1 };
-    let rows = |&w: &WeightId| graph.weight(w).shape.first().copied().unwrap_or(0) / halves;
+    let rows = |&w: &WeightId| {
+        let w = graph.weight(w);
+        w.order.taken(&w.shape).and_then(|s| s.first().copied()).unwrap_or(0) / halves
+    };
     p.weights.iter().map(|w| u32::try_from(rows(w)).unwrap_or(u32::MAX)).collect()
 }
 
@@ -267,10 +320,17 @@ fn check_linear(graph: &Graph, p: &Linear, c: u32) -> Result<()> {
     if !p.biases.is_empty() && p.biases.len() != p.weights.len() {
         return Err(bad(format!("{} weights but {} biases", p.weights.len(), p.biases.len())));
     }
+    let reordered = |w: &WeightId| graph.weight(*w).order != Order::Stored;
+    if p.weights.iter().chain(&p.biases).any(reordered) && (p.weights.len() != 1 || p.geglu) {
+        return Err(bad("a tensor in another order beside others"));
+    }
     for (i, &w) in p.weights.iter().enumerate() {
         let rows = u64::from(outs[i]) * if p.geglu { 2 } else { 1 };
         match graph.weight(w).shape[..] {
-            [o, i, kh, kw] if o == rows && [i, kh, kw].iter().product::<u64>() == u64::from(c) => {}
+            [o, i, kh, kw]
+                if graph.weight(w).order == Order::Stored
+                    && o == rows
+                    && [i, kh, kw].iter().product::<u64>() == u64::from(c) => {}
             _ => tensor(graph, w, &[rows, u64::from(c)])?,
         }
         if let Some(&b) = p.biases.get(i) {
@@ -283,7 +343,9 @@ fn check_linear(graph: &Graph, p: &Linear, c: u32) -> Result<()> {
 fn tensor(graph: &Graph, id: WeightId, shape: &[u64]) -> Result<()> {
     match graph.weights.get(id.0 as usize) {
         None => Err(bad(format!("reads weight {} of {}", id.0, graph.weights.len()))),
-        Some(w) if w.shape != shape => Err(bad(format!("tensor {} is {:?}, the op needs {shape:?}", w.name, w.shape))),
+        Some(w) if w.order.taken(&w.shape).as_deref() != Some(shape) => {
+            Err(bad(format!("tensor {} is {:?} ({:?}), the op needs {shape:?}", w.name, w.shape, w.order)))
+        }
         Some(_) => Ok(()),
     }
 }

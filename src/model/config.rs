@@ -90,12 +90,7 @@ impl Fields {
     }
 
     /// `named` where `architectures` has to be right.
-    fn of_transformers(
-        class: &'static str,
-        model_type: &str,
-        map: Map<String, Value>,
-        named: bool,
-    ) -> Result<Fields> {
+    fn of_transformers(class: &'static str, model_type: &str, map: Map<String, Value>, named: bool) -> Result<Fields> {
         let projected = format!("{class}WithProjection");
         let named = map.get("architectures").and_then(|a| a.get(0)).filter(|_| named);
         if let Some(v) = named.filter(|v| ![class, &projected].contains(&v.as_str().unwrap_or_default())) {

@@ -60,7 +60,8 @@ impl DepthAnything {
         let widths = f.channels_list("neck_hidden_sizes", &[48, 96, 192, 384])?;
         let factors = f.numbers("reassemble_factors", limits::MAX_NETWORK_LEVELS)?.unwrap_or(vec![4.0, 2.0, 1.0, 0.5]);
         if widths.len() != backbone.stages.len() || factors.len() != widths.len() {
-            let why = format!("{} widths and {} factors for {} stages", widths.len(), factors.len(), backbone.stages.len());
+            let why =
+                format!("{} widths and {} factors for {} stages", widths.len(), factors.len(), backbone.stages.len());
             return Err(f.wrong("neck_hidden_sizes", why));
         }
         let known = [(4.0, Resize::Up(4)), (2.0, Resize::Up(2)), (1.0, Resize::Same), (0.5, Resize::Half)];

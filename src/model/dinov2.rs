@@ -109,7 +109,8 @@ impl Dinov2 {
     pub(super) fn host_tensors(&self) -> Vec<(String, Vec<u64>)> {
         let hidden = u64::from(self.hidden);
         let positions = u64::from(self.grid()).pow(2) + 1;
-        let mut tensors = vec![(CLASS.to_owned(), vec![1, 1, hidden]), (POSITIONS.to_owned(), vec![1, positions, hidden])];
+        let mut tensors =
+            vec![(CLASS.to_owned(), vec![1, 1, hidden]), (POSITIONS.to_owned(), vec![1, positions, hidden])];
         for layer in 0..self.layers {
             for scale in ["layer_scale1", "layer_scale2"] {
                 tensors.push((format!("backbone.encoder.layer.{layer}.{scale}.lambda1"), vec![hidden]));

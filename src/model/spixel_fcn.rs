@@ -79,7 +79,8 @@ impl SpixelNet {
         }
         let mut builder = Builder::new(format!("superpixel {height}x{width} b{batch} {}", dtype.name()), dtype);
         let b = &mut builder;
-        let mut x = b.input("pixel_values", Shape::new(batch, height, width, self.in_channels), dtype, Lifetime::Window);
+        let mut x =
+            b.input("pixel_values", Shape::new(batch, height, width, self.in_channels), dtype, Lifetime::Window);
         let mut seen = Vec::with_capacity(self.channels.len());
         for (level, &c) in self.channels.iter().enumerate() {
             let stride = if level == 0 { 1 } else { 2 };
@@ -144,7 +145,9 @@ mod tests {
             let e = published.build(1, h, w, DType::F32).expect_err("sides");
             assert!(e.kind() == Kind::Usage && e.message().contains("multiples of 16"), "{e}");
         }
-        for (field, value) in [("out_channels", "4"), ("cell_size", "0"), ("padding", "1"), ("block_out_channels", "[]")] {
+        for (field, value) in
+            [("out_channels", "4"), ("cell_size", "0"), ("padding", "1"), ("block_out_channels", "[]")]
+        {
             let text = format!(r#"{{"_class_name":"SpixelNet1l_bn","{field}":{value}}}"#);
             let e = SpixelNet::from_config(&text).expect_err(field);
             assert!(e.kind() == Kind::Weights && e.message().contains(field), "{e}");

@@ -124,8 +124,11 @@ pub struct Plan {
     pub setup: Vec<Dispatch>,
     /// Run once per batch of windows.
     pub body: Vec<Dispatch>,
-    /// Graph inputs.
+    /// Graph inputs that are given from outside.
     pub inputs: Vec<Port>,
+    /// Inputs of the job that the graph brings along, with the values of one item (the same for all), written once
+    /// before the setup list runs.
+    pub constants: Vec<(Port, Vec<f32>)>,
     /// Graph outputs.
     pub outputs: Vec<Port>,
     /// The control slot.

@@ -30,6 +30,10 @@ pub fn flops(params: &Params, row: &Row) -> u64 {
         Params::LayerNorm(p) => count(&[8, p.rows, p.c]),
         Params::TimeEmbedding(p) => count(&[4, p.rows, p.dim]),
         Params::Pointwise(p) => count(&[4, p.n, p.pixels, p.c]),
+        Params::Resample(p) => count(&[2, p.n, p.out, if p.axis == 0 { p.w } else { p.h }, p.pitch, p.taps]),
+        // A move computes nothing; counted once per value, so that its rate does not read as zero.
+        Params::Rearrange(p) => count(&[p.n, p.oh, p.ow, p.c]),
+        Params::Modulate(p) => count(&[4, p.pixels, p.c]),
     }
 }
 

@@ -18,7 +18,7 @@ pub mod svg;
 use crate::abi::{Caps, operands};
 use crate::error::{Error, Kind, Result};
 use crate::extent::{ARENA_ALIGN, round_up};
-use crate::graph::{Graph, Lifetime, Op, passes, verify};
+use crate::graph::{Graph, Lifetime, ValueId, passes, verify};
 use command::{Cost, Dispatch, Plan, Port, Range, Slot, SlotId, SlotKind};
 use lower::{Lowered, Operand};
 
@@ -123,15 +123,15 @@ fn place(graph: &Graph, caps: &Caps, lowered: &Lowered, options: Options) -> Res
         let value = &graph.values[v];
         Port { name: name.to_owned(), range: ranges[v], shape: value.shape, dtype: value.dtype, lifetime }
     };
-    let inputs = graph.nodes.iter().filter_map(|n| {
-        let Op::Input(lifetime) = n.op else { return None };
-        Some(port(&graph.value(n.output).name, n.output.0 as usize, lifetime))
-    });
+    let input = |v: ValueId, lifetime| port(&graph.value(v).name, v.0 as usize, lifetime);
+    let inputs = graph.inputs().map(|(v, lifetime)| input(v, lifetime));
+    let constants = graph.constants.iter().map(|(v, values)| (input(*v, Lifetime::Job), values.clone()));
     let outputs = graph.outputs.iter().map(|(name, v)| port(name, v.0 as usize, Lifetime::Window));
     let mut plan = Plan {
         name: graph.name.clone(),
         items: verify::items(graph),
         inputs: inputs.collect(),
+        constants: constants.collect(),
         outputs: outputs.collect(),
         slots,
         setup: commands,

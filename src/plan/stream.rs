@@ -96,6 +96,7 @@ pub fn stream(plan: &Plan, piece: u64) -> Result<Streamed> {
         name: plan.name.clone(),
         items: plan.items,
         inputs: plan.inputs.iter().map(port).collect(),
+        constants: plan.constants.iter().map(|(p, values)| (port(p), values.clone())).collect(),
         outputs: plan.outputs.iter().map(port).collect(),
         control: to(plan.control),
         cost: plan.cost.clone(),

@@ -81,6 +81,9 @@ fn pixels(plan: &Plan, stay: &Stay) -> Option<u64> {
         Params::NormApply(p) => u64::from(p.pixels),
         Params::LayerNorm(p) => u64::from(p.rows) / u64::from(plan.items.max(1)),
         Params::Pointwise(p) => u64::from(p.pixels),
+        Params::Resample(p) => u64::from(p.out) * u64::from(if p.axis == 0 { p.w } else { p.h }),
+        Params::Rearrange(p) => u64::from(p.oh) * u64::from(p.ow),
+        Params::Modulate(p) => u64::from(p.pixels) / u64::from(plan.items.max(1)),
         Params::NormFinalize(_) | Params::TimeEmbedding(_) => return None,
     })
 }
@@ -98,13 +101,16 @@ impl Levels {
         let convs = plan.body.iter().filter_map(|d| match &d.params {
             Params::Conv2d(p) => Some((p.oh, p.ow)),
             Params::GroupNormStats(p) => Some((p.h, p.w)),
+            Params::Resample(p) => Some(if p.axis == 0 { (p.out, p.w) } else { (p.h, p.out) }),
+            Params::Rearrange(p) => Some((p.oh, p.ow)),
             Params::Gemm(_)
             | Params::Attention(_)
             | Params::NormFinalize(_)
             | Params::NormApply(_)
             | Params::LayerNorm(_)
             | Params::TimeEmbedding(_)
-            | Params::Pointwise(_) => None,
+            | Params::Pointwise(_)
+            | Params::Modulate(_) => None,
         });
         for (h, w) in ports.chain(convs).filter(|&(h, _)| h > 1) {
             if let Some(name) = names.get_mut(&(u64::from(h) * u64::from(w))) {

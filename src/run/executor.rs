@@ -11,7 +11,7 @@ use crate::backend::{Backend, BufferId, ListId, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::limits;
-use crate::plan::command::{PackedWeight, Plan, Slot, SlotId, SlotKind};
+use crate::plan::command::{PackedWeight, Plan, Port, Slot, SlotId, SlotKind};
 use crate::plan::stream::Streamed;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -163,7 +163,9 @@ impl Executor {
         weights: &mut WeightSource<'_>,
         arena: &[u64],
     ) -> Result<Executor> {
-        let largest = plan.inputs.iter().chain(&plan.outputs).map(|p| p.range.bytes).max().unwrap_or(0);
+        let constants = plan.constants.iter().map(|(p, _)| p);
+        let largest =
+            plan.inputs.iter().chain(constants).chain(&plan.outputs).map(|p| p.range.bytes).max().unwrap_or(0);
         let control_bytes = plan.slots.get(plan.control.0 as usize).map_or(0, |s| s.bytes);
         let needed = u64::from(CONTROL_HEADER_WORDS) * 4 + u64::from(plan.items) * size_of::<Item>() as u64;
         if control_bytes < needed {
@@ -232,6 +234,10 @@ impl Executor {
             }
         }
         drop(guard);
+        for (port, values) in std::mem::take(&mut executor.plan.constants) {
+            executor.write_port(&port, &values)?;
+            executor.plan.constants.push((port, values));
+        }
         Ok(executor)
     }
 
@@ -312,7 +318,12 @@ impl Executor {
         let Some(index) = self.plan.inputs.iter().position(|p| p.name == name) else {
             return self.plan.input(name).map(|_| ());
         };
-        let port = &self.plan.inputs[index];
+        let port = self.plan.inputs[index].clone();
+        self.write_port(&port, values)
+    }
+
+    fn write_port(&mut self, port: &Port, values: &[f32]) -> Result<()> {
+        let name = &port.name;
         let count = items_in(port, values.len())?;
         let bytes = extent::to_usize(name, port.range.bytes)?;
         let item_bytes = bytes / port.shape.n as usize;

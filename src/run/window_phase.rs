@@ -54,13 +54,7 @@ impl<'p> Prepared<'p> {
         let batch = program.batch(phase)? as usize;
         let mut inputs = Vec::new();
         for (name, source) in &phase.sources {
-            let Some(value) = graph
-                .nodes
-                .iter()
-                .filter(|n| matches!(n.op, Op::Input(_)))
-                .map(|n| graph.value(n.output))
-                .find(|v| v.name == *name)
-            else {
+            let Some(value) = graph.inputs().map(|(v, _)| graph.value(v)).find(|v| v.name == *name) else {
                 continue;
             };
             let item = value.shape.pixels() as usize * value.shape.c as usize;

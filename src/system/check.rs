@@ -4,7 +4,7 @@
 use super::phase::{Block, CanvasOp, Coefficient, Contexts, Nesting, Phase, Sink, Source, WindowPhase};
 use super::program::{Affine, Canvas, CanvasId, Program, Residency, StatisticId, get, wrong};
 use crate::error::Result;
-use crate::graph::{Lifetime, Op, Shape};
+use crate::graph::{Lifetime, Shape};
 
 impl Program {
     /// Checks that every reference exists and every shape fits, before anything is planned or run.
@@ -161,12 +161,12 @@ impl Program {
         if w.branches == 0 {
             return Err(wrong("no branch at all"));
         }
-        let inputs: Vec<_> = graph.nodes.iter().filter(|n| matches!(n.op, Op::Input(_))).collect();
+        let inputs: Vec<_> = graph.inputs().map(|(v, _)| graph.value(v)).collect();
         if let Contexts::Window { rows, tokens } = &w.contexts {
             if rows.len() != grid.count() {
                 return Err(wrong(format!("{} context rows for {} windows", rows.len(), grid.count())));
             }
-            let tables = inputs.iter().map(|n| graph.value(n.output)).filter(|v| v.lifetime == Lifetime::Context);
+            let tables = inputs.iter().filter(|v| v.lifetime == Lifetime::Context);
             for table in tables {
                 let have = u64::from(table.shape.n);
                 let most = rows.iter().map(|&r| (u64::from(r) + 1) * u64::from(w.branches)).max().unwrap_or(0);
@@ -180,8 +180,7 @@ impl Program {
                 }
             }
         }
-        for node in &inputs {
-            let value = graph.value(node.output);
+        for value in &inputs {
             let mut found = w.sources.iter().filter(|(name, _)| *name == value.name);
             let (Some((_, source)), None) = (found.next(), found.next()) else {
                 return Err(wrong(format!("input `{}` needs exactly one source", value.name)));
@@ -189,9 +188,7 @@ impl Program {
             self.check_source(source, value.shape, value.lifetime, w, block)
                 .map_err(|e| e.at(format!("input `{}`", value.name)))?;
         }
-        if let Some((name, _)) =
-            w.sources.iter().find(|(name, _)| !inputs.iter().any(|n| graph.value(n.output).name == *name))
-        {
+        if let Some((name, _)) = w.sources.iter().find(|(name, _)| !inputs.iter().any(|v| v.name == *name)) {
             return Err(wrong(format!("{} has no input `{name}`", graph.name)));
         }
         for (name, sink) in &w.sinks {

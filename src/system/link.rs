@@ -43,9 +43,9 @@ impl Linker {
     /// the part's outputs in order.
     pub fn part(&mut self, prefix: &str, part: &Graph, bind: &[(&str, ValueId)]) -> Result<Vec<ValueId>> {
         let weights = self.graph.weights.len() as u32;
-        self.graph.weights.extend(
-            part.weights.iter().map(|w| WeightDecl { name: format!("{prefix}.{}", w.name), shape: w.shape.clone() }),
-        );
+        self.graph
+            .weights
+            .extend(part.weights.iter().map(|w| WeightDecl { name: format!("{prefix}.{}", w.name), ..w.clone() }));
         let mut map: Vec<ValueId> = Vec::with_capacity(part.values.len());
         let mut taken: Vec<bool> = Vec::with_capacity(part.values.len());
         // Values are renumbered in their own order; a bound input takes no new number.
@@ -76,6 +76,8 @@ impl Linker {
             map.push(id);
         }
         let to = |id: &ValueId| map[id.0 as usize];
+        let own = part.constants.iter().filter(|(v, _)| !taken[v.0 as usize]);
+        self.graph.constants.extend(own.map(|(v, values)| (to(v), values.clone())));
         for node in &part.nodes {
             if matches!(node.op, Op::Input(_)) && taken[node.output.0 as usize] {
                 continue;

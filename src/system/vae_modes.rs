@@ -12,7 +12,7 @@ use super::program::{
 };
 use crate::error::{Error, Kind, Result};
 use crate::graph::cut::{self, Cut, MOMENTS};
-use crate::graph::{Graph, Lifetime, Op, ValueId};
+use crate::graph::{Graph, Lifetime, ValueId};
 use crate::tile::geometry::{Placement, Tiling};
 use crate::tile::{Grid, Ramp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -173,12 +173,12 @@ pub fn lay(program: &mut Program, part: &Part<'_>, like: Option<&Laid>) -> Resul
         });
     }
     let mut feeds = Vec::new();
-    for node in part.graph.nodes.iter().filter(|n| matches!(n.op, Op::Input(_))) {
-        let name = &part.graph.value(node.output).name;
+    for (input, _) in part.graph.inputs() {
+        let name = &part.graph.value(input).name;
         let Some(feed) = part.feeds.iter().find(|f| f.name == *name) else {
             return Err(wrong(format!("{}: nothing feeds `{name}`", part.name)));
         };
-        feeds.push((node.output, feed.clone()));
+        feeds.push((input, feed.clone()));
     }
     let scale = |v: &crate::graph::op::Value| (v.shape.h / from[0].max(1), v.shape.c);
     Ok(Laid {

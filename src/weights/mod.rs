@@ -19,6 +19,7 @@ pub mod manifest;
 pub mod model;
 pub mod names;
 pub mod recipe;
+mod reorder;
 mod vision;
 pub mod write;
 

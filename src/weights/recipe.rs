@@ -5,6 +5,7 @@
 //! columns that are first copied side by side: channel counts are powers of two times a little, and rows
 //! that far apart fall on the same few cache sets.
 
+use super::reorder;
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::graph::dtype::DType;
@@ -87,6 +88,13 @@ pub fn pack(sources: &[Option<Tensor<'_>>], packing: &Packing, dtype: DType) -> 
             rows.pack(&[part], input, elements, dtype)
         }
         Packing::Vectors { lengths } => vectors(sources, lengths, packing, dtype),
+        Packing::Reordered { order, shape, then } => {
+            let t = single(sources, packing)?;
+            expect_len(t, shape.iter().map(|&s| s as usize).product(), packing)?;
+            let values = reorder::reorder(t.values, *order, shape)
+                .ok_or_else(|| misfit(packing, "a shape without this order"))?;
+            pack(&[Some(Tensor { name: t.name, values: &values })], then, dtype)
+        }
     }
 }
 

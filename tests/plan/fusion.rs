@@ -4,7 +4,7 @@ use super::random::random_graph;
 use crate::interpreter::{self, Rows};
 use crate::tolerance;
 use std::collections::HashMap;
-use tessera::graph::{DType, Graph, Op, passes};
+use tessera::graph::{DType, Graph, passes};
 
 /// Numbers in [-1, 1) that only the name fixes.
 fn numbers(name: &str, count: u64) -> Vec<f32> {
@@ -19,7 +19,7 @@ fn numbers(name: &str, count: u64) -> Vec<f32> {
 fn evaluate(graph: &Graph) -> HashMap<String, Vec<f64>> {
     let shapes: HashMap<&str, u64> =
         graph.weights.iter().map(|w| (w.name.as_str(), w.shape.iter().product::<u64>())).collect();
-    let inputs = graph.nodes.iter().filter(|n| matches!(n.op, Op::Input(_))).map(|n| graph.value(n.output));
+    let inputs = graph.inputs().map(|(v, _)| graph.value(v));
     let inputs = inputs.map(|v| {
         (v.name.clone(), numbers(&v.name, v.shape.elements() / u64::from(v.shape.pitch()) * u64::from(v.shape.c)))
     });

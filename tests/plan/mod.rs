@@ -33,6 +33,9 @@ fn run(plan: &Plan, caps: &Caps, launches: usize) -> Result<Run> {
     for port in plan.inputs.iter().filter(|p| p.lifetime != Lifetime::Window) {
         give(&mut null, port)?;
     }
+    for (port, _) in &plan.constants {
+        give(&mut null, port)?;
+    }
     null.run(setup)?;
     for _ in 0..launches {
         for port in plan.inputs.iter().filter(|p| p.lifetime == Lifetime::Window) {

@@ -4,7 +4,8 @@ use super::{run, tags};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tessera::abi::{Caps, Stem};
 use tessera::backend::null::Null;
-use tessera::graph::op::{Linear, Padding};
+use tessera::graph::op::{Linear, Padding, Rearrange};
+use tessera::graph::taps::Filter;
 use tessera::graph::{Act, Builder, DType, Graph, Lifetime, Op, Shape, ValueId, passes, verify};
 use tessera::plan::{self, Options, report};
 
@@ -81,7 +82,7 @@ fn random_op(
         let fits: Vec<ValueId> = pool.iter().copied().filter(|&v| want(b.shape(v))).collect();
         if fits.is_empty() { None } else { Some(r.pick(&fits)) }
     };
-    let out = match r.below(13) {
+    let out = match r.below(17) {
         0 | 1 => {
             let kernel = r.pick(&[1, 3]);
             let stride = if kernel == 3 && s.h > 2 && s.w > 2 { r.pick(&[1, 1, 2]) } else { 1 };
@@ -116,6 +117,37 @@ fn random_op(
             let size = [2 * s.h - r.below(2) as u32, 2 * s.w - r.below(2) as u32];
             let up = b.push(&format!("{name}.up"), Op::Upsample { size }, &[x]).ok()?;
             b.conv(&name, up, r.pick(&[8, 16]), 3, 1, Padding::all(1))
+        }
+        13 => {
+            let filter = r.pick(&[Filter::Nearest, Filter::Bilinear, Filter::Bicubic { a: -0.75, antialias: true }]);
+            b.resize(&name, x, [r.pick(&[4, 7, 8, 12]), r.pick(&[5, 8, 16])], filter)
+        }
+        14 if s.h % 2 == 0 && s.w % 2 == 0 => b.rearrange(&name, x, Rearrange::SpaceToDepth { factor: 2 }),
+        14 if s.h <= 8 => b.conv_transpose(&name, x, r.pick(&[4, 8]), 2, 2, 0),
+        15 => {
+            // Attention in windows, with relative positions.
+            let windows = b.rearrange(&format!("{name}.windows"), x, Rearrange::Windows { size: 3 }).ok()?;
+            let qkv = ["q", "k", "v"].map(|p| b.linear(&format!("{name}.{p}"), windows, 16, true));
+            let [Ok(q), Ok(k), Ok(v)] = qkv else { return None };
+            let queries = b.rearrange(&format!("{name}.heads"), q, Rearrange::SplitChannels { parts: 2 }).ok()?;
+            let rel = b.linear(&format!("{name}.rel"), queries, 10, false).ok()?;
+            let op = tessera::graph::op::Attention {
+                heads: 2,
+                head_dim: 8,
+                scale: 0.35,
+                q_offset: 0,
+                k_offset: 0,
+                v_offset: 0,
+                causal: false,
+                rows: true,
+                relative: Some([3, 3]),
+            };
+            let seen = b.push(&format!("{name}.attention"), Op::Attention(op), &[q, k, v, rel]).ok()?;
+            b.rearrange(&name, seen, Rearrange::Unwindows { size: 3, to: [s.h, s.w] })
+        }
+        16 => {
+            let gb = b.linear(&format!("{name}.gb"), x, 2 * s.c, true).ok()?;
+            b.modulate(&name, x, gb, r.pick(&[Act::None, Act::LeakyRelu]))
         }
         10 => {
             let q = b.linear(&format!("{name}.q"), x, 16, false).ok()?;

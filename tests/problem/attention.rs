@@ -20,6 +20,8 @@ pub struct Problem {
     pub counts: &'static [u32],
     /// Queries, keys and values are channels of one tensor.
     pub fused: bool,
+    /// Extent of the tokens, where relative positions count.
+    pub relative: Option<[usize; 2]>,
     /// Size of the scores before the softmax; large values make it nearly one-hot.
     pub spread: f64,
     pub types: Types,
@@ -39,6 +41,7 @@ impl Problem {
             context: false,
             counts: &[],
             fused: false,
+            relative: None,
             spread: 1.0,
             types: F32,
         }
@@ -64,6 +67,17 @@ impl Problem {
         } else {
             (rng.matrix(rows * self.keys, pk, pk, false, 1.7, t), rng.matrix(rows * self.keys, pv, pv, false, 1.0, t))
         };
+        let [rh, rw] = self.relative.unwrap_or_default();
+        let rel_c = (2 * (rh + rw)).saturating_sub(2);
+        let pr = pitch(rel_c);
+        let rel = rng.matrix(self.n * self.queries * self.heads, rel_c, pr, false, 2.0, t);
+        let lift = |item: usize, query: usize, head: usize, key: usize| match self.relative {
+            None => 0.0,
+            Some([h, w]) => {
+                let r = &rel[((item * self.queries + query) * self.heads + head) * pr..][..pr];
+                r[query / w + h - 1 - key / w] + r[2 * h - 1 + query % w + w - 1 - key % w]
+            }
+        };
         let scale = 1.0 / (self.head_dim as f32).sqrt();
         let py = pitch(width);
         let mut expected = vec![0.0; self.n * self.queries * py];
@@ -82,6 +96,7 @@ impl Problem {
                         .map(|key| {
                             let ks = &k[(row * self.keys + key) * pk + ok + first..][..self.head_dim];
                             f64::from(scale) * qs.iter().zip(ks).map(|(a, b)| a * b).sum::<f64>()
+                                + lift(i, query, head, key)
                         })
                         .collect();
                     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -112,8 +127,9 @@ impl Problem {
             offset_k: ok as u32,
             offset_v: ov as u32,
             scale,
-            parts: u32::from(self.causal) | u32::from(self.context) << 1,
-            ..AttentionParams::default()
+            parts: u32::from(self.causal) | u32::from(self.context) << 1 | u32::from(self.relative.is_some()) << 2,
+            rel_h: rh as u32,
+            rel_w: rw as u32,
         };
         let source = |v: Vec<f64>| if self.fused { Operand::Same(0) } else { Operand::Data(v, t) };
         Case {
@@ -125,6 +141,7 @@ impl Problem {
                 Some(Operand::Data(q, t)),
                 Some(source(k)),
                 Some(source(v)),
+                self.relative.map(|_| Operand::Data(rel, t)),
                 Some(Operand::Output(expected.len(), self.types.y)),
                 None,
             ],
@@ -150,6 +167,10 @@ pub fn cases() -> Vec<Case> {
         Problem { causal: true, ..plain("causal one token", 2, 1, 1, 2, 8) },
         Problem { fused: true, ..plain("image tower", 1, 257, 257, 2, 64) },
         Problem { spread: 40.0, ..plain("peaked", 1, 33, 65, 2, 24) },
+        Problem { relative: Some([5, 7]), fused: true, ..plain("relative", 2, 35, 35, 3, 16) },
+        Problem { relative: Some([14, 14]), ..plain("relative window", 2, 196, 196, 2, 64) },
+        Problem { relative: Some([3, 43]), causal: true, ..plain("relative causal", 1, 129, 129, 1, 40) },
+        Problem { relative: Some([1, 1]), ..plain("relative of one", 2, 1, 1, 2, 8) },
         plain("one token", 1, 1, 1, 1, 8),
         plain("one key", 2, 5, 1, 2, 8),
         plain("head 8", 1, 67, 131, 1, 8),
@@ -164,6 +185,8 @@ pub fn cases() -> Vec<Case> {
         let name = format!("types {} {} {}", types.x.name(), types.w.name(), types.y.name());
         all.push(Problem { types, fused: true, ..plain(&name, 2, 37, 37, 2, 24) });
         all.push(Problem { types, context: true, ..plain(&format!("{name} context"), 2, 19, 77, 2, 40) });
+        let relative = Some([6, 6]);
+        all.push(Problem { types, relative, ..plain(&format!("{name} relative"), 2, 36, 36, 2, 64) });
     }
     // Half types with the heads of published networks.
     for types in [F16, BF16] {

@@ -9,13 +9,16 @@ pub mod conv2d;
 pub mod gemm;
 pub mod group_norm_stats;
 pub mod layer_norm;
+pub mod modulate;
 pub mod norm_apply;
 pub mod norm_finalize;
 pub mod pointwise;
+pub mod rearrange;
+pub mod resample;
 pub mod time_embedding;
 
 use half::{bf16, f16};
-use tessera::abi::params::{ACT_GELU, ACT_NONE, ACT_QUICK_GELU, ACT_RELU, ACT_SILU};
+use tessera::abi::params::{ACT_GELU, ACT_LEAKY_RELU, ACT_NONE, ACT_QUICK_GELU, ACT_RELU, ACT_SILU};
 use tessera::abi::table::WeightForm;
 use tessera::abi::{Item, Params, Stem, Types};
 use tessera::graph::DType;
@@ -78,6 +81,9 @@ pub fn cases(stem: Stem) -> Vec<Case> {
         Stem::LayerNorm => layer_norm::cases(),
         Stem::TimeEmbedding => time_embedding::cases(),
         Stem::Pointwise => pointwise::cases(),
+        Stem::Resample => resample::cases(),
+        Stem::Rearrange => rearrange::cases(),
+        Stem::Modulate => modulate::cases(),
     }
 }
 
@@ -172,8 +178,14 @@ impl Rng {
 }
 
 /// Activation code of every activation, by name.
-pub const ACTS: [(&str, u32); 5] =
-    [("none", ACT_NONE), ("silu", ACT_SILU), ("gelu", ACT_GELU), ("quick_gelu", ACT_QUICK_GELU), ("relu", ACT_RELU)];
+pub const ACTS: [(&str, u32); 6] = [
+    ("none", ACT_NONE),
+    ("silu", ACT_SILU),
+    ("gelu", ACT_GELU),
+    ("quick_gelu", ACT_QUICK_GELU),
+    ("relu", ACT_RELU),
+    ("leaky_relu", ACT_LEAKY_RELU),
+];
 
 /// The activations in f64.
 pub fn act(code: u32, v: f64) -> f64 {
@@ -183,6 +195,7 @@ pub fn act(code: u32, v: f64) -> f64 {
         ACT_GELU => v * 0.5 * erfc(-v / std::f64::consts::SQRT_2),
         ACT_QUICK_GELU => v / (1.0 + (-1.702 * v).exp()),
         ACT_RELU => v.max(0.0),
+        ACT_LEAKY_RELU => v.max(0.0) + 0.1 * v.min(0.0),
         other => panic!("no activation {other}"),
     }
 }
@@ -227,4 +240,5 @@ fn references_know_the_activations() {
     near(act(ACT_SILU, 1.0), 0.731_058_578_630);
     near(act(ACT_QUICK_GELU, -1.0), -0.154_204_234_067);
     near(act(ACT_RELU, -1.0), 0.0);
+    near(act(ACT_LEAKY_RELU, -1.0), -0.1);
 }

@@ -19,4 +19,7 @@ pub(super) const ROWS: &[Row] = &[
     row(Stem::LayerNorm, "base", any, WeightForm::None, one),
     row(Stem::TimeEmbedding, "base", any, WeightForm::None, one),
     row(Stem::Pointwise, "base", any, WeightForm::None, one),
+    row(Stem::Resample, "base", any, WeightForm::None, one),
+    row(Stem::Rearrange, "base", any, WeightForm::None, one),
+    row(Stem::Modulate, "base", any, WeightForm::None, one),
 ];

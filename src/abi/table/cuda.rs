@@ -77,7 +77,7 @@ fn heads(p: &Params, _: Types, _: &Caps) -> bool {
 /// Half types and heads of exactly `D` channels: the kernel is unrolled over them.
 fn half_heads<const D: u32>(p: &Params, t: Types, _: &Caps) -> bool {
     let types = matches!(t.x, DType::F16 | DType::Bf16) && (t.y == t.x || t.y == DType::F32);
-    types && matches!(p, Params::Attention(a) if a.head_dim == D)
+    types && matches!(p, Params::Attention(a) if a.head_dim == D && a.parts & 4 == 0)
 }
 
 /// Blocks of a convolution: tiles of pixels by tiles of channels; per phase, over the input's pixels, where
@@ -126,6 +126,12 @@ fn others(p: &Params, _: Types) -> [u32; 3] {
         Params::LayerNorm(l) => fold(u64::from(l.rows.div_ceil(LAYER_NORM_ROWS))),
         Params::TimeEmbedding(t) => flat(product(&[t.rows, t.pitch / CHANNELS]), TIME_THREADS),
         Params::Pointwise(w) => flat(product(&[w.n, w.pixels, w.pitch_y / CHANNELS]), FLAT_THREADS),
+        Params::Resample(r) => {
+            let kept = if r.axis == 0 { r.w } else { r.h };
+            flat(product(&[r.n, r.out, kept, r.pitch / CHANNELS]), FLAT_THREADS)
+        }
+        Params::Rearrange(r) => flat(product(&[r.n, r.oh, r.ow, r.pitch_y / CHANNELS]), FLAT_THREADS),
+        Params::Modulate(m) => flat(product(&[m.pixels, m.pitch / CHANNELS]), FLAT_THREADS),
         Params::Conv2d(_) | Params::Gemm(_) | Params::Attention(_) => fold(1),
     }
 }
@@ -153,6 +159,9 @@ pub(super) const ROWS: &[Row] = &[
     row(Stem::LayerNorm, "base", any, WeightForm::None, others),
     row(Stem::TimeEmbedding, "base", any, WeightForm::None, others),
     row(Stem::Pointwise, "base", any, WeightForm::None, others),
+    row(Stem::Resample, "base", any, WeightForm::None, others),
+    row(Stem::Rearrange, "base", any, WeightForm::None, others),
+    row(Stem::Modulate, "base", any, WeightForm::None, others),
 ];
 
 const fn launch(stem: Stem, variant: &'static str, threads: u32, shared: u32) -> Launch {
@@ -181,6 +190,9 @@ pub const LAUNCHES: &[Launch] = &[
     launch(Stem::LayerNorm, "base", 32 * LAYER_NORM_ROWS, 0),
     launch(Stem::TimeEmbedding, "base", TIME_THREADS, 0),
     launch(Stem::Pointwise, "base", FLAT_THREADS, 0),
+    launch(Stem::Resample, "base", FLAT_THREADS, 0),
+    launch(Stem::Rearrange, "base", FLAT_THREADS, 0),
+    launch(Stem::Modulate, "base", FLAT_THREADS, 0),
 ];
 
 /// How `variant` of `stem` is launched, if there is one.
@@ -198,7 +210,13 @@ pub fn entry(stem: Stem, variant: &str, types: Types) -> String {
         Stem::GroupNormStats => [x, x, f32],
         Stem::NormFinalize => [f32; 3],
         Stem::TimeEmbedding => [f32, f32, y],
-        Stem::Attention | Stem::NormApply | Stem::LayerNorm | Stem::Pointwise => [x, x, y],
+        Stem::Attention
+        | Stem::NormApply
+        | Stem::LayerNorm
+        | Stem::Pointwise
+        | Stem::Resample
+        | Stem::Rearrange
+        | Stem::Modulate => [x, x, y],
     };
     format!("{}_{variant}_{}_{}_{}", stem.name(), x.name(), w.name(), y.name())
 }

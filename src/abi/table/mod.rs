@@ -75,6 +75,7 @@ pub fn in_place(kind: BackendKind, params: &Params, types: Types) -> Option<usiz
     match params {
         Params::NormApply(p) => (p.pitch_x2 == 0 && p.pitch_x == p.pitch_y).then_some(0),
         Params::Pointwise(p) => (p.offset == 0 && p.pitch_a == p.pitch_y).then_some(0),
+        Params::Modulate(_) => Some(0),
         // These read other elements than they write. A residual would be safe, but saves nothing: at the
         // step that adds it, its product's own operands make the peak.
         Params::Conv2d(_)
@@ -83,7 +84,9 @@ pub fn in_place(kind: BackendKind, params: &Params, types: Types) -> Option<usiz
         | Params::GroupNormStats(_)
         | Params::NormFinalize(_)
         | Params::LayerNorm(_)
-        | Params::TimeEmbedding(_) => None,
+        | Params::TimeEmbedding(_)
+        | Params::Resample(_)
+        | Params::Rearrange(_) => None,
     }
 }
 

@@ -70,7 +70,7 @@ fn narrow_heads(p: &Params, _: Types, _: &Caps) -> bool {
 
 /// A software rasteriser and heads of exactly `D` channels: the kernel is unrolled over them.
 fn heads_of<const D: u32>(p: &Params, _: Types, caps: &Caps) -> bool {
-    caps.software && matches!(p, Params::Attention(a) if a.head_dim == D)
+    caps.software && matches!(p, Params::Attention(a) if a.head_dim == D && a.parts & 4 == 0)
 }
 
 fn software(_: &Params, _: Types, caps: &Caps) -> bool {
@@ -166,6 +166,12 @@ fn others(p: &Params, _: Types) -> [u32; 3] {
         Params::LayerNorm(l) => fold(u64::from(l.rows)),
         Params::TimeEmbedding(t) => flat(product(&[t.rows, t.pitch / 4])),
         Params::Pointwise(w) => flat(product(&[w.n, w.pixels, w.pitch_y / 4])),
+        Params::Resample(r) => {
+            let kept = if r.axis == 0 { r.w } else { r.h };
+            flat(product(&[r.n, r.out, kept, r.pitch / 4]))
+        }
+        Params::Rearrange(r) => flat(product(&[r.n, r.oh, r.ow, r.pitch_y / 4])),
+        Params::Modulate(m) => flat(product(&[m.pixels, m.pitch / 4])),
         Params::Conv2d(_) | Params::Gemm(_) => fold(1),
     }
 }
@@ -206,6 +212,9 @@ pub(super) const ROWS: &[Row] = &[
     row(Stem::LayerNorm, "base", any, WeightForm::None, others),
     row(Stem::TimeEmbedding, "base", any, WeightForm::None, others),
     row(Stem::Pointwise, "base", any, WeightForm::None, others),
+    row(Stem::Resample, "base", any, WeightForm::None, others),
+    row(Stem::Rearrange, "base", any, WeightForm::None, others),
+    row(Stem::Modulate, "base", any, WeightForm::None, others),
 ];
 
 const fn permutation(
@@ -242,6 +251,9 @@ pub const PERMUTATIONS: &[Permutation] = &[
     permutation(Stem::LayerNorm, "base", &["COOPERATIVE"], &[]),
     permutation(Stem::TimeEmbedding, "base", &[], &[]),
     permutation(Stem::Pointwise, "base", &[], &[]),
+    permutation(Stem::Resample, "base", &[], &[]),
+    permutation(Stem::Rearrange, "base", &[], &[]),
+    permutation(Stem::Modulate, "base", &[], &[]),
 ];
 
 #[cfg(test)]

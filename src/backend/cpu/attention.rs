@@ -31,12 +31,15 @@ pub(super) struct Attention<'a> {
     pub(super) q: &'a [f32],
     pub(super) k: &'a [f32],
     pub(super) v: &'a [f32],
+    /// Empty without relative positions.
+    pub(super) rel: &'a [f32],
 }
 
-/// Thread scratch of a launch: queries, output, scores, maxima, sums, packed values.
+/// Thread scratch of a launch: queries, output, scores, maxima, sums, packed values, relative positions.
 pub(super) fn scratch(p: &AttentionParams) -> Scratch {
     let d = p.head_dim as usize;
-    Scratch { floats: QUERIES * (2 * d + KEYS + 2) + KEYS * d, indices: 0 }
+    let relative = (p.rel_h + p.rel_w) as usize;
+    Scratch { floats: QUERIES * (2 * d + KEYS + 2 + relative) + KEYS * d, indices: 0 }
 }
 
 /// One block of queries, all heads.
@@ -82,7 +85,8 @@ impl WithSimd for Block<'_, '_> {
         let (s, rest) = rest.split_at_mut(QUERIES * KEYS);
         let (max, rest) = rest.split_at_mut(QUERIES);
         let (sum, rest) = rest.split_at_mut(QUERIES);
-        let packed = &mut rest[..KEYS * d];
+        let (packed, rest) = rest.split_at_mut(KEYS * d);
+        let relative = &mut rest[..QUERIES * (p.rel_h + p.rel_w) as usize];
         for head in 0..p.heads as usize {
             q.fill(0.0);
             for i in 0..count {
@@ -90,6 +94,16 @@ impl WithSimd for Block<'_, '_> {
                 for (c, &v) in a.q[at..][..d].iter().enumerate() {
                     q[c * QUERIES + i] = v * p.scale;
                 }
+            }
+            if !a.rel.is_empty() {
+                spread(
+                    p,
+                    &a.rel[item * p.queries as usize * p.heads as usize * p.pitch_rel() as usize..],
+                    head,
+                    first,
+                    count,
+                    relative,
+                );
             }
             o.fill(0.0);
             max.fill(f32::NEG_INFINITY);
@@ -101,6 +115,9 @@ impl WithSimd for Block<'_, '_> {
                 let n = KEYS.min(visible - key);
                 let at = |offset: u32, pitch: u32| (row * keys + key) * pitch as usize + offset as usize + head * d;
                 scores(simd, &a.k[at(p.offset_k, p.pitch_k)..], p.pitch_k as usize, n, d, q, s);
+                if !a.rel.is_empty() {
+                    lift(p, key, relative, &mut s[..n * QUERIES]);
+                }
                 if p.parts & 1 != 0 {
                     for (j, s) in s.chunks_exact_mut(QUERIES).take(n).enumerate() {
                         // Query `first + i` sees keys up to its own index.
@@ -122,6 +139,39 @@ impl WithSimd for Block<'_, '_> {
         }
         for y in y.chunks_exact_mut(pitch) {
             y[p.heads as usize * d..].fill(0.0);
+        }
+    }
+}
+
+/// What each row and each column of keys adds to the scores of a block of queries, `[rel_h + rel_w][query]`: from it a
+/// score takes two values where it would else compute two addresses.
+#[inline(always)]
+fn spread(p: &AttentionParams, rel: &[f32], head: usize, first: usize, count: usize, to: &mut [f32]) {
+    let (h, w, pitch) = (p.rel_h as usize, p.rel_w as usize, p.pitch_rel() as usize);
+    to.fill(0.0);
+    for i in 0..count {
+        let query = first + i;
+        let r = &rel[(query * p.heads as usize + head) * pitch..][..pitch];
+        let (qy, qx) = (query / w, query % w);
+        for ky in 0..h {
+            to[ky * QUERIES + i] = r[qy + h - 1 - ky];
+        }
+        for kx in 0..w {
+            to[(h + kx) * QUERIES + i] = r[2 * h - 1 + qx + w - 1 - kx];
+        }
+    }
+}
+
+/// Adds relative positions to the scores of the keys from `key` on.
+#[inline(always)]
+fn lift(p: &AttentionParams, key: usize, relative: &[f32], s: &mut [f32]) {
+    let (h, w) = (p.rel_h as usize, p.rel_w as usize);
+    for (j, s) in s.chunks_exact_mut(QUERIES).enumerate() {
+        let (ky, kx) = ((key + j) / w, (key + j) % w);
+        let row = &relative[ky * QUERIES..][..QUERIES];
+        let column = &relative[(h + kx) * QUERIES..][..QUERIES];
+        for i in 0..QUERIES {
+            s[i] += row[i] + column[i];
         }
     }
 }

@@ -9,7 +9,8 @@ use super::product::Order;
 use super::scratch::Scratch;
 use super::vector::{is_activation, vectorised};
 use super::{
-    attention, conv2d, gemm, group_norm_stats, layer_norm, norm_apply, norm_finalize, pointwise, time_embedding,
+    attention, conv2d, gemm, group_norm_stats, layer_norm, modulate, norm_apply, norm_finalize, pointwise, rearrange,
+    resample, time_embedding,
 };
 use crate::abi::operands::operands;
 use crate::abi::table::{self, WeightForm};
@@ -42,7 +43,7 @@ pub(super) struct Kernel {
 /// Element type of binding `name`.
 fn dtype(name: &str, types: Types) -> DType {
     match name {
-        "x" | "x2" | "q" | "k" | "v" | "a" | "b" => types.x,
+        "x" | "x2" | "q" | "k" | "v" | "rel" | "a" | "b" | "gb" => types.x,
         "weight" => types.w,
         "y" | "residual" => types.y,
         // Tables, biases, affines, statistics.
@@ -61,7 +62,10 @@ fn items_of(params: &Params) -> u32 {
         | Params::NormFinalize(_)
         | Params::NormApply(_)
         | Params::LayerNorm(_)
-        | Params::TimeEmbedding(_) => 0,
+        | Params::TimeEmbedding(_)
+        | Params::Resample(_)
+        | Params::Rearrange(_)
+        | Params::Modulate(_) => 0,
     }
 }
 
@@ -88,6 +92,8 @@ fn sound(params: &Params) -> bool {
                 && p.offset_k + width <= p.pitch_k
                 && p.offset_v + width <= p.pitch_v
                 && width <= p.pitch_y
+                && (p.parts & 4 == 0
+                    || (p.parts & 2 == 0 && [p.queries, p.keys].iter().all(|&n| n == p.rel_h * p.rel_w)))
         }
         Params::GroupNormStats(p) => {
             p.pitch_x > 0 && p.h * p.w > 0 && p.blocks == (p.h * p.w).div_ceil(crate::abi::params::NORM_BLOCK)
@@ -105,6 +111,18 @@ fn sound(params: &Params) -> bool {
                 && p.c <= p.pitch_y
                 && p.offset + p.c <= p.pitch_a
                 && (p.pitch_b == 0 || p.c <= p.pitch_b)
+        }
+        Params::Resample(p) => {
+            p.pitch > 0
+                && p.pitch % 8 == 0
+                && p.axis <= 1
+                && p.taps > 0
+                && p.taps < p.pitch_table
+                && [p.n, p.h, p.w, p.out].iter().all(|&side| side > 0)
+        }
+        Params::Rearrange(p) => rearrange::sound(p),
+        Params::Modulate(p) => {
+            is_activation(p.act) && p.pixels > 0 && p.c > 0 && p.c <= p.pitch && 2 * p.c <= p.pitch_gb
         }
     }
 }
@@ -244,7 +262,8 @@ impl Kernel {
                 gemm::base(arch, &gemm, y);
             }
             Params::Attention(p) => {
-                let a = attention::Attention { p: *p, items, q: inputs[0], k: inputs[1], v: inputs[2] };
+                let rel = if p.parts & 4 != 0 { inputs[3] } else { &[] };
+                let a = attention::Attention { p: *p, items, q: inputs[0], k: inputs[1], v: inputs[2], rel };
                 attention::base(arch, &a, y);
             }
             Params::GroupNormStats(p) => group_norm_stats::base(arch, p, items, [inputs[0], inputs[1]], y),
@@ -257,6 +276,9 @@ impl Kernel {
                 let table = if p.parts & 2 != 0 { inputs[2] } else { &[] };
                 pointwise::base(arch, p, items, inputs[0], b, table, y);
             }
+            Params::Resample(p) => resample::base(arch, p, inputs[0], inputs[1], y),
+            Params::Rearrange(p) => rearrange::base(p, inputs[0], y),
+            Params::Modulate(p) => modulate::base(arch, p, inputs[0], inputs[1], y),
         }
     }
 
@@ -284,6 +306,9 @@ fn lengths_of_output(params: &Params) -> usize {
         Params::LayerNorm(p) => product(&[p.rows, p.pitch]),
         Params::TimeEmbedding(p) => product(&[p.rows, p.pitch]),
         Params::Pointwise(p) => product(&[p.n, p.pixels, p.pitch_y]),
+        Params::Resample(p) => product(&[p.n, p.out, if p.axis == 0 { p.w } else { p.h }, p.pitch]),
+        Params::Rearrange(p) => product(&[p.n, p.oh, p.ow, p.pitch_y]),
+        Params::Modulate(p) => product(&[p.pixels, p.pitch]),
     }
 }
 

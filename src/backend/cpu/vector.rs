@@ -1,7 +1,7 @@
 //! Vector mathematics: plain loops that the compiler turns into vector code for whatever instruction set
 //! [`Arch::dispatch`] finds at run time. No call here allocates.
 
-use crate::abi::params::{ACT_GELU, ACT_NONE, ACT_QUICK_GELU, ACT_RELU, ACT_SILU};
+use crate::abi::params::{ACT_GELU, ACT_LEAKY_RELU, ACT_NONE, ACT_QUICK_GELU, ACT_RELU, ACT_SILU};
 use pulp::Arch;
 
 /// `e^x` in f32: range reduction to |r| <= ln(2) / 2 and a polynomial of degree 6. At most 2 units in the
@@ -64,6 +64,7 @@ pub(super) fn activate(code: u32, values: &mut [f32]) {
         ACT_QUICK_GELU => values.iter_mut().for_each(|v| *v *= sigmoid(1.702 * *v)),
         // `max` would turn NaN into 0 and hide it from the finite scan.
         ACT_RELU => values.iter_mut().for_each(|v| *v = if *v < 0.0 { 0.0 } else { *v }),
+        ACT_LEAKY_RELU => values.iter_mut().for_each(|v| *v = if *v < 0.0 { 0.1 * *v } else { *v }),
         // `ACT_NONE`; `prepare` refuses other codes.
         _ => {}
     }
@@ -71,7 +72,7 @@ pub(super) fn activate(code: u32, values: &mut [f32]) {
 
 /// Whether `code` is an activation [`activate`] knows.
 pub(super) fn is_activation(code: u32) -> bool {
-    matches!(code, ACT_NONE | ACT_SILU | ACT_GELU | ACT_QUICK_GELU | ACT_RELU)
+    matches!(code, ACT_NONE | ACT_SILU | ACT_GELU | ACT_QUICK_GELU | ACT_RELU | ACT_LEAKY_RELU)
 }
 
 /// Runs `work`, compiled for the best instruction set of this machine. `work` and what it calls must be
@@ -109,6 +110,9 @@ mod tests {
 
     #[test]
     fn activations_at_the_ends() {
+        let mut v = [-2.0f32, 3.0, f32::NAN];
+        activate(ACT_LEAKY_RELU, &mut v);
+        assert!(v[0] == -0.2 && v[1] == 3.0 && v[2].is_nan(), "{v:?}");
         for code in [ACT_SILU, ACT_GELU, ACT_QUICK_GELU, ACT_RELU] {
             let mut v = [0.0f32, -1e30, 1e30, f32::NAN];
             activate(code, &mut v);

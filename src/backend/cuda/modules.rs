@@ -28,6 +28,9 @@ pub fn ptx(stem: Stem) -> &'static str {
         Stem::LayerNorm => built!("layer_norm"),
         Stem::TimeEmbedding => built!("time_embedding"),
         Stem::Pointwise => built!("pointwise"),
+        Stem::Resample => built!("resample"),
+        Stem::Rearrange => built!("rearrange"),
+        Stem::Modulate => built!("modulate"),
     }
 }
 

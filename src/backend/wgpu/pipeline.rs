@@ -20,6 +20,9 @@ fn source(stem: Stem) -> &'static str {
         Stem::LayerNorm => include_str!("../../../shaders/layer_norm.wgsl"),
         Stem::TimeEmbedding => include_str!("../../../shaders/time_embedding.wgsl"),
         Stem::Pointwise => include_str!("../../../shaders/pointwise.wgsl"),
+        Stem::Resample => include_str!("../../../shaders/resample.wgsl"),
+        Stem::Rearrange => include_str!("../../../shaders/rearrange.wgsl"),
+        Stem::Modulate => include_str!("../../../shaders/modulate.wgsl"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! q, k and v of one input become one product whose output attention reads by channel offset; k and v
 //! of one context likewise. One wide product keeps a device busier than three narrow ones.
 
+use super::super::layout::Order;
 use super::super::op::{Act, Attention, Graph, Linear, Node, Op, Value, ValueId};
 use super::super::verify;
 use super::producers;
@@ -16,10 +17,10 @@ pub(super) fn stack(graph: &mut Graph) -> Result<()> {
         let Some(Node { op: Op::Attention(p), inputs, output }) = nodes[i].clone() else { continue };
         // All three if they can be, else keys and values.
         for first in [0, 1] {
-            if let Some(group) = bare_linears(graph, &nodes, &made, &uses, &inputs[first..]) {
+            if let Some(group) = bare_linears(graph, &nodes, &made, &uses, &inputs[first..3]) {
                 let (product, offsets) = merge(graph, &nodes, &group);
                 let mut inputs = inputs.clone();
-                inputs[first..].fill(product.output);
+                inputs[first..3].fill(product.output);
                 for &at in &group {
                     nodes[at] = None;
                 }
@@ -50,7 +51,8 @@ fn bare_linears(
         let at = (*made.get(v.0 as usize)?)?;
         let node = nodes[at].as_ref()?;
         let Op::Linear(p) = &node.op else { return None };
-        let bare = p.weights.len() == 1 && !p.geglu && !p.residual && p.act == Act::None;
+        let plain = p.weights.iter().chain(&p.biases).all(|w| graph.weight(*w).order == Order::Stored);
+        let bare = p.weights.len() == 1 && plain && !p.geglu && !p.residual && p.act == Act::None;
         if !bare || uses[v.0 as usize] != 1 || found.iter().any(|(other, ..)| *other == at) {
             return None;
         }

@@ -65,7 +65,10 @@ pub(super) fn fold(graph: &mut Graph) -> Result<()> {
             | Op::Concat
             | Op::Upsample { .. }
             | Op::ChannelAffine(_)
-            | Op::ChannelMoments => {}
+            | Op::ChannelMoments
+            | Op::Resample(_)
+            | Op::Rearrange(_)
+            | Op::Modulate(_) => {}
         }
         let deepest = merged.inputs.iter().map(|v| depth[v.0 as usize]).max();
         depth[merged.output.0 as usize] = deepest.map_or(0, |d| d + 1);
@@ -108,7 +111,10 @@ fn epilogue(op: &mut Op) -> Option<Epilogue<'_>> {
         | Op::Concat
         | Op::Upsample { .. }
         | Op::ChannelAffine(_)
-        | Op::ChannelMoments => None,
+        | Op::ChannelMoments
+        | Op::Resample(_)
+        | Op::Rearrange(_)
+        | Op::Modulate(_) => None,
     }
 }
 
@@ -134,6 +140,9 @@ fn room(op: &Op) -> Option<Room> {
         | Op::Concat
         | Op::Upsample { .. }
         | Op::ChannelAffine(_)
-        | Op::ChannelMoments => None,
+        | Op::ChannelMoments
+        | Op::Resample(_)
+        | Op::Rearrange(_)
+        | Op::Modulate(_) => None,
     }
 }

@@ -68,6 +68,8 @@ fn compact(graph: &mut Graph) {
         renumber(&mut node.output);
     }
     graph.outputs.iter_mut().for_each(|(_, v)| renumber(v));
+    graph.constants.retain(|(v, _)| made[v.0 as usize].is_some());
+    graph.constants.iter_mut().for_each(|(v, _)| renumber(v));
 }
 
 /// Puts back the nodes a pass left over and renumbers the values.
@@ -76,7 +78,7 @@ fn rebuild(graph: &mut Graph, nodes: Vec<Option<Node>>) {
     compact(graph);
 }
 
-/// Removes nodes whose value nothing reads. Inputs stay: they are the graph's signature.
+/// Removes nodes whose value nothing reads. Inputs stay, constants apart: they are the graph's signature.
 fn remove_dead(graph: &mut Graph) -> Result<()> {
     let mut live = vec![false; graph.values.len()];
     for (_, v) in &graph.outputs {
@@ -87,7 +89,8 @@ fn remove_dead(graph: &mut Graph) -> Result<()> {
             node.inputs.iter().for_each(|v| live[v.0 as usize] = true);
         }
     }
-    graph.nodes.retain(|n| live[n.output.0 as usize] || matches!(n.op, Op::Input(_)));
+    let own: Vec<ValueId> = graph.constants.iter().map(|(v, _)| *v).collect();
+    graph.nodes.retain(|n| live[n.output.0 as usize] || (matches!(n.op, Op::Input(_)) && !own.contains(&n.output)));
     compact(graph);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What a consumer can read by itself is not stored: concatenations, nearest-neighbour doublings; and
 //! 1x1 convolutions that are plain matrix products.
 
+use super::super::layout::Order;
 use super::super::op::{Conv2d, Graph, Linear, Op, Padding};
 use super::producers;
 use crate::error::Result;
@@ -23,7 +24,10 @@ pub(super) fn fold_concat(graph: &mut Graph) -> Result<()> {
             | Op::Concat
             | Op::Upsample { .. }
             | Op::ChannelAffine(_)
-            | Op::ChannelMoments => false,
+            | Op::ChannelMoments
+            | Op::Resample(_)
+            | Op::Rearrange(_)
+            | Op::Modulate(_) => false,
         };
         if !foldable {
             continue;
@@ -48,7 +52,10 @@ pub(super) fn fold_concat(graph: &mut Graph) -> Result<()> {
             | Op::Concat
             | Op::Upsample { .. }
             | Op::ChannelAffine(_)
-            | Op::ChannelMoments => {}
+            | Op::ChannelMoments
+            | Op::Resample(_)
+            | Op::Rearrange(_)
+            | Op::Modulate(_) => {}
         }
     }
     super::remove_dead(graph)
@@ -59,8 +66,13 @@ pub(super) fn fold_upsample(graph: &mut Graph) -> Result<()> {
     let made = producers(graph);
     for i in 0..graph.nodes.len() {
         let Op::Conv2d(p) = &graph.nodes[i].op else { continue };
-        // Kernels double only in front of a convolution that keeps the doubled size.
-        if p.second || p.upsample.is_some() || p.stride != 1 || p.padding != Padding::all(p.kernel[0] / 2) {
+        // Kernels double only in front of a convolution that keeps the doubled size, with its taps as they are stored.
+        if graph.weight(p.weight).order != Order::Stored
+            || p.second
+            || p.upsample.is_some()
+            || p.stride != 1
+            || p.padding != Padding::all(p.kernel[0] / 2)
+        {
             continue;
         }
         let Some(source) = made[graph.nodes[i].inputs[0].0 as usize] else { continue };

@@ -30,7 +30,8 @@ fn wanted(graph: &Graph, node: &Node) -> Vec<Option<DType>> {
                 want[1] = Some(dtype(node.inputs[0]));
             }
         }
-        Op::Attention(_) => want[1..].fill(Some(dtype(node.inputs[0]))),
+        Op::Attention(_) | Op::Modulate(_) => want[1..].fill(Some(dtype(node.inputs[0]))),
+        Op::Resample(_) => want[1] = Some(DType::F32),
         Op::Pointwise(p) => {
             if p.beta.is_some() {
                 // The wider of the two, so that nothing is lost before the sum.
@@ -47,7 +48,8 @@ fn wanted(graph: &Graph, node: &Node) -> Vec<Option<DType>> {
         | Op::Concat
         | Op::Upsample { .. }
         | Op::ChannelAffine(_)
-        | Op::ChannelMoments => {}
+        | Op::ChannelMoments
+        | Op::Rearrange(_) => {}
     }
     if let Some(i) = verify::table_input(&node.op) {
         want[i] = Some(DType::F32);

@@ -1,18 +1,19 @@
 //! From graph nodes to launches: parameters, operands, kernel rows. One node makes one step, except a
 //! group norm, which makes three (statistics, merge, apply) with two scratch buffers between them.
 
+mod moves;
 mod nodes;
 
 use super::cost;
 use crate::abi::params::{
-    ACT_GELU, ACT_NONE, ACT_QUICK_GELU, ACT_RELU, ACT_SILU, PointwiseParams, TimeEmbeddingParams,
+    ACT_GELU, ACT_LEAKY_RELU, ACT_NONE, ACT_QUICK_GELU, ACT_RELU, ACT_SILU, PointwiseParams, TimeEmbeddingParams,
 };
 use crate::abi::table::{self, Row};
 use crate::abi::{Access, BackendKind, Caps, Params, Types, operands};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::graph::dtype::value_bytes;
-use crate::graph::layout::Packing;
+use crate::graph::layout::{Order, Packing};
 use crate::graph::op::{Node, Pointwise};
 use crate::graph::{Act, DType, Graph, Lifetime, Op, Shape, ValueId, WeightId, verify};
 use crate::plan::command::PackedWeight;
@@ -107,6 +108,7 @@ fn act_code(act: Act) -> u32 {
         Act::Gelu => ACT_GELU,
         Act::QuickGelu => ACT_QUICK_GELU,
         Act::Relu => ACT_RELU,
+        Act::LeakyRelu => ACT_LEAKY_RELU,
     }
 }
 
@@ -225,6 +227,9 @@ impl Context<'_> {
             }
             Op::ChannelAffine(p) => self.channel_affine(node, p),
             Op::ChannelMoments => self.channel_moments(node),
+            Op::Resample(p) => self.resample(node, p),
+            Op::Rearrange(p) => self.rearrange(node, p),
+            Op::Modulate(p) => self.modulate(node, p),
             Op::Concat | Op::Upsample { .. } => {
                 Err(Error::new(Kind::Internal, "plan", format!("{} has no kernel of its own", node.op.name())))
             }
@@ -282,6 +287,26 @@ impl Context<'_> {
 
     fn tensor(&self, id: WeightId) -> Option<String> {
         Some(self.graph.weight(id).name.clone())
+    }
+
+    /// `then` of the tensor `id`, whose elements the op may take in another order.
+    fn reordered(&self, id: WeightId, then: Packing) -> Result<Packing> {
+        let decl = self.graph.weight(id);
+        if decl.order == Order::Stored {
+            return Ok(then);
+        }
+        let shape = decl.shape.iter().map(|&s| extent::to_u32(&decl.name, s)).collect::<Result<_>>()?;
+        Ok(Packing::Reordered { order: decl.order, shape, then: Box::new(then) })
+    }
+
+    /// A bias of `length` channels, zeros where there is none.
+    fn bias(&mut self, id: Option<WeightId>, length: u32) -> Result<Option<Operand>> {
+        let vector = Packing::Vectors { lengths: vec![length] };
+        let packing = match id {
+            Some(id) => self.reordered(id, vector)?,
+            None => vector,
+        };
+        Ok(self.weight(vec![id.and_then(|id| self.tensor(id))], packing, DType::F32))
     }
 
     /// f32 vectors: biases and norm weights.

@@ -50,8 +50,9 @@ impl Context<'_> {
                 Packing::ConvKn { taps: p.kernel[0] * p.kernel[1], sources, out: ys.c }
             }
         };
+        let packing = self.reordered(p.weight, packing)?;
         let weight = self.weight(vec![self.tensor(p.weight)], packing, types.w);
-        let bias = self.vectors(vec![p.bias.and_then(|b| self.tensor(b))], vec![ys.c]);
+        let bias = self.bias(p.bias, ys.c)?;
         let y = Some(buffer(node.output));
         let [x2, row_bias, residual] = [x2, row_bias, residual].map(|v| v.map(buffer));
         self.push(node, params, types, vec![Some(buffer(x)), x2, weight, bias, row_bias, residual, y])
@@ -80,8 +81,14 @@ impl Context<'_> {
             p.biases.iter().map(|&b| self.tensor(b)).collect()
         };
         let tensors = p.weights.iter().map(|&w| self.tensor(w)).collect();
-        let weight = self.weight(tensors, Packing::LinearKn { input: xs.c, outs, geglu: p.geglu }, types.w);
-        let bias = self.vectors(biases, lengths);
+        let packing = Packing::LinearKn { input: xs.c, outs, geglu: p.geglu };
+        // Tensors in another order stand alone.
+        let packing = if let [one] = p.weights[..] { self.reordered(one, packing)? } else { packing };
+        let weight = self.weight(tensors, packing, types.w);
+        let bias = match p.biases[..] {
+            [one] if !p.geglu => self.bias(Some(one), p.out_channels)?,
+            _ => self.vectors(biases, lengths),
+        };
         let residual = p.residual.then(|| buffer(node.inputs[1]));
         self.push(node, params, types, vec![Some(buffer(x)), weight, bias, residual, Some(buffer(node.output))])
     }
@@ -175,10 +182,19 @@ impl Context<'_> {
         let lifetime = |v: ValueId| self.graph.value(v).lifetime;
         // Within the setup list the rows of both sides are contexts: plain items there.
         let contexts = lifetime(k) == Lifetime::Context && lifetime(q) != Lifetime::Context;
+        // Rows that are sequences lie one after the other, as items do.
+        let (qs, ks) = (self.shape(q), self.shape(k));
+        let [n, queries, keys] = if p.rows {
+            [product("sequences", &[qs.n, qs.h])?, qs.w, ks.w]
+        } else {
+            [qs.n, extent::to_u32("queries", qs.pixels())?, extent::to_u32("keys", ks.pixels())?]
+        };
+        let rel = p.relative.map(|_| node.inputs[3]);
+        let [rel_h, rel_w] = p.relative.unwrap_or_default();
         let params = Params::Attention(AttentionParams {
-            n: self.shape(q).n,
-            queries: extent::to_u32("queries", self.shape(q).pixels())?,
-            keys: extent::to_u32("keys", self.shape(k).pixels())?,
+            n,
+            queries,
+            keys,
             heads: p.heads,
             head_dim: p.head_dim,
             pitch_q: self.shape(q).pitch(),
@@ -189,11 +205,11 @@ impl Context<'_> {
             offset_k: p.k_offset,
             offset_v: p.v_offset,
             scale: p.scale,
-            parts: u32::from(p.causal) | u32::from(contexts) << 1,
-            pad0: 0,
-            pad1: 0,
+            parts: u32::from(p.causal) | u32::from(contexts) << 1 | u32::from(rel.is_some()) << 2,
+            rel_h,
+            rel_w,
         });
-        self.simple(node, params, &[Some(q), Some(k), Some(v)])
+        self.simple(node, params, &[Some(q), Some(k), Some(v), rel])
     }
 
     pub(super) fn pointwise_params(&self, node: &Node, p: &Pointwise) -> PointwiseParams {

@@ -147,9 +147,10 @@ impl HostNeeds {
         HostNeeds { rows, staging: pinned, program: HOST_OVERHEAD, ..HostNeeds::default() }
     }
 
-    /// Staging of every window input and output of `plan`: once as f32 without pitch padding, once with.
+    /// Staging of every input, constant and output of `plan`: once as f32 without pitch padding, once with.
     pub fn staging(plan: &Plan) -> u64 {
-        2 * plan.inputs.iter().chain(&plan.outputs).map(|p| p.range.bytes).sum::<u64>()
+        let constants = plan.constants.iter().map(|(p, _)| p);
+        2 * plan.inputs.iter().chain(constants).chain(&plan.outputs).map(|p| p.range.bytes).sum::<u64>()
     }
 
     /// Most host bytes that one weight of `plan` takes on its way to the device: as stored, as f32, packed.

@@ -112,7 +112,10 @@ fn module_path(graph: &Graph, node: &Node) -> String {
         | Op::Concat
         | Op::Upsample { .. }
         | Op::ChannelAffine(_)
-        | Op::ChannelMoments => name.to_owned(),
+        | Op::ChannelMoments
+        | Op::Resample(_)
+        | Op::Rearrange(_)
+        | Op::Modulate(_) => name.to_owned(),
     }
 }
 
