@@ -15,10 +15,13 @@ use tessera::graph::{DType, Graph};
 use tessera::knobs;
 use tessera::model::Extents;
 use tessera::model::controlnet::ControlNetModel;
+use tessera::model::depth_anything::DepthAnything;
+use tessera::model::sam::SamVisionModel;
+use tessera::model::spixel_fcn::SpixelNet;
 use tessera::model::unet::UNet2DConditionModel;
 use tessera::model::vae::AutoencoderKL;
 use tessera::run::{Cancel, Component, ComponentOptions, Silent, component};
-use tessera::weights::Checkpoint;
+use tessera::weights::{Checkpoint, Model};
 
 /// A row of `cases.json`.
 pub(crate) struct Row {
@@ -54,6 +57,8 @@ struct Case {
     name: String,
     graph: Graph,
     checkpoint: Checkpoint,
+    /// Tensors that are read on the host.
+    host: Vec<(String, Vec<u64>)>,
     inputs: HashMap<String, Vec<f32>>,
     outputs: HashMap<String, Vec<f32>>,
     items: Vec<Rows>,
@@ -81,7 +86,7 @@ pub(crate) fn rows() -> Vec<Row> {
     rows
 }
 
-/// The cases of diffusers' networks, whose graphs are built here; those of CLIP's towers are in `clip.rs`.
+/// The cases of all networks whose graphs are built here; those of CLIP's towers are in `clip.rs`.
 fn networks() -> impl Iterator<Item = Row> {
     let towers = [Component::TextEncoder, Component::VisionEncoder];
     rows().into_iter().filter(move |r| !towers.contains(&r.component))
@@ -117,7 +122,7 @@ fn tensors(path: &Path) -> HashMap<String, Given> {
 fn load(row: &Row, dtype: DType) -> Case {
     let mut inputs = tensors(&row.input());
     let outputs = tensors(&row.output());
-    let x = inputs["sample"].shape.clone();
+    let x = inputs.get("sample").unwrap_or_else(|| &inputs["pixel_values"]).shape.clone();
     let first = |name: &str| inputs.get(name).map_or(1, |t| t.shape.first().map_or(1, |&n| n as u32));
     let (steps, contexts) = (first("timestep"), first("encoder_hidden_states"));
     let tokens = inputs.get("encoder_hidden_states").map_or(1, |t| t.shape[1] as u32);
@@ -125,6 +130,10 @@ fn load(row: &Row, dtype: DType) -> Case {
     let items = (0..x[0]).map(|i| Rows { step: i % steps as usize, context: i % contexts as usize }).collect();
     let e = Extents { batch: x[0] as u32, height: x[2] as u32, width: x[3] as u32, steps, contexts, tokens };
     let config = std::fs::read_to_string(row.model().join("config.json")).expect("config");
+    // as it is loaded: renamed, and with what is folded into it
+    let model = Model::open(&row.model()).expect("model");
+    let checkpoint = model.checkpoint(row.component.part()).expect("checkpoint");
+    let mut host = Vec::new();
     let autoencoder = || AutoencoderKL::from_config(&config);
     let graph = match row.component {
         Component::Unet => UNet2DConditionModel::from_config(&config).and_then(|n| {
@@ -144,13 +153,29 @@ fn load(row: &Row, dtype: DType) -> Case {
             inputs.insert("latent_sample".into(), latent);
             autoencoder().and_then(|n| n.build_decoder(e.batch, e.height, e.width, dtype))
         }
+        Component::Superpixel => {
+            SpixelNet::from_config(&config).and_then(|n| n.build(e.batch, e.height, e.width, dtype))
+        }
+        Component::Depth => DepthAnything::from_config(&config).and_then(|n| {
+            host.extend(n.host_tensors());
+            let given = n.inputs(&checkpoint, e.batch, e.height, e.width)?;
+            inputs.extend(given.into_iter().map(|(name, values)| (name.to_owned(), Given { shape: vec![], values })));
+            n.build(e.batch, e.height, e.width, dtype)
+        }),
+        Component::SamEncoder => SamVisionModel::from_config(&config).and_then(|n| {
+            host.extend(n.host_tensors());
+            let given = n.inputs(&checkpoint, e.batch)?;
+            inputs.extend(given.into_iter().map(|(name, values)| (name.to_owned(), Given { shape: vec![], values })));
+            n.build(e.batch, dtype)
+        }),
         Component::TextEncoder | Component::VisionEncoder => unreachable!("{} is a tower", row.name),
     };
     let plain = |t: HashMap<String, Given>| t.into_iter().map(|(name, t)| (name, t.values)).collect();
     Case {
         name: row.name.clone(),
         graph: graph.expect("graph"),
-        checkpoint: Checkpoint::open(&row.model()).expect("checkpoint"),
+        checkpoint,
+        host,
         inputs: plain(inputs),
         outputs: plain(outputs),
         items,
@@ -172,7 +197,8 @@ fn every_checkpoint_fits_its_config() {
     for row in networks() {
         let c = load(&row, DType::F32);
         let wanted = c.graph.weights.iter().map(|w| (w.name.as_str(), w.shape.as_slice()));
-        let extra = c.checkpoint.check(wanted).expect("every tensor is there");
+        let host = c.host.iter().map(|(n, s)| (n.as_str(), s.as_slice()));
+        let extra = c.checkpoint.check(wanted.chain(host)).expect("every tensor is there");
         // encoder and decoder share a file, so each leaves the other's tensors
         let other = ["encoder.", "decoder.", "quant_conv.", "post_quant_conv."];
         assert!(extra.iter().all(|n| c.name.starts_with("vae") && other.iter().any(|o| n.starts_with(o))), "{extra:?}");

@@ -42,4 +42,5 @@ mod toys;
 mod twin;
 mod upscale;
 mod vae_modes;
+mod vision;
 mod weights;

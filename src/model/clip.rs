@@ -7,7 +7,7 @@ use crate::graph::{Act, Builder, DType, ValueId};
 use crate::limits;
 
 /// Activations by transformers' names; its `gelu` is the exact one. The tanh approximations are refused.
-const ACTIVATIONS: [(&str, Act); 4] =
+pub(super) const ACTIVATIONS: [(&str, Act); 4] =
     [("quick_gelu", Act::QuickGelu), ("gelu", Act::Gelu), ("relu", Act::Relu), ("silu", Act::Silu)];
 
 /// The layers of one tower.

@@ -1,107 +1,34 @@
 //! Reads a checkpoint's `config.json` field by field: every field is honoured, refused by name, or on a
 //! list of fields that do not touch the result; a field nobody knows is refused.
 
+use super::ignored::{IGNORED, IGNORED_TRANSFORMERS};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::weights::json::{self, quoted};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
-/// Fields that say nothing about the function computed, each with the reason.
-pub const IGNORED: [(&str, &str); 14] = [
-    ("_class_name", "checked by the caller"),
-    ("_diffusers_version", "which version wrote the file"),
-    ("_name_or_path", "where it was loaded from"),
-    ("_use_default_values", "which fields the writer filled in by itself; all of them are read by name"),
-    ("_commit_hash", "where it was loaded from"),
-    ("sample_size", "the size trained at; graphs are built for any size"),
-    ("dropout", "training only"),
-    ("decay", "averaging of weights in training"),
-    ("inv_gamma", "averaging of weights in training"),
-    ("min_decay", "averaging of weights in training"),
-    ("optimization_step", "averaging of weights in training"),
-    ("power", "averaging of weights in training"),
-    ("update_after_step", "averaging of weights in training"),
-    ("use_ema_warmup", "averaging of weights in training"),
-];
+/// A model of several networks, whose config has one network's as a section.
+struct Whole {
+    model_type: &'static str,
+    /// What it holds beside the sections' own fields.
+    fields: &'static [&'static str],
+}
 
-/// The same for configs of transformers. The second half stood in every config until transformers wrote only
-/// what differs from its defaults; CLIP's own code reads none of it.
-pub const IGNORED_TRANSFORMERS: [(&str, &str); 64] = [
-    ("architectures", "checked by the caller"),
-    ("model_type", "checked by the caller"),
-    ("transformers_version", "which version wrote the file"),
-    ("_name_or_path", "where it was loaded from"),
-    ("_commit_hash", "where it was loaded from"),
-    ("torch_dtype", "how the tensors were stored; the file says it itself"),
-    ("dtype", "how the tensors were stored; the file says it itself"),
-    ("_attn_implementation_autoset", "which of several equal implementations runs"),
-    ("dropout", "training only"),
-    ("attention_dropout", "training only"),
-    ("initializer_factor", "training only"),
-    ("initializer_range", "training only"),
-    ("gradient_checkpointing", "training only"),
-    ("projection_dim", "of the projection behind the pooled output, which is not computed"),
-    ("pad_token_id", "the tokenizer pads; the network looks at every token"),
-    ("bos_token_id", "the tokenizer adds it"),
-    ("eos_token_id", "says which token the pooled output is; it is not computed"),
-    ("add_cross_attention", "decoders of other families"),
-    ("bad_words_ids", "text generation"),
-    ("begin_suppress_tokens", "text generation"),
-    ("chunk_size_feed_forward", "other families; the result would be the same"),
-    ("cross_attention_hidden_size", "decoders of other families"),
-    ("decoder_start_token_id", "text generation"),
-    ("diversity_penalty", "text generation"),
-    ("do_sample", "text generation"),
-    ("early_stopping", "text generation"),
-    ("encoder_no_repeat_ngram_size", "text generation"),
-    ("exponential_decay_length_penalty", "text generation"),
-    ("finetuning_task", "a note"),
-    ("forced_bos_token_id", "text generation"),
-    ("forced_eos_token_id", "text generation"),
-    ("id2label", "classifiers"),
-    ("is_decoder", "decoders of other families"),
-    ("is_encoder_decoder", "other families"),
-    ("label2id", "classifiers"),
-    ("length_penalty", "text generation"),
-    ("max_length", "text generation"),
-    ("min_length", "text generation"),
-    ("no_repeat_ngram_size", "text generation"),
-    ("num_beam_groups", "text generation"),
-    ("num_beams", "text generation"),
-    ("num_return_sequences", "text generation"),
-    ("output_attentions", "what else is returned"),
-    ("output_hidden_states", "what else is returned"),
-    ("output_scores", "text generation"),
-    ("prefix", "text generation"),
-    ("problem_type", "classifiers"),
-    ("remove_invalid_values", "text generation"),
-    ("repetition_penalty", "text generation"),
-    ("return_dict", "how results are returned"),
-    ("return_dict_in_generate", "text generation"),
-    ("sep_token_id", "other families"),
-    ("suppress_tokens", "text generation"),
-    ("task_specific_params", "text generation"),
-    ("temperature", "text generation"),
-    ("tf_legacy_loss", "training only"),
-    ("tie_encoder_decoder", "other families"),
-    ("tie_word_embeddings", "language models"),
-    ("tokenizer_class", "which tokenizer it was trained with; the tokenizer's folder says it itself"),
-    ("top_k", "text generation"),
-    ("top_p", "text generation"),
-    ("torchscript", "how it was exported"),
-    ("typical_p", "text generation"),
-    ("use_bfloat16", "an option of another framework"),
-];
-/// What the config of a whole CLIP (both towers) holds beside the towers' own configs. Heads are pruned by
-/// the towers' own.
-const OF_BOTH_TOWERS: [&str; 6] = [
-    "text_config",
-    "text_config_dict",
-    "vision_config",
-    "vision_config_dict",
-    "logit_scale_init_value",
-    "pruned_heads",
+/// Heads of CLIP's towers are pruned by the towers' own configs.
+const WHOLES: [Whole; 2] = [
+    Whole {
+        model_type: "clip",
+        fields: &[
+            "text_config",
+            "text_config_dict",
+            "vision_config",
+            "vision_config_dict",
+            "logit_scale_init_value",
+            "pruned_heads",
+        ],
+    },
+    Whole { model_type: "sam", fields: &["vision_config", "prompt_encoder_config", "mask_decoder_config"] },
 ];
 
 /// An error about a config.
@@ -131,7 +58,7 @@ impl Fields {
     }
 
     /// Parses `text`, a config of transformers, and checks that it describes `class` (or the same with a
-    /// projection behind it) by `architectures` and `model_type`. The config of a whole CLIP is accepted as
+    /// projection behind it) by `architectures` and `model_type`. The config of a whole CLIP or SAM is accepted as
     /// well: then `section` of it is read, or `{section}_dict` where that is given, which transformers prefers.
     pub(super) fn transformers(
         class: &'static str,
@@ -140,24 +67,39 @@ impl Fields {
         text: &str,
     ) -> Result<Fields> {
         let mut map = parse(class, text)?;
-        let whole = map.get("model_type").and_then(Value::as_str) == Some("clip");
-        if whole {
+        let named = map.get("model_type").and_then(Value::as_str);
+        let whole = WHOLES.iter().find(|w| named == Some(w.model_type));
+        if let Some(whole) = whole {
             let ignored = |k: &str| IGNORED_TRANSFORMERS.iter().any(|(name, _)| *name == k);
-            if let Some(k) = map.keys().find(|k| !ignored(k) && !OF_BOTH_TOWERS.contains(&k.as_str())) {
+            if let Some(k) = map.keys().find(|k| !ignored(k) && !whole.fields.contains(&k.as_str())) {
                 return Err(bad(class, format!("unknown field {} beside `{}`", quoted(k), section[0])));
             }
             let inner = section.iter().rev().find_map(|s| map.get(*s)).filter(|v| !v.is_null());
             let inner = inner.or_else(|| map.get(section[0])).and_then(Value::as_object).cloned();
             map = inner.ok_or_else(|| bad(class, format!("`{}` is no object", section[0])))?;
         }
+        Fields::of_transformers(class, model_type, map, whole.is_none())
+    }
+
+    /// The config of a network inside another's, which is the field `key`.
+    pub(super) fn section(&mut self, key: &'static str, class: &'static str, model_type: &str) -> Result<Fields> {
+        match self.take(key).cloned() {
+            Some(Value::Object(map)) => Fields::of_transformers(class, model_type, map, false),
+            _ => Err(self.refuse(key, "expected the config of a network")),
+        }
+    }
+
+    /// `named` where `architectures` has to be right.
+    fn of_transformers(class: &'static str, model_type: &str, map: Map<String, Value>, named: bool) -> Result<Fields> {
         let projected = format!("{class}WithProjection");
-        let named = map.get("architectures").and_then(|a| a.get(0)).filter(|_| !whole);
+        let named = map.get("architectures").and_then(|a| a.get(0)).filter(|_| named);
         if let Some(v) = named.filter(|v| ![class, &projected].contains(&v.as_str().unwrap_or_default())) {
             return Err(bad(class, format!("architectures[0] is {}", show(v))));
         }
         match map.get("model_type") {
             None | Some(Value::Null) => {}
-            Some(Value::String(s)) if s == model_type => {}
+            // sections of published files leave it empty
+            Some(Value::String(s)) if s == model_type || s.is_empty() => {}
             Some(v) => return Err(bad(class, format!("model_type is {}", show(v)))),
         }
         Ok(Fields { what: class, map, seen: BTreeSet::new(), ignored: &IGNORED_TRANSFORMERS })
@@ -200,10 +142,15 @@ impl Fields {
 
     /// A finite number.
     pub(super) fn f32(&mut self, key: &'static str, default: f32) -> Result<f32> {
+        self.f64(key, f64::from(default)).map(|v| v as f32)
+    }
+
+    /// A number that is finite as an f32, too.
+    pub(super) fn f64(&mut self, key: &'static str, default: f64) -> Result<f64> {
         match self.take(key) {
             None => Ok(default),
             Some(v) => match v.as_f64() {
-                Some(v) if (v as f32).is_finite() => Ok(v as f32),
+                Some(v) if (v as f32).is_finite() => Ok(v),
                 _ => Err(self.refuse(key, "expected a finite number")),
             },
         }
@@ -285,6 +232,31 @@ impl Fields {
             Some(Value::Array(_)) => Err(self.refuse(key, format!("expected one number per level, {levels}"))),
             Some(v) => Ok(vec![self.count(key, &v, max)?; levels]),
         }
+    }
+
+    /// A list of whole numbers from 0 to `max`, at most `most` of them; `None` when the field is null or absent.
+    pub(super) fn indices(&mut self, key: &'static str, most: usize, max: u64) -> Result<Option<Vec<u32>>> {
+        let Some(value) = self.take(key).filter(|v| !v.is_null()).cloned() else { return Ok(None) };
+        let list = value.as_array().filter(|a| a.len() <= most);
+        let number = |v: &Value| v.as_u64().filter(|&v| v <= max).map(|v| v as u32);
+        let list: Option<Vec<u32>> = list.and_then(|a| a.iter().map(number).collect());
+        list.map(Some).ok_or_else(|| self.refuse(key, format!("expected at most {most} whole numbers from 0 to {max}")))
+    }
+
+    /// A list of texts, at most the limit of layers; `None` when the field is null or absent.
+    pub(super) fn texts(&mut self, key: &'static str) -> Result<Option<Vec<String>>> {
+        let Some(value) = self.take(key).filter(|v| !v.is_null()).cloned() else { return Ok(None) };
+        let list = value.as_array().filter(|a| a.len() <= limits::MAX_LEVEL_LAYERS as usize);
+        let list: Option<Vec<String>> = list.and_then(|a| a.iter().map(|v| v.as_str().map(str::to_owned)).collect());
+        list.map(Some).ok_or_else(|| self.refuse(key, "expected a list of names"))
+    }
+
+    /// A list of finite numbers, at most `most` of them; `None` when the field is null or absent.
+    pub(super) fn numbers(&mut self, key: &'static str, most: usize) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.take(key).filter(|v| !v.is_null()).cloned() else { return Ok(None) };
+        let list = value.as_array().filter(|a| a.len() <= most);
+        let list: Option<Vec<f64>> = list.and_then(|a| a.iter().map(Value::as_f64).collect());
+        list.map(Some).ok_or_else(|| self.refuse(key, format!("expected at most {most} numbers")))
     }
 
     /// Refuses the field unless it is absent, null, or equal to one of `accepted`: the value that leaves

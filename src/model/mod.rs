@@ -11,16 +11,23 @@ pub mod clip_text;
 pub mod clip_vision;
 mod config;
 pub mod controlnet;
+pub mod depth_anything;
+mod dinov2;
 pub mod edsr;
+mod ignored;
 pub mod liif;
+pub mod pictures;
 mod resnet;
+pub mod sam;
+pub mod sarm;
+pub mod spixel_fcn;
 pub mod tokenizer;
 mod transformer;
 pub mod unet;
 mod unicode;
 pub mod vae;
 
-pub use config::{IGNORED, IGNORED_TRANSFORMERS};
+pub use ignored::{IGNORED, IGNORED_TRANSFORMERS};
 
 /// What fixes a graph beside the network and the storage type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -125,4 +132,21 @@ pub(crate) mod published {
         "initializer_range":0.02,"intermediate_size":4096,"layer_norm_eps":1e-05,"model_type":"clip_vision_model",
         "num_attention_heads":16,"num_channels":3,"num_hidden_layers":24,"patch_size":14,"projection_dim":768,
         "torch_dtype":"float32","transformers_version":"4.24.0"}"#;
+
+    pub(crate) const DEPTH_ANYTHING_S: &str = r#"{"_commit_hash":null,
+        "architectures":["DepthAnythingForDepthEstimation"],"backbone":null,"backbone_config":{
+        "architectures":["Dinov2Model"],"hidden_size":384,"image_size":518,"model_type":"dinov2",
+        "num_attention_heads":6,"out_features":["stage9","stage10","stage11","stage12"],"out_indices":[9,10,11,12],
+        "patch_size":14,"reshape_hidden_states":false,"torch_dtype":"float32"},"fusion_hidden_size":64,
+        "head_hidden_size":32,"head_in_index":-1,"initializer_range":0.02,"model_type":"depth_anything",
+        "neck_hidden_sizes":[48,96,192,384],"patch_size":14,"reassemble_factors":[4,2,1,0.5],
+        "reassemble_hidden_size":384,"torch_dtype":"float32","transformers_version":null,
+        "use_pretrained_backbone":false}"#;
+
+    pub(crate) const SAM_VIT_B: &str = r#"{"attention_dropout":0.0,"dropout":0.0,"global_attn_indexes":[2,5,8,11],
+        "hidden_act":"gelu","hidden_size":768,"image_size":1024,"initializer_factor":1.0,"initializer_range":1e-10,
+        "intermediate_size":6144,"layer_norm_eps":1e-06,"mlp_dim":3072,"mlp_ratio":4.0,"model_type":"",
+        "num_attention_heads":12,"num_channels":3,"num_hidden_layers":12,"num_pos_feats":128,"output_channels":256,
+        "patch_size":16,"projection_dim":512,"qkv_bias":true,"use_abs_pos":true,"use_rel_pos":true,
+        "window_size":14}"#;
 }

@@ -1,6 +1,7 @@
 //! Checkpoints: safetensors files, checked as a whole before any tensor is used, read with positioned
 //! reads. Files are never mapped: one that shrinks while it is read must be an error, not a signal.
 
+use super::fold::Fold;
 use super::header::{self, StoredType, TensorInfo};
 use super::json::{self, quoted};
 use super::lora::Merge;
@@ -55,6 +56,8 @@ pub struct Checkpoint {
     by_name: HashMap<String, usize>,
     /// What adapters add to a tensor, by its index, in the order they were given.
     merges: HashMap<usize, Vec<Merge>>,
+    /// What a tensor's neighbours make of it, by its index.
+    folds: HashMap<usize, Fold>,
     /// The text that the files' metadata holds about an adapter in them.
     adapter_text: Option<String>,
 }
@@ -138,13 +141,19 @@ impl Checkpoint {
             }
             files.push(Mutex::new(file));
         }
-        Ok(Checkpoint { path: path.to_owned(), files, tensors, by_name, merges: HashMap::new(), adapter_text })
+        let (merges, folds) = (HashMap::new(), HashMap::new());
+        Ok(Checkpoint { path: path.to_owned(), files, tensors, by_name, merges, folds, adapter_text })
     }
 
     /// The same files with other tensors: views of those that are in them. Names must differ.
     pub(super) fn with_views(self, tensors: Vec<TensorInfo>) -> Checkpoint {
         let by_name = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
-        Checkpoint { tensors, by_name, merges: HashMap::new(), ..self }
+        Checkpoint { tensors, by_name, merges: HashMap::new(), folds: HashMap::new(), ..self }
+    }
+
+    /// Folds layers into tensors, by index, whenever these are read.
+    pub(super) fn with_folds(self, folds: Vec<(usize, Fold)>) -> Checkpoint {
+        Checkpoint { folds: folds.into_iter().collect(), ..self }
     }
 
     /// Adds low-rank changes to tensors, by index; they are merged when a tensor is read.
@@ -243,6 +252,9 @@ impl Checkpoint {
         for merge in merges {
             merge.add_to(&mut values, &t.shown())?;
         }
+        if let Some(fold) = self.folds.get(&index) {
+            fold.apply(self, t, &mut values)?;
+        }
         match recipe::first_beyond(&values, f32::MAX) {
             None => Ok(values),
             Some(i) => Err(self.error(format!(
@@ -292,6 +304,15 @@ impl Checkpoint {
                 Ok(f64::from_le_bytes(bytes) as f32)
             }
             _ => Ok(self.stored(t)?[0]),
+        }
+    }
+
+    /// The values of `t` as the file has them, all finite.
+    pub(super) fn plain(&self, t: &TensorInfo) -> Result<Vec<f32>> {
+        let values = self.stored(t)?;
+        match recipe::first_beyond(&values, f32::MAX) {
+            None => Ok(values),
+            Some(i) => Err(self.error(format!("{} element {i} is {}", t.shown(), values[i]))),
         }
     }
 

@@ -35,20 +35,20 @@ impl<'a> Shapes<'a> {
         self.map.contains_key(name)
     }
 
-    fn bad(&self, why: impl std::fmt::Display) -> Error {
+    pub(super) fn bad(&self, why: impl std::fmt::Display) -> Error {
         Error::new(Kind::Weights, "weights", format!("{}: {why}", self.path))
             .advise("put the config.json of the same checkpoint beside the file")
     }
 
     /// Extent `axis` of a tensor that must be there.
-    fn extent(&self, name: &str, axis: usize) -> Result<u64> {
+    pub(super) fn extent(&self, name: &str, axis: usize) -> Result<u64> {
         let shape = self.map.get(name).ok_or_else(|| self.bad(format!("no tensor `{name}`")))?;
         let extent = shape.get(axis).copied().filter(|&e| e > 0);
         extent.ok_or_else(|| self.bad(format!("`{name}` is {shape:?}: no axis {axis} to read the config from")))
     }
 
     /// Tensors `{head}{i}{tail}`, at most `limit`.
-    fn count(&self, head: &str, tail: &str, limit: usize) -> Result<usize> {
+    pub(super) fn count(&self, head: &str, tail: &str, limit: usize) -> Result<usize> {
         match count(|n| self.has(n), head, tail) {
             n if n <= limit => Ok(n),
             n => Err(self.bad(format!("{n} of `{head}N{tail}`, the limit is {limit}"))),
@@ -63,6 +63,9 @@ impl<'a> Shapes<'a> {
             Part::Vae => self.vae()?,
             Part::TextEncoder => self.text(naming)?,
             Part::ImageEncoder => self.vision()?,
+            Part::Superpixel => self.superpixel()?,
+            Part::Depth => self.depth(naming)?,
+            Part::Sam => self.sam()?,
         };
         Ok(config.to_string())
     }
@@ -205,7 +208,7 @@ impl<'a> Shapes<'a> {
         let act = match (naming, hidden) {
             (Naming::OpenClip, _) | (_, 1024) => "gelu",
             (Naming::Ldm, _) | (_, 768) => "quick_gelu",
-            (Naming::Diffusers, _) => {
+            (Naming::Diffusers | Naming::Original, _) => {
                 return Err(self.bad(format!("a text encoder of width {hidden}: its activation is unknown")));
             }
         };

@@ -5,8 +5,10 @@ use super::Part;
 use super::header::TensorInfo;
 use super::json::quoted;
 use super::ldm::{self, Mapped};
+use super::vision;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use std::collections::HashSet;
 
 /// How the tensors of one network are named in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(super) enum Naming {
     Ldm,
     /// OpenCLIP's.
     OpenClip,
+    /// That of the repository a network was published in, before transformers had it.
+    Original,
 }
 
 /// One network found in a file.
@@ -37,7 +41,7 @@ struct Mark {
     none_of: &'static [&'static str],
 }
 
-const MARKS: [Mark; 11] = [
+const MARKS: [Mark; 16] = [
     Mark {
         part: Part::Unet,
         naming: Naming::Ldm,
@@ -117,6 +121,42 @@ const MARKS: [Mark; 11] = [
         any_of: &["transformer.resblocks.0.ln_1.weight"],
         none_of: &["visual.proj"],
     },
+    Mark {
+        part: Part::Superpixel,
+        naming: Naming::Original,
+        // as its training saves it: alone, from several devices, and with the rest of a run's state
+        prefixes: &["", "module.", "state_dict.", "state_dict.module."],
+        any_of: &["conv0a.0.weight"],
+        none_of: &[],
+    },
+    Mark {
+        part: Part::Depth,
+        naming: Naming::Diffusers,
+        prefixes: &[""],
+        any_of: &["neck.reassemble_stage.layers.0.projection.weight"],
+        none_of: &[],
+    },
+    Mark {
+        part: Part::Depth,
+        naming: Naming::Original,
+        prefixes: &["", "module."],
+        any_of: &["depth_head.projects.0.weight"],
+        none_of: &[],
+    },
+    Mark {
+        part: Part::Sam,
+        naming: Naming::Diffusers,
+        prefixes: &[""],
+        any_of: &["vision_encoder.patch_embed.projection.weight"],
+        none_of: &[],
+    },
+    Mark {
+        part: Part::Sam,
+        naming: Naming::Original,
+        prefixes: &["", "module."],
+        any_of: &["image_encoder.patch_embed.proj.weight"],
+        none_of: &[],
+    },
 ];
 
 /// Name parts that only other families have, in the order they are looked for; and what to say.
@@ -150,7 +190,7 @@ pub(crate) const IS_ADAPTER: &str = "give it beside a model, as an adapter";
 /// nothing is known.
 pub(super) fn detect(path: &str, tensors: &[TensorInfo]) -> Result<Vec<Found>> {
     let bad = |why: String| Error::new(Kind::Weights, "weights", format!("{path}: {why}"));
-    let names: std::collections::HashSet<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
+    let names: HashSet<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
     let family = FAMILIES.iter().find_map(|(mark, family)| {
         // whole parts of a name only: the mark begins one
         let holds = |name: &&str| name.match_indices(mark).any(|(at, _)| at == 0 || name.as_bytes()[at - 1] == b'.');
@@ -166,21 +206,34 @@ pub(super) fn detect(path: &str, tensors: &[TensorInfo]) -> Result<Vec<Found>> {
     }
     let mut found: Vec<Found> = Vec::new();
     for mark in &MARKS {
-        let has = |prefix: &str, list: &[&str]| list.iter().any(|n| names.contains(format!("{prefix}{n}").as_str()));
-        let prefix = mark.prefixes.iter().find(|p| has(p, mark.any_of) && !has(p, mark.none_of));
         // the first naming that fits is the one; a file does not hold one network twice
-        if let Some(&prefix) = prefix.filter(|_| found.iter().all(|f| f.part != mark.part)) {
-            found.push(Found { part: mark.part, naming: mark.naming, prefix });
+        if found.iter().all(|f| f.part != mark.part) {
+            found.extend(mark.find(&names));
         }
     }
     if found.is_empty() {
         let shown: Vec<String> = tensors.iter().take(3).map(|t| format!("`{}`", quoted(&t.name))).collect();
         let shown = if shown.is_empty() { "it has no tensors".into() } else { format!("it has {}", shown.join(", ")) };
         return Err(bad(format!("no network that is known; {shown}"))
-            .advise("UNets, autoencoders, ControlNets and CLIP text and vision encoders are read, in diffusers' naming or the ldm layout"));
+            .advise("UNets, autoencoders, ControlNets, CLIP text and vision encoders, SpixelFCN, Depth Anything and SAM are read, in the naming of diffusers or transformers, or the one they were published in"));
     }
     found.sort_by_key(|f| f.part);
     Ok(found)
+}
+
+impl Mark {
+    fn find(&self, names: &HashSet<&str>) -> Option<Found> {
+        let has = |prefix: &str, list: &[&str]| list.iter().any(|n| names.contains(format!("{prefix}{n}").as_str()));
+        let prefix = self.prefixes.iter().find(|p| has(p, self.any_of) && !has(p, self.none_of))?;
+        Some(Found { part: self.part, naming: self.naming, prefix })
+    }
+}
+
+/// How the tensors of `part` are named among those of its own folder; of a network that has one naming only, that.
+pub(super) fn of_folder(part: Part, tensors: &[TensorInfo]) -> Found {
+    let names: HashSet<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
+    let own = MARKS.iter().filter(|m| m.part == part && part.is_looked_at()).find_map(|m| m.find(&names));
+    own.unwrap_or(tower(part))
 }
 
 /// One tower of a whole CLIP in transformers' naming.
@@ -198,13 +251,18 @@ impl Found {
             (Naming::Ldm, Part::Vae) => (0, ldm::vae_levels(names()), 0),
             (Naming::Ldm, _) => (ldm::unet_layers(names()), 0, ldm::last_hint(names())),
             (Naming::OpenClip, _) => (ldm::open_clip_used(ldm::open_clip_layers(names())), 0, 0),
-            (Naming::Diffusers, _) => (0, 0, 0),
+            (Naming::Diffusers | Naming::Original, _) => (0, 0, 0),
         };
         let map = |name: &str| match (self.naming, self.part) {
             (Naming::Diffusers, Part::TextEncoder | Part::ImageEncoder) if of_another_tower(self.part, name) => {
                 Mapped::Unused
             }
-            (Naming::Diffusers, _) => Mapped::One(name.to_owned()),
+            (Naming::Original, Part::Depth) => vision::original_depth(name),
+            (Naming::Original, Part::Sam) => vision::original_sam(name),
+            (_, Part::Superpixel) => vision::superpixel(name),
+            (_, Part::Depth) => vision::depth(name),
+            (_, Part::Sam) => vision::sam(name),
+            (Naming::Diffusers | Naming::Original, _) => Mapped::One(name.to_owned()),
             (Naming::OpenClip, _) => ldm::open_clip(name, layers),
             (Naming::Ldm, Part::Unet) => ldm::unet(name, layers).into(),
             (Naming::Ldm, Part::ControlNet) => ldm::controlnet(name, layers, hint).into(),
@@ -224,7 +282,7 @@ impl Found {
                 Mapped::Unknown => {}
             }
         }
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         match out.iter().find(|t| !seen.insert(t.name.as_str())) {
             None => Ok(out),
             Some(t) => Err(Error::new(

@@ -6,6 +6,7 @@
 //! infers it.
 
 use super::Checkpoint;
+use super::fold;
 use super::infer::Shapes;
 use super::json::{self, quoted};
 use super::layout::{self, Found};
@@ -26,11 +27,26 @@ pub enum Part {
     TextEncoder,
     /// The vision encoder.
     ImageEncoder,
+    /// The superpixel network.
+    Superpixel,
+    /// The depth network.
+    Depth,
+    /// SAM's picture encoder.
+    Sam,
 }
 
 impl Part {
     /// Every part, in the order they are reported.
-    pub const ALL: [Part; 5] = [Part::Unet, Part::Vae, Part::ControlNet, Part::TextEncoder, Part::ImageEncoder];
+    pub const ALL: [Part; 8] = [
+        Part::Unet,
+        Part::Vae,
+        Part::ControlNet,
+        Part::TextEncoder,
+        Part::ImageEncoder,
+        Part::Superpixel,
+        Part::Depth,
+        Part::Sam,
+    ];
 
     /// Folder name in the diffusers layout.
     pub fn folder(self) -> &'static str {
@@ -40,6 +56,17 @@ impl Part {
             Part::ControlNet => "controlnet",
             Part::TextEncoder => "text_encoder",
             Part::ImageEncoder => "image_encoder",
+            Part::Superpixel => "superpixel",
+            Part::Depth => "depth",
+            Part::Sam => "sam",
+        }
+    }
+
+    /// Whether its tensors are looked through for their naming and for layers to fold, also in a folder of its own.
+    pub(super) fn is_looked_at(self) -> bool {
+        match self {
+            Part::Superpixel | Part::Depth | Part::Sam => true,
+            Part::Unet | Part::Vae | Part::ControlNet | Part::TextEncoder | Part::ImageEncoder => false,
         }
     }
 
@@ -52,6 +79,9 @@ impl Part {
             "ControlNetModel" => Part::ControlNet,
             "CLIPTextModel" | "CLIPTextModelWithProjection" => Part::TextEncoder,
             "CLIPVisionModel" | "CLIPVisionModelWithProjection" => Part::ImageEncoder,
+            "SpixelNet1l_bn" => Part::Superpixel,
+            "DepthAnythingForDepthEstimation" => Part::Depth,
+            "SamVisionModel" | "SamModel" => Part::Sam,
             _ => return None,
         })
     }
@@ -179,15 +209,20 @@ impl Model {
 
     /// Those of the tensors that `found` tells.
     fn selected(&self, found: &Found) -> Result<Checkpoint> {
-        let file = Checkpoint::open(&self.path)?;
-        let views = found.select(&self.path.display().to_string(), file.tensors())?;
-        Ok(file.with_views(views))
+        select(Checkpoint::open(&self.path)?, found)
     }
 
     /// The part's tensors, under the names its graph asks for.
     pub fn checkpoint(&self, part: Part) -> Result<Checkpoint> {
         match self.place(part)? {
-            Place::Folder(folder) => Checkpoint::open(&folder),
+            Place::Folder(folder) => {
+                let file = Checkpoint::open(&folder)?;
+                if !part.is_looked_at() {
+                    return Ok(file);
+                }
+                let found = layout::of_folder(part, file.tensors());
+                select(file, &found)
+            }
             Place::File(found, _) => self.selected(found),
             Place::Tower(found) => self.selected(&found),
         }
@@ -200,6 +235,22 @@ enum Place<'a> {
     /// Among the tensors of the model's own folder.
     Tower(Found),
     File(&'a Found, Option<&'a str>),
+}
+
+/// Those tensors of `file` that `found` tells, with what is folded into them.
+fn select(file: Checkpoint, found: &Found) -> Result<Checkpoint> {
+    let views = found.select(&file.path().display().to_string(), file.tensors())?;
+    let (views, folds) = match found.part {
+        Part::Superpixel => {
+            let lacking = |name: String| file.error(format!("no tensor `{}`, but others of its norm", quoted(&name)));
+            fold::batch_norms(views).map_err(lacking)?
+        }
+        Part::Depth => fold::layer_scales(views),
+        Part::Unet | Part::Vae | Part::ControlNet | Part::TextEncoder | Part::ImageEncoder | Part::Sam => {
+            (views, Vec::new())
+        }
+    };
+    Ok(file.with_views(views).with_folds(folds))
 }
 
 /// The config.json in the folder of a file, where it describes the networks in it; beside a file of one
@@ -249,6 +300,7 @@ fn parts_of(path: &Path, config: &str) -> Result<Vec<Part>> {
     }
     let why = format!("{}: class `{}` is not known", path.display(), quoted(class));
     Err(Error::new(Kind::Weights, "weights", why).advise(
-        "known are UNet2DConditionModel, AutoencoderKL, ControlNetModel, CLIPTextModel, CLIPVisionModel, CLIPModel",
+        "known are UNet2DConditionModel, AutoencoderKL, ControlNetModel, CLIPTextModel, CLIPVisionModel, CLIPModel, \
+         SpixelNet1l_bn, DepthAnythingForDepthEstimation, SamVisionModel, SamModel",
     ))
 }

@@ -2,7 +2,12 @@
 committed references."""
 
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+from transformers import (
+    CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel, DepthAnythingConfig,
+    DepthAnythingForDepthEstimation, SamVisionConfig, SamVisionModel,
+)
+
+from spixel import SpixelNet1l_bn
 
 # Kind of network: its class, and its folder and weight file in a published pipeline.
 KINDS = {
@@ -11,8 +16,13 @@ KINDS = {
     "controlnet": (ControlNetModel, "controlnet", "diffusion_pytorch_model.safetensors"),
     "text": (CLIPTextModel, "text_encoder", "model.safetensors"),
     "vision": (CLIPVisionModel, "image_encoder", "model.safetensors"),
+    "superpixel": (SpixelNet1l_bn, "superpixel", "diffusion_pytorch_model.safetensors"),
+    "depth": (DepthAnythingForDepthEstimation, "depth", "model.safetensors"),
+    "sam": (SamVisionModel, "sam", "model.safetensors"),
 }
-TRANSFORMERS = {"text": CLIPTextConfig, "vision": CLIPVisionConfig}
+TRANSFORMERS = {
+    "text": CLIPTextConfig, "vision": CLIPVisionConfig, "depth": DepthAnythingConfig, "sam": SamVisionConfig,
+}
 
 DOWN = ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"]
 UP = ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]
@@ -90,6 +100,46 @@ PUBLISHED = {
         CLIP, architectures=["CLIPVisionModel"], hidden_act="quick_gelu", hidden_size=1024, image_size=224,
         intermediate_size=4096, model_type="clip_vision_model", num_attention_heads=16, num_channels=3,
         num_hidden_layers=24, patch_size=14, projection_dim=768)),
+}
+
+
+def spixel(widths, **fields):
+    """SpixelFCN was published without a config: this one is the engine's own."""
+    return "superpixel", dict(_class_name="SpixelNet1l_bn", block_out_channels=list(widths), **fields)
+
+
+def depth_anything(hidden, heads, layers, neck, fusion, image=518, patch=14, head=32, **backbone):
+    """The published file, field by field, for any size: the last four layers' tokens go on."""
+    indices = list(range(layers - 3, layers + 1))
+    return "depth", dict(
+        architectures=["DepthAnythingForDepthEstimation"], backbone=None, backbone_config=dict(
+            architectures=["Dinov2Model"], hidden_size=hidden, image_size=image, model_type="dinov2",
+            num_attention_heads=heads, num_hidden_layers=layers, out_features=[f"stage{i}" for i in indices],
+            out_indices=indices, patch_size=patch, reshape_hidden_states=False, torch_dtype="float32", **backbone),
+        fusion_hidden_size=fusion, head_hidden_size=head, head_in_index=-1, initializer_range=0.02,
+        model_type="depth_anything", neck_hidden_sizes=neck, patch_size=patch, reassemble_factors=[4, 2, 1, 0.5],
+        reassemble_hidden_size=hidden, torch_dtype="float32", use_pretrained_backbone=False)
+
+
+def sam_vision(hidden, heads, layers, wide, **fields):
+    return "sam", dict(
+        architectures=["SamVisionModel"], attention_dropout=0.0, global_attn_indexes=wide, hidden_act="gelu",
+        hidden_size=hidden, initializer_range=1e-10, layer_norm_eps=1e-06, mlp_ratio=4.0, model_type="sam_vision_model",
+        num_attention_heads=heads, num_channels=3, num_hidden_layers=layers, num_pos_feats=128, qkv_bias=True,
+        use_abs_pos=True, use_rel_pos=True,
+        **{**dict(image_size=1024, mlp_dim=4 * hidden, output_channels=256, patch_size=16, window_size=14), **fields})
+
+
+PUBLISHED |= {
+    "spixel_fcn": spixel([16, 32, 64, 128, 256]),
+    # widths pruned by 35%
+    "spixel_fcn_pruned": spixel([10, 21, 42, 83, 166]),
+    "depth_anything_s": depth_anything(384, 6, 12, [48, 96, 192, 384], 64),
+    "depth_anything_b": depth_anything(768, 12, 12, [96, 192, 384, 768], 128),
+    "depth_anything_l": depth_anything(1024, 16, 24, [256, 512, 1024, 1024], 256),
+    "sam_vit_b": sam_vision(768, 12, 12, [2, 5, 8, 11]),
+    "sam_vit_l": sam_vision(1024, 16, 24, [5, 11, 17, 23]),
+    "sam_vit_h": sam_vision(1280, 16, 32, [7, 15, 23, 31]),
 }
 
 # ---- tiny ----
@@ -233,6 +283,18 @@ TINY = {
             scaling_factor=1.0,
         ),
     ),
+    # Widths off the pitch; levels and cells as a network for small cells has them.
+    "tiny_spixel": spixel([5, 8, 12, 10, 16]),
+    "tiny_spixel_flat": spixel([6, 9, 7], cell_size=4),
+    # A grid of 3x3 positions, as odd as 37x37.
+    "tiny_depth": depth_anything(16, 2, 4, [5, 8, 12, 16], 8, image=21, patch=7, head=6),
+    # The names and the rule for positions of the network's own repository.
+    "tiny_depth_original": depth_anything(
+        24, 3, 5, [8, 8, 12, 16], 10, image=56, patch=14, head=8, interpolate_offset=0.1),
+    # Windows of 4 on a grid of 10: the last ones are half padding.
+    "tiny_sam": sam_vision(24, 3, 3, [1], image_size=40, mlp_dim=40, output_channels=12, patch_size=4, window_size=4),
+    "tiny_sam_original": sam_vision(
+        16, 1, 2, [1], image_size=36, mlp_dim=64, output_channels=8, patch_size=6, window_size=3),
 }
 
 ARCHITECTURES = {**PUBLISHED, **TINY}

@@ -2,7 +2,7 @@
 
     full [--only WORD]... [--threads N] [--limit 5e-5] [--out target/reference] [--keep] [--tessera PROGRAM]
 
-Makes seeded f16 checkpoints of the published architectures (once: 7 GB under --out), runs every case below in both,
+Makes seeded f16 checkpoints of the published architectures (once: 10 GB under --out), runs every case below in both,
 one process at a time, and prints a table, which it also writes to OUT/full.md. Fails when a case has an error above
 the limit. --keep takes PyTorch's outputs of an earlier run where they are, while one works on the engine. Needs 8 GB
 of memory.
@@ -60,6 +60,16 @@ CASES = [
     ("unet", "sd21_unet", "64x64", lambda: denoiser(12, 1, (64, 64), [999], (77, 1024), 1)),
     ("unet", "sd21_unet", "65x63", lambda: denoiser(13, 1, (65, 63), [249], (77, 1024), 1)),
     ("unet", "sd21_unet", "72x56", lambda: denoiser(14, 2, (72, 56), [749, 21], (77, 1024), 2)),
+    ("superpixel", "spixel_fcn", "512x512", lambda: {"pixel_values": picture(15, 1, 512, 512) - 0.43}),
+    ("superpixel", "spixel_fcn", "208x336", lambda: {"pixel_values": picture(16, 3, 208, 336) - 0.43}),
+    ("superpixel", "spixel_fcn_pruned", "512x512", lambda: {"pixel_values": picture(17, 1, 512, 512) - 0.43}),
+    ("depth", "depth_anything_s", "518x518", lambda: {"pixel_values": normal(18, 1, 3, 518, 518)}),
+    ("depth", "depth_anything_s", "518x686", lambda: {"pixel_values": normal(19, 2, 3, 518, 686)}),
+    ("depth", "depth_anything_b", "518x518", lambda: {"pixel_values": normal(20, 1, 3, 518, 518)}),
+    ("depth", "depth_anything_l", "518x924", lambda: {"pixel_values": normal(21, 1, 3, 518, 924)}),
+    ("sam-encoder", "sam_vit_b", "1024x1024", lambda: {"pixel_values": normal(22, 1, 3, 1024, 1024)}),
+    ("sam-encoder", "sam_vit_l", "1024x1024", lambda: {"pixel_values": normal(23, 1, 3, 1024, 1024)}),
+    ("sam-encoder", "sam_vit_h", "1024x1024", lambda: {"pixel_values": normal(24, 1, 3, 1024, 1024)}),
     # with the residuals that PyTorch's ControlNet gave above
     ("unet", "sd21_unet", "25x31 + residuals", lambda: denoiser(9, 3, (25, 31), [981, 1, 500], (77, 1024), 3)),
 ]
@@ -101,8 +111,12 @@ def pytorch(component, folder, given, expected, threads):
     return peak
 
 
+# Checkpoints in the naming that came before diffusers' and transformers' present one.
+OLD_NAMES = "sd_vae", "depth_anything_b", "sam_vit_l"
+
+
 def write_checkpoint(arch, folder):
-    make_checkpoint.write(arch, 100, folder, torch.float16, old_names=arch == "sd_vae")
+    make_checkpoint.write(arch, 100, folder, torch.float16, old_names=arch in OLD_NAMES)
     return True
 
 

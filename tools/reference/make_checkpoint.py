@@ -6,7 +6,7 @@
 --arch writes the folder of one network; a published one gets the published config.json, field by field.
 --pipeline writes a whole diffusers folder: model_index.json, a folder per network, the scheduler's file (no
 tokenizer: its vocabulary can't be made up). --old-names gives an autoencoder's attention the names that files
-of SD 1.x and 2.x carry (query, key, value, proj_attn).
+of SD 1.x and 2.x carry (query, key, value, proj_attn), and Depth Anything and SAM those of their own repositories.
 
 Weights are normal with deviation 1/sqrt(fan in), the last layer of every residual branch half of that, so that
 activations neither die nor leave f16's range (`reference.py` prints the largest); norms and biases are non-trivial.
@@ -23,11 +23,13 @@ import torch
 from safetensors.torch import save_file
 
 import architectures
+import original
 
 # Ends of residual branches.
-BRANCH_ENDS = re.compile(r"(conv2|to_out\.0|proj_out|ff\.net\.2|out_proj|fc2)\.weight$")
+BRANCH_ENDS = re.compile(
+    r"(conv2|to_out\.0|proj_out|ff\.net\.2|out_proj|fc2|convolution2|output\.dense|attn\.proj|lin2)\.weight$")
 # Rows that are looked up, not summed over.
-EMBEDDINGS = re.compile(r"(token|position)_embedding\.weight$")
+EMBEDDINGS = re.compile(r"((token|position)_embedding\.weight|(cls|mask)_token|position_embeddings|pos_embed)$")
 OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
@@ -38,15 +40,24 @@ def fill(model, seed):
         v = rng.standard_normal(p.numel(), dtype=np.float32).reshape(tuple(p.shape))
         if EMBEDDINGS.search(name):
             v *= 0.5
+        elif re.search(r"rel_pos_[hw]$", name):
+            v *= 0.2
         elif p.ndim > 1:
             v /= np.sqrt(np.prod(p.shape[1:]))
             if BRANCH_ENDS.search(name):
                 v *= 0.5
-        elif name.endswith("weight"):
+        elif name.endswith(("weight", "lambda1")):
             v = 1 + 0.2 * v
         else:
             v *= 0.2
         p.copy_(torch.from_numpy(v))
+    for index, (name, b) in enumerate(sorted(model.named_buffers())):
+        # what batch norms have counted; other buffers are row numbers
+        v = np.random.default_rng([seed, 1 << 20, index]).standard_normal(b.numel(), dtype=np.float32)
+        if name.endswith("running_mean"):
+            b.copy_(torch.from_numpy(0.2 * v))
+        elif name.endswith("running_var"):
+            b.copy_(torch.from_numpy(np.exp(0.4 * v)))
 
 
 def old_name(name):
@@ -65,8 +76,11 @@ def save(model, kind, config, out, dtype=torch.float32, old_names=False):
         (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     else:
         model.save_config(out)
-    tensors = {n: t.to(dtype).contiguous() for n, t in model.state_dict().items()}
-    if old_names:
+    stored = lambda t: t.to(dtype) if t.is_floating_point() else t
+    tensors = {n: stored(t).contiguous() for n, t in model.state_dict().items()}
+    if old_names and kind in ("depth", "sam"):
+        tensors = original.from_transformers(kind, tensors)
+    elif old_names:
         tensors = {old_name(n): t for n, t in tensors.items()}
     final = out / architectures.KINDS[kind][2]
     part = final.with_suffix(".part")  # so that one cut short is not taken for a checkpoint later

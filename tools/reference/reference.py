@@ -3,8 +3,8 @@
     reference.py COMPONENT -m MODEL --in X.safetensors --out Y.safetensors
                  [--dtype f32|f64|bf16|f16] [--trace] [--threads N] [--repeat N]
 
-COMPONENT is unet, vae-encoder, vae-decoder, controlnet, text-encoder or vision-encoder; MODEL the network's folder
-or a whole pipeline's. Tensors are NCHW or [N, T, C], named as diffusers and transformers name them. Results are
+COMPONENT is unet, vae-encoder, vae-decoder, controlnet, text-encoder, vision-encoder, superpixel, depth or
+sam-encoder; MODEL the network's folder or a whole pipeline's. Tensors are NCHW or [N, T, C], named as diffusers and transformers name them. Results are
 written as f32, whatever they were computed in. --trace adds the output of every module as `trace.<module path>`,
 and the values that the engine's trace has where no module ends: `norm1+silu` (with the activation behind it),
 `conv1+time_emb_proj` (with the time step's row), `attn1.sum` (with the residual), `attn1.softmax` (before the
@@ -27,11 +27,12 @@ from diffusers.models.resnet import ResnetBlock2D
 from safetensors.torch import load_file, save_file
 
 import architectures
+import original
 from make_checkpoint import OLD_NAMES
 
 COMPONENTS = {
     "unet": "unet", "vae-encoder": "vae", "vae-decoder": "vae", "controlnet": "controlnet", "text-encoder": "text",
-    "vision-encoder": "vision",
+    "vision-encoder": "vision", "superpixel": "superpixel", "depth": "depth", "sam-encoder": "sam",
 }
 DTYPES = {"f32": torch.float32, "f64": torch.float64, "bf16": torch.bfloat16, "f16": torch.float16}
 
@@ -56,13 +57,35 @@ def load(component, path, dtype):
         model = architectures.network(kind, config)
     tensors = {}
     for file in sorted(path.glob("*.safetensors")):
-        tensors |= {new_name(n): t.to(dtype) for n, t in load_file(file).items()}
+        tensors |= {new_name(n): t.to(dtype) if t.is_floating_point() else t for n, t in load_file(file).items()}
+    if any(n.startswith(("pretrained.", "image_encoder.")) for n in tensors):
+        tensors = original.to_transformers(kind, tensors, model)
     model.load_state_dict(tensors, assign=True)
     for name, buffer in model.named_buffers():
         if buffer.is_meta:  # position_ids, which files don't carry
             owner, leaf = model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
             setattr(owner, leaf, torch.arange(buffer.shape[-1]).expand(buffer.shape))
     return model.eval().requires_grad_(False)
+
+
+def positions(backbone):
+    """DINOv2's own rule for positions where the config gives its offset (transformers has none), computed in the
+    network's precision: transformers takes f32, also for a network in f64."""
+    offset = getattr(backbone.config, "interpolate_offset", 0.0)
+    e = backbone.embeddings
+
+    def interpolated(tokens, height, width):
+        table, (h, w) = e.position_embeddings, (height // e.patch_size, width // e.patch_size)
+        side = round((table.shape[1] - 1) ** 0.5)
+        if (h, w) == (side, side):
+            return table
+        grid = table[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        grid = grid if grid.dtype in (torch.float32, torch.float64) else grid.float()
+        how = {"size": (h, w)} if offset == 0 else {"scale_factor": ((h + offset) / side, (w + offset) / side)}
+        grid = F.interpolate(grid, mode="bicubic", align_corners=False, **how).to(table.dtype)
+        return torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+
+    e.interpolate_pos_encoding = interpolated
 
 
 def run(component, model, inputs):
@@ -75,6 +98,13 @@ def run(component, model, inputs):
         torch.set_default_dtype(torch.float32)
         return {"last_hidden_state": out}
     if component == "vision-encoder":
+        return {"last_hidden_state": model(inputs["pixel_values"].to(dtype)).last_hidden_state}
+    if component == "superpixel":
+        return {"logits": model(inputs["pixel_values"].to(dtype))}
+    if component == "depth":
+        positions(model.backbone)
+        return {"predicted_depth": model(inputs["pixel_values"].to(dtype)).predicted_depth[:, None]}
+    if component == "sam-encoder":
         return {"last_hidden_state": model(inputs["pixel_values"].to(dtype)).last_hidden_state}
     x = inputs["sample"].to(dtype)
     if component == "vae-encoder":

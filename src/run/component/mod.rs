@@ -37,17 +37,26 @@ pub enum Component {
     TextEncoder,
     /// The vision encoder: `pixel_values` to `last_hidden_state`.
     VisionEncoder,
+    /// The superpixel network: `pixel_values` to `logits`.
+    Superpixel,
+    /// The depth network: `pixel_values` to `predicted_depth`.
+    Depth,
+    /// SAM's picture encoder: `pixel_values` to `last_hidden_state`.
+    SamEncoder,
 }
 
 impl Component {
     /// Every component, in the order they are listed.
-    pub const ALL: [Component; 6] = [
+    pub const ALL: [Component; 9] = [
         Component::Unet,
         Component::VaeEncoder,
         Component::VaeDecoder,
         Component::ControlNet,
         Component::TextEncoder,
         Component::VisionEncoder,
+        Component::Superpixel,
+        Component::Depth,
+        Component::SamEncoder,
     ];
 
     /// Name on the command line.
@@ -59,6 +68,9 @@ impl Component {
             Component::ControlNet => "controlnet",
             Component::TextEncoder => "text-encoder",
             Component::VisionEncoder => "vision-encoder",
+            Component::Superpixel => "superpixel",
+            Component::Depth => "depth",
+            Component::SamEncoder => "sam-encoder",
         }
     }
 
@@ -79,6 +91,9 @@ impl Component {
             Component::ControlNet => Part::ControlNet,
             Component::TextEncoder => Part::TextEncoder,
             Component::VisionEncoder => Part::ImageEncoder,
+            Component::Superpixel => Part::Superpixel,
+            Component::Depth => Part::Depth,
+            Component::SamEncoder => Part::Sam,
         }
     }
 
@@ -87,28 +102,40 @@ impl Component {
         Component::ALL.into_iter().filter(move |c| c.part() == part)
     }
 
-    /// Rows and columns of the input that plans are shown for: those of a picture of 512 x 512 pixels. `None`
-    /// where the config alone says how large the input is.
-    pub fn usual_size(self) -> Option<[u32; 2]> {
+    /// Whether its input may be of several sizes; otherwise the config alone says how large it is.
+    pub fn has_sizes(self) -> bool {
         match self {
-            Component::VaeEncoder => Some([512, 512]),
-            Component::Unet | Component::VaeDecoder | Component::ControlNet => Some([64, 64]),
-            Component::TextEncoder | Component::VisionEncoder => None,
+            Component::Unet
+            | Component::VaeEncoder
+            | Component::VaeDecoder
+            | Component::ControlNet
+            | Component::Superpixel
+            | Component::Depth => true,
+            Component::TextEncoder | Component::VisionEncoder | Component::SamEncoder => false,
         }
     }
 
     /// Names and shapes of the checkpoint's tensors that this component of a model with `config` reads.
     pub fn tensors(self, config: &str) -> Result<Vec<(String, Vec<u64>)>> {
         let network = Network::parse(self, config)?;
-        let graph = network.graph_at(1, self.usual_size().unwrap_or_default(), DType::F32)?;
+        let graph = network.graph_at(1, network.usual_size()?, DType::F32)?;
         let of_graph = graph.weights.into_iter().map(|w| (w.name, w.shape));
         Ok(of_graph.chain(network.host_tensors()).collect())
     }
 
     /// The graph of this component of a model with `config`, at a size: rows and columns of its input
-    /// where they are free. For plans that are shown without tensors.
-    pub fn graph(self, config: &str, batch: u32, size: [u32; 2], dtype: DType) -> Result<Graph> {
-        Network::parse(self, config)?.graph_at(batch, size, dtype)
+    /// where they are free, by default those for a picture of 512 x 512 pixels. For plans that are shown without
+    /// tensors.
+    pub fn graph(self, config: &str, batch: u32, size: Option<[u32; 2]>, dtype: DType) -> Result<Graph> {
+        let network = Network::parse(self, config)?;
+        let size = size.map_or_else(|| network.usual_size(), Ok)?;
+        network.graph_at(batch, size, dtype)
+    }
+
+    /// Whether the tensors of `checkpoint` are of the variant that `config` describes, where a network has variants;
+    /// an error says of which they are.
+    pub fn fits(self, config: &str, checkpoint: &Checkpoint) -> Result<()> {
+        Network::parse(self, config)?.fits(checkpoint)
     }
 }
 
@@ -235,6 +262,7 @@ pub fn component(o: &ComponentOptions, observer: &mut dyn Observer, cancel: &Can
     let name = o.component.name();
     let given = tensors::read(&file, name, &network.wanted(&file)?, network.ignored())?;
     let (checkpoint, mut notes) = adapted(model.checkpoint(part)?, part, &o.lora)?;
+    network.fits(&checkpoint)?;
     let engine = Engine::open(&o.device, o.threads)?;
     let dtype = storage(engine.caps(), o.dtype.as_deref())?;
     observer.note(&format!("device: {} ({})", engine.name(), engine.why()));

@@ -10,6 +10,9 @@ use crate::model::Extents;
 use crate::model::clip_text::ClipTextModel;
 use crate::model::clip_vision::ClipVisionModel;
 use crate::model::controlnet::ControlNetModel;
+use crate::model::depth_anything::DepthAnything;
+use crate::model::sam::SamVisionModel;
+use crate::model::spixel_fcn::SpixelNet;
 use crate::model::unet::UNet2DConditionModel;
 use crate::model::vae::AutoencoderKL;
 use crate::weights::Checkpoint;
@@ -27,6 +30,9 @@ pub(super) enum Network {
     ControlNet(ControlNetModel),
     Text(ClipTextModel),
     Vision(ClipVisionModel),
+    Superpixel(SpixelNet),
+    Depth(DepthAnything),
+    Sam(SamVisionModel),
 }
 
 /// A network made ready for given tensors.
@@ -49,7 +55,36 @@ impl Network {
             Component::ControlNet => Network::ControlNet(ControlNetModel::from_config(config)?),
             Component::TextEncoder => Network::Text(ClipTextModel::from_config(config)?),
             Component::VisionEncoder => Network::Vision(ClipVisionModel::from_config(config)?),
+            Component::Superpixel => Network::Superpixel(SpixelNet::from_config(config)?),
+            Component::Depth => Network::Depth(DepthAnything::from_config(config)?),
+            Component::SamEncoder => Network::Sam(SamVisionModel::from_config(config)?),
         })
+    }
+
+    /// Rows and columns of the input for a picture of 512 x 512 pixels; of no meaning where they are not free.
+    pub(super) fn usual_size(&self) -> Result<[u32; 2]> {
+        Ok(match self {
+            Network::Encoder(_) => [512, 512],
+            Network::Unet(_) | Network::Decoder(_) | Network::ControlNet(_) => [64, 64],
+            Network::Superpixel(net) => [512u32.next_multiple_of(net.factor()); 2],
+            Network::Depth(net) => net.input_size(512, 512)?,
+            Network::Text(_) | Network::Vision(_) | Network::Sam(_) => [0, 0],
+        })
+    }
+
+    /// Whether the tensors are of this network's variant; an error says of which they are.
+    pub(super) fn fits(&self, checkpoint: &Checkpoint) -> Result<()> {
+        match self {
+            Network::Depth(net) => net.fits(checkpoint),
+            Network::Sam(net) => net.fits(checkpoint),
+            Network::Unet(_)
+            | Network::Encoder(_)
+            | Network::Decoder(_)
+            | Network::ControlNet(_)
+            | Network::Text(_)
+            | Network::Vision(_)
+            | Network::Superpixel(_) => Ok(()),
+        }
     }
 
     /// The graph at a size, for plans shown without tensors: `height` and `width` of the network's own
@@ -63,6 +98,9 @@ impl Network {
             Network::ControlNet(net) => net.build(&e, 1.0, dtype),
             Network::Text(net) => net.build(batch, net.max_tokens(), dtype),
             Network::Vision(net) => net.build(batch, dtype),
+            Network::Superpixel(net) => net.build(batch, height, width, dtype),
+            Network::Depth(net) => net.build(batch, height, width, dtype),
+            Network::Sam(net) => net.build(batch, dtype),
         }
     }
 
@@ -71,7 +109,13 @@ impl Network {
         match self {
             Network::Text(net) => net.host_tensors(),
             Network::Vision(net) => net.host_tensors(),
-            Network::Unet(_) | Network::Encoder(_) | Network::Decoder(_) | Network::ControlNet(_) => Vec::new(),
+            Network::Depth(net) => net.host_tensors(),
+            Network::Sam(net) => net.host_tensors(),
+            Network::Unet(_)
+            | Network::Encoder(_)
+            | Network::Decoder(_)
+            | Network::ControlNet(_)
+            | Network::Superpixel(_) => Vec::new(),
         }
     }
 
@@ -79,7 +123,13 @@ impl Network {
     pub(super) fn is_all_tokens(&self) -> bool {
         match self {
             Network::Text(_) | Network::Vision(_) => true,
-            Network::Unet(_) | Network::Encoder(_) | Network::Decoder(_) | Network::ControlNet(_) => false,
+            Network::Unet(_)
+            | Network::Encoder(_)
+            | Network::Decoder(_)
+            | Network::ControlNet(_)
+            | Network::Superpixel(_)
+            | Network::Depth(_)
+            | Network::Sam(_) => false,
         }
     }
 
@@ -89,7 +139,13 @@ impl Network {
         match self {
             Network::Encoder(_) => starts(["decoder.", "post_quant_conv."]),
             Network::Decoder(_) => starts(["encoder.", "quant_conv."]),
-            Network::Unet(_) | Network::ControlNet(_) | Network::Text(_) | Network::Vision(_) => false,
+            Network::Unet(_)
+            | Network::ControlNet(_)
+            | Network::Text(_)
+            | Network::Vision(_)
+            | Network::Superpixel(_)
+            | Network::Depth(_)
+            | Network::Sam(_) => false,
         }
     }
 
@@ -137,6 +193,13 @@ impl Network {
                 let side = is(net.image_size());
                 vec![Wanted::floats("pixel_values", &[N, is(net.channels()), side, side])]
             }
+            // Which sides there may be is said where the graph is built.
+            Network::Superpixel(net) => vec![Wanted::floats("pixel_values", &[N, is(net.in_channels()), H, W])],
+            Network::Depth(net) => vec![Wanted::floats("pixel_values", &[N, is(net.channels()), H, W])],
+            Network::Sam(net) => {
+                let side = is(net.image_size());
+                vec![Wanted::floats("pixel_values", &[N, is(net.channels()), side, side])]
+            }
         })
     }
 
@@ -145,7 +208,13 @@ impl Network {
         let context = match self {
             Network::Unet(net) => net.context_channels(),
             Network::ControlNet(net) => net.context_channels(),
-            Network::Encoder(_) | Network::Decoder(_) | Network::Text(_) | Network::Vision(_) => Some(0),
+            Network::Encoder(_)
+            | Network::Decoder(_)
+            | Network::Text(_)
+            | Network::Vision(_)
+            | Network::Superpixel(_)
+            | Network::Depth(_)
+            | Network::Sam(_) => Some(0),
         };
         if context.is_none() { &["encoder_hidden_states"] } else { &[] }
     }
@@ -174,12 +243,12 @@ impl Network {
                 Ok(job)
             }
             Network::Encoder(net) => {
-                let (e, mut job) = Job::of_sample(given, "sample")?;
+                let (e, mut job) = Job::of_picture(given, "sample", "sample")?;
                 job.graph = net.build_encoder(e.batch, e.height, e.width, dtype)?;
                 Ok(job)
             }
             Network::Decoder(net) => {
-                let (e, mut job) = Job::of_sample(given, "latent_sample")?;
+                let (e, mut job) = Job::of_picture(given, "sample", "latent_sample")?;
                 job.graph = net.build_decoder(e.batch, e.height, e.width, dtype)?;
                 Ok(job)
             }
@@ -199,11 +268,36 @@ impl Network {
             Network::Vision(net) => {
                 let pixels = given.need("pixel_values")?;
                 let batch = extent::to_u32("pixel_values", pixels.shape.first().copied().unwrap_or(0))?;
-                let feeds = net.inputs(checkpoint, &pixels.floats(), batch)?;
-                let feeds = feeds.into_iter().map(|(name, values)| (name.to_owned(), values)).collect();
-                Ok(Job { graph: net.build(batch, dtype)?, feeds, ..Job::of_batch(batch) })
+                let mut job = Job { graph: net.build(batch, dtype)?, ..Job::of_batch(batch) };
+                job.host(net.inputs(checkpoint, &pixels.floats(), batch)?);
+                Ok(job)
+            }
+            Network::Superpixel(net) => {
+                let (e, mut job) = Job::of_picture(given, "pixel_values", "pixel_values")?;
+                job.graph = net.build(e.batch, e.height, e.width, dtype).map_err(of_input)?;
+                Ok(job)
+            }
+            Network::Depth(net) => {
+                let (e, mut job) = Job::of_picture(given, "pixel_values", "pixel_values")?;
+                job.graph = net.build(e.batch, e.height, e.width, dtype).map_err(of_input)?;
+                job.host(net.inputs(checkpoint, e.batch, e.height, e.width)?);
+                Ok(job)
+            }
+            Network::Sam(net) => {
+                let (e, mut job) = Job::of_picture(given, "pixel_values", "pixel_values")?;
+                job.graph = net.build(e.batch, dtype)?;
+                job.host(net.inputs(checkpoint, e.batch)?);
+                Ok(job)
             }
         }
+    }
+}
+
+/// What is wrong with a picture's sides is wrong with the file it came from.
+fn of_input(e: Error) -> Error {
+    match (e.kind(), e.advice()) {
+        (Kind::Usage, Some(advice)) => Error::new(Kind::BadInput, "tensors", e.message()).advise(advice),
+        _ => e,
     }
 }
 
@@ -278,17 +372,22 @@ impl Job {
         Job { graph: Graph::default(), feeds: Vec::new(), items: vec![Item::default(); batch as usize] }
     }
 
-    /// A job over the pictures `sample`, fed to the graph's input `port`; `timestep` and contexts aside.
-    fn of_sample(given: &Tensors, port: &str) -> Result<(Extents, Job)> {
-        let s = &given.need("sample")?.shape;
-        let side = |i: usize| extent::to_u32("sample", s.get(i).copied().unwrap_or(0));
+    /// A job over the pictures `name`, fed to the graph's input `port`; `timestep` and contexts aside.
+    fn of_picture(given: &Tensors, name: &str, port: &str) -> Result<(Extents, Job)> {
+        let s = &given.need(name)?.shape;
+        let side = |i: usize| extent::to_u32(name, s.get(i).copied().unwrap_or(0));
         let e = Extents { batch: side(0)?, ..Extents::of(side(2)?, side(3)?) };
         let mut job = Job::of_batch(e.batch);
-        job.picture(given, "sample")?;
+        job.picture(given, name)?;
         if let Some(feed) = job.feeds.last_mut() {
             feed.0 = port.to_owned();
         }
         Ok((e, job))
+    }
+
+    /// Feeds what the network's own host code made of the checkpoint.
+    fn host(&mut self, inputs: Vec<(&'static str, Vec<f32>)>) {
+        self.feeds.extend(inputs.into_iter().map(|(name, values)| (name.to_owned(), values)));
     }
 
     /// Feeds the NCHW tensor `name` to the input of the same name.
@@ -306,7 +405,7 @@ impl Job {
 
 /// A job with time steps and contexts: one table row each where all items share it, else one per item.
 fn conditioned(given: &Tensors) -> Result<(Extents, Job)> {
-    let (mut e, mut job) = Job::of_sample(given, "sample")?;
+    let (mut e, mut job) = Job::of_picture(given, "sample", "sample")?;
     let steps = given.need("timestep")?.floats();
     e.steps = extent::to_u32("timestep", steps.len() as u64)?;
     job.feeds.push(("timestep".into(), steps));

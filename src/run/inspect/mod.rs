@@ -197,7 +197,12 @@ fn network(model: &Model, part: Part) -> Result<NetworkInfo> {
             info.types = types.into_iter().map(str::to_owned).collect();
             (info.tensors, info.bytes) = (tensors.len(), tensors.iter().map(|t| t.bytes).sum());
             info.files = tensors.iter().map(|t| t.file).collect::<BTreeSet<_>>().len();
-            if info.parameters.is_some() {
+            let variant = Component::of_part(part).try_for_each(|c| c.fits(&config, &checkpoint));
+            if info.parameters.is_none() {
+                // what the config says is a problem already
+            } else if let Err(e) = variant {
+                info.problems.push(e.message().to_owned());
+            } else {
                 match checkpoint.check(declared.iter().map(|(n, s)| (n.as_str(), s.as_slice()))) {
                     Ok(unused) => info.unused = unused,
                     Err(e) => info.problems.push(e.message().to_owned()),
@@ -263,11 +268,10 @@ fn graphs(o: &InspectOptions, model: &Model, whole: Option<&OneStep>, dtype: DTy
             .advise("choose one with --component"));
     }
     let graph = |c: &Component| {
-        if o.size.is_some() && c.usual_size().is_none() {
+        if o.size.is_some() && !c.has_sizes() {
             return Err(usage(format!("the size of what a {} takes is in its config: --size has no use", c.name())));
         }
-        let size = o.size.or(c.usual_size()).unwrap_or_default();
-        c.graph(&model.config(c.part())?, 1, size, dtype).map_err(|e| e.at(c.name()))
+        c.graph(&model.config(c.part())?, 1, o.size, dtype).map_err(|e| e.at(c.name()))
     };
     chosen.iter().map(graph).collect()
 }
