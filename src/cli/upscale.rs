@@ -7,8 +7,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use tessera::run::{
-    self, Base, Cancel, Cascade, FolderOptions, Format, Reference, Report, Resume, Sampler, Size, UpscaleOptions,
-    VaeMode, is_pipe,
+    self, Base, Cancel, Cascade, FolderOptions, Format, LabelRule, Off, Reference, Report, Resume, Sampler, Size,
+    UpscaleOptions, VaeMode, is_pipe,
 };
 use tessera::{Error, Kind, Result};
 
@@ -77,7 +77,7 @@ pub(super) struct UpscaleArgs {
     /// Sampling steps of each stage of a cascade [default: the model's]
     #[arg(long, value_name = "N", help_heading = "Cascade")]
     steps: Option<u32>,
-    /// How the factor is shared out over stages: remainder-last, remainder-first, uniform or single
+    /// How the factor is shared out over stages: remainder-last, remainder-first, uniform, single or largest-first
     #[arg(long, value_name = "ORDER", value_parser = named(&Cascade::ALL), help_heading = "Cascade")]
     cascade: Option<Cascade>,
     /// Strength of the self-consistency guidance, 0 to 1, or one for each stage, separated by commas; 0 is off
@@ -92,6 +92,18 @@ pub(super) struct UpscaleArgs {
     /// Leaves the coordinate adapter out
     #[arg(long, help_heading = "Cascade")]
     no_adapter: bool,
+    /// Leaves parts out, separated by commas: superpixels, depth, sarm, semantic
+    #[arg(long, value_name = "PARTS", value_delimiter = ',', value_parser = named(&Off::ALL), help_heading = "Cascade")]
+    off: Vec<Off>,
+    /// Side of a superpixel cell in pixels of a stage's input; 3, 4, 5 and 8 are published
+    #[arg(long, value_name = "PIXELS", help_heading = "Cascade")]
+    cell: Option<u32>,
+    /// How superpixels are enlarged: probabilities or nearest
+    #[arg(long, value_name = "RULE", value_parser = named(&LabelRule::ALL), help_heading = "Cascade")]
+    labels: Option<LabelRule>,
+    /// What semantic tokens are made of: stage-input or original
+    #[arg(long, value_name = "PICTURE", value_parser = named(&Base::ALL), help_heading = "Cascade")]
+    semantic_reference: Option<Base>,
     /// Makes N samples with seeds from --seed on, as {stem}_sample{seed}, with their mean and deviation
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Cascade")]
     samples: u32,
@@ -176,6 +188,10 @@ impl UpscaleArgs {
             reference: self.guidance_reference,
             base: self.base,
             no_adapter: self.no_adapter,
+            off: self.off.clone(),
+            cell: self.cell,
+            rule: self.labels,
+            semantic: self.semantic_reference,
         };
         o.save_stages = self.save_stages;
         (o.noise, o.jpeg, o.seed) = (self.noise, self.jpeg, self.seed);

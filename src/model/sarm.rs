@@ -96,7 +96,8 @@ impl Sarm {
     pub fn build(&self, e: &SarmExtents, dtype: DType) -> Result<Graph> {
         let mut builder = Builder::new(format!("sarm {:?} b{} {}", e.map, e.batch, dtype.name()), dtype);
         let b = &mut builder;
-        let x = b.input("hidden_states", Shape::new(e.batch, e.map[0], e.map[1], self.channels), dtype, Lifetime::Window);
+        let x =
+            b.input("hidden_states", Shape::new(e.batch, e.map[0], e.map[1], self.channels), dtype, Lifetime::Window);
         let y = self.apply(b, x, e)?;
         b.output("hidden_states", y);
         Ok(builder.finish())

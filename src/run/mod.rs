@@ -42,7 +42,8 @@ mod window_phase;
 mod work;
 
 pub use crate::image::{Format, is_pipe};
-pub use crate::system::job::{Base, Cascade, Reference, Sampler};
+pub use crate::system::job::{Base, Cascade, Off, Reference, Sampler};
+pub use crate::system::superpixels::LabelRule;
 pub use clean::{Fate, Left, clean};
 pub use component::{Component, ComponentOptions, ComponentReport, component};
 pub use delivery::unfinished_spool;

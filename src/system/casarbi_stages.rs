@@ -146,7 +146,12 @@ impl Side<'_> {
 
     /// Bicubic enlargement of `from` pixels, seen through `crop`.
     pub fn cubic(&self, from: u32, crop: &Crop) -> Result<Vec<f32>> {
-        let table = Taps::of(Filter::Bicubic { a: A, antialias: false }, from, self.windows.extent)?;
+        self.taps(Filter::Bicubic { a: A, antialias: false }, from, crop)
+    }
+
+    /// Enlargement of `from` pixels by any filter, seen through `crop`.
+    pub fn taps(&self, filter: Filter, from: u32, crop: &Crop) -> Result<Vec<f32>> {
+        let table = Taps::of(filter, from, self.windows.extent)?;
         Ok(self.windows_of(table.values(), table.taps() as usize + 1, crop))
     }
 

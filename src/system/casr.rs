@@ -63,7 +63,8 @@ pub enum Latent {
 }
 
 impl Latent {
-    const ALL: [(&'static str, Latent); 2] = [("superpixels", Latent::Superpixels), ("stage-input", Latent::StageInput)];
+    const ALL: [(&'static str, Latent); 2] =
+        [("superpixels", Latent::Superpixels), ("stage-input", Latent::StageInput)];
 }
 
 /// A model folder of this system, configs only.
@@ -157,11 +158,8 @@ impl Casr {
         };
         let sarm = if has("sarm") {
             let sarm = Sarm::from_config(&config("sarm")?).map_err(at("sarm"))?;
-            let sam = if has("sam") {
-                Some(SamVisionModel::from_config(&config("sam")?).map_err(at("sam"))?)
-            } else {
-                None
-            };
+            let sam =
+                if has("sam") { Some(SamVisionModel::from_config(&config("sam")?).map_err(at("sam"))?) } else { None };
             Some((sarm, sam))
         } else {
             None
@@ -234,7 +232,11 @@ impl Casr {
         let (mut s, asked) = (self.settings.clone(), &job.sampler);
         if let Some(cell) = asked.cell {
             if !CELLS.contains(&cell) {
-                let why = format!("superpixel cells of {cell} pixels; from {} to {} are possible", CELLS.start(), CELLS.end());
+                let why = format!(
+                    "superpixel cells of {cell} pixels; from {} to {} are possible",
+                    CELLS.start(),
+                    CELLS.end()
+                );
                 return Err(Error::new(Kind::Usage, "system", why).advise("the publication compares 3, 4, 5 and 8"));
             }
             // A network of small cells labels its own cells; one of published size gets its input enlarged.
@@ -377,8 +379,11 @@ impl System for Casr {
     fn describe(&self) -> Result<Vec<String>> {
         let s = &self.settings;
         let parts = self.parts();
-        let lacks: Vec<String> =
-            OPTIONAL.iter().filter(|(part, _)| !parts.contains(part)).map(|(part, what)| format!("{what}: no {part}")).collect();
+        let lacks: Vec<String> = OPTIONAL
+            .iter()
+            .filter(|(part, _)| !parts.contains(part))
+            .map(|(part, what)| format!("{what}: no {part}"))
+            .collect();
         let mut lines = vec![
             format!("one step a stage at t = {}, stages of at most x4, windows of {} pixels", s.timestep, s.tile),
             format!("superpixel cells of {} pixels by {:?}, latents of {:?}", s.cell, s.rule, s.latents),

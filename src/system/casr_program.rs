@@ -1,6 +1,7 @@
 //! The program of a CASR job. A stage is two blocks: what is known of its whole input (superpixels, depth, SAM's tokens),
 //! then its tiles. Stages meet in whole canvases of f32, so nothing is rounded between them.
 
+use super::casarbi_program::STAGE;
 use super::casarbi_stages::{Crop, Side, Stage, stages};
 use super::casr::{Casr, Settings};
 use super::casr_stage::{Looks, Tiles, on_picture};
@@ -11,7 +12,6 @@ use super::program::{
     Canvas, CanvasId, Extent, GraphId, GridId, PICTURE, Program, Ratio, Residency, Saved, SavedId, Table, TableId,
 };
 use super::superpixels::Superpixels;
-use super::casarbi_program::STAGE;
 use crate::error::Result;
 use crate::extent;
 use crate::graph::taps::Filter;
@@ -257,11 +257,8 @@ impl Laying<'_> {
         let latent = self.saved("latent", self.grid, shape(map, m.vae.latent_channels()));
         let keys = self.saved("keys", self.grid, shape(kept, sarm.channels()));
         let save = |saved: SavedId| Sink::Save { saved, gains: vec![1.0] };
-        let sinks = vec![
-            ("features".into(), save(features)),
-            ("latent".into(), save(latent)),
-            ("keys".into(), save(keys)),
-        ];
+        let sinks =
+            vec![("features".into(), save(features)), ("latent".into(), save(latent)), ("keys".into(), save(keys))];
         let graph = self.graph(m.features(s, &t, &looks)?);
         let first = self.windows("features", graph, self.grid, sources, sinks);
         let again = |saved: SavedId| Source::Saved { saved, affine: None, initial: None };

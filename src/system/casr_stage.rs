@@ -245,12 +245,7 @@ fn pictures_of(p: &Pictures, latent: Latent) -> Option<ValueId> {
 
 /// `network`, whose input `pixel_values` is normalised, on a picture in 0 to 1: input `picture` f32; its tensors and other
 /// inputs are called `prefix.`, its first output `output`.
-pub(super) fn on_picture(
-    prefix: &str,
-    network: &Graph,
-    normalisation: &Normalisation,
-    output: &str,
-) -> Result<Graph> {
+pub(super) fn on_picture(prefix: &str, network: &Graph, normalisation: &Normalisation, output: &str) -> Result<Graph> {
     let value = network.values.iter().find(|v| v.name == "pixel_values");
     let Some(value) = value else { return Err(super::state::wrong(format!("{prefix} reads no picture"))) };
     let mut b = Builder::new("normalise", value.dtype);
@@ -283,11 +278,21 @@ pub(super) fn networks(model: &Casr) -> Result<Vec<Graph>> {
     }
     if let Some(net) = &model.superpixel {
         let side = net.factor();
-        graphs.push(on_picture("superpixel", &net.build(1, side, side, dtype)?, &crate::model::spixel_fcn::NORMALISATION, "logits")?);
+        graphs.push(on_picture(
+            "superpixel",
+            &net.build(1, side, side, dtype)?,
+            &crate::model::spixel_fcn::NORMALISATION,
+            "logits",
+        )?);
     }
     if let Some((net, _)) = &model.depth {
         let side = 2 * net.patch();
-        graphs.push(on_picture("depth", &net.build(1, side, side, dtype)?, &crate::model::pictures::IMAGENET, "depth")?);
+        graphs.push(on_picture(
+            "depth",
+            &net.build(1, side, side, dtype)?,
+            &crate::model::pictures::IMAGENET,
+            "depth",
+        )?);
     }
     if let Some((_, Some(sam))) = &model.sarm {
         graphs.push(on_picture("sam", &sam.build(1, dtype)?, &crate::model::pictures::SAM, "tokens")?);

@@ -2,8 +2,8 @@
 //! used by one pass.
 
 use super::phase::{Block, CanvasOp, Coefficient, Contexts, GridAxis, Nesting, Phase, Sink, Source, WindowPhase};
-use super::superpixels::Superpixels;
 use super::program::{Affine, Canvas, CanvasId, Program, Residency, StatisticId, TableId, get, wrong};
+use super::superpixels::Superpixels;
 use crate::error::Result;
 use crate::graph::{Lifetime, Shape};
 

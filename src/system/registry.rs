@@ -1,8 +1,9 @@
 //! The systems there are, how a model folder of each is opened, and what each needs of a model. A new system adds a row.
 
 use super::casarbi::CasArbi;
+use super::casr::Casr;
 use super::job::System;
-use super::{casarbi, onestep};
+use super::{casarbi, casr, onestep};
 use crate::error::{Error, Kind, Result};
 use std::path::Path;
 
@@ -20,7 +21,7 @@ pub struct Needs {
 }
 
 /// Every system; the first one is the default.
-pub const SYSTEMS: [Needs; 2] = [
+pub const SYSTEMS: [Needs; 3] = [
     Needs {
         system: onestep::SYSTEM,
         class: onestep::CLASS,
@@ -28,6 +29,7 @@ pub const SYSTEMS: [Needs; 2] = [
         scheduler: true,
     },
     Needs { system: casarbi::SYSTEM, class: casarbi::CLASS, parts: &casarbi::PARTS, scheduler: false },
+    Needs { system: casr::SYSTEM, class: casr::CLASS, parts: &casr::PARTS, scheduler: true },
 ];
 
 /// The system called `name`, or of the class `name`.
@@ -50,11 +52,11 @@ pub fn open(folder: &Path, wanted: Option<&str>) -> Result<Box<dyn System>> {
         let e = Error::new(Kind::Weights, "system", why);
         return Err(e.advise(format!("a folder of class {} is needed", classes.join(" or "))));
     }
-    if class == casarbi::CLASS {
-        Ok(Box::new(CasArbi::open(folder)?))
-    } else {
-        Ok(Box::new(onestep::OneStep::open(folder)?))
-    }
+    Ok(match class.as_str() {
+        casarbi::CLASS => Box::new(CasArbi::open(folder)?),
+        casr::CLASS => Box::new(Casr::open(folder)?),
+        _ => Box::new(onestep::OneStep::open(folder)?),
+    })
 }
 
 impl Needs {
