@@ -208,6 +208,9 @@ impl Casr {
                 return Err(wrong(format!("SARM looks at {wants} channels, SAM gives {}", sam.out_channels())));
             }
         }
+        if s.planes.len() as u32 > z {
+            return Err(index.bad("planes", &format!("at most {z}, the latent's channels")));
+        }
         let unit = 4 * self.unit();
         if s.tile < unit || s.tile > limits::MAX_TILE || !s.tile.is_multiple_of(unit) {
             return Err(index.bad("tile", &format!("a multiple of {unit} up to {}", limits::MAX_TILE)));
@@ -272,7 +275,7 @@ impl Casr {
 
     /// A network's checkpoint.
     pub(super) fn checkpoint(&self, part: &str) -> Result<Checkpoint> {
-        Checkpoint::open(&self.folder.join(part))
+        super::job::checkpoint(&self.folder, part)
     }
 
     fn parts(&self) -> Vec<&'static str> {
@@ -292,13 +295,13 @@ impl Casr {
 impl Settings {
     fn read(index: &Index<'_>) -> Result<Settings> {
         let latents = index.list("latents", &Latent::ALL)?.unwrap_or_else(|| vec![Latent::Superpixels]);
-        let sample = index.named("sample", &Latent::ALL)?.unwrap_or(latents[0]);
-        let Some(sample) = latents.iter().position(|l| *l == sample) else {
+        let wanted = index.named("sample", &Latent::ALL)?;
+        let Some(sample) = latents.iter().position(|l| wanted.is_none_or(|w| *l == w)) else {
             return Err(index.bad("sample", "one of `latents`"));
         };
         let planes = index.list("planes", &Plane::ALL)?.unwrap_or_default();
-        if latents.len() > 2 || (latents.len() == 2 && (!planes.is_empty() || latents[0] == latents[1])) {
-            return Err(index.bad("latents", "one picture and planes, or two different pictures without planes"));
+        if latents.is_empty() || latents.len() > 2 || (latents.len() == 2 && latents[0] == latents[1]) {
+            return Err(index.bad("latents", "one picture, or two different ones"));
         }
         let scale = index.number("controlnet_conditioning_scale", 1.0)?;
         let whole = |key: &str, default: u32, most: u32| -> Result<u32> {

@@ -139,6 +139,17 @@ impl Casr {
         Ok(Pictures { enlarged, superpixels })
     }
 
+    /// What the wide latent's channels are multiplied by, and what is added: its scaling, then the planes' values.
+    pub(super) fn factors(&self, planes: &[f32]) -> Vec<f32> {
+        let z = self.vae.latent_channels() as usize;
+        let (scaling, shift) = (self.vae.scaling_factor, self.vae.shift_factor);
+        let mut rows = vec![scaling; z];
+        rows.resize(z + planes.len(), 0.0);
+        rows.extend(std::iter::repeat_n(-shift * scaling, z));
+        rows.extend(planes);
+        rows
+    }
+
     /// The latent that the step starts from, f32, and the UNet's features before its last norm.
     fn features_of(&self, l: &mut Linker, s: &Settings, t: &Tiles, p: &Pictures) -> Result<(ValueId, ValueId)> {
         let mut latents = Vec::new();
@@ -155,14 +166,27 @@ impl Casr {
             };
             latents.push(z);
         }
-        let z = latents[s.sample];
+        let z = latents[s.sample].0;
         let latent = l.value(z).shape;
+        let planes = s.planes.len() as u32;
         let mut parts = Vec::new();
-        for (i, &z) in latents.iter().enumerate() {
-            parts.push(narrow(l, &format!("latent.{i}.stored"), z, t.dtype)?);
+        for (i, &(z, moments)) in latents.iter().enumerate() {
+            let name = format!("latent.{i}.stored");
+            if planes > 0 && i == 1 {
+                // A convolution reads two sources: the planes take the place of channels behind the last latent's, whose
+                // factor is 0.
+                let channels = latent.c + planes;
+                let wide = l.push("latent.wide", Op::Slice { begin: 0, channels }, &[moments], DType::F32)?;
+                let shape = Shape::new(1, 1, 2, channels);
+                let factors = Value { name: "factors".into(), shape, dtype: DType::F32, lifetime: Lifetime::Job };
+                let factors = l.input(factors);
+                parts.push(l.push(&name, Op::ChannelAffine(ChannelAffine { act: Act::None }), &[wide, factors], t.dtype)?);
+            } else {
+                parts.push(narrow(l, &name, z, t.dtype)?);
+            }
         }
-        if !s.planes.is_empty() {
-            let shape = latent.with_c(s.planes.len() as u32);
+        if planes > 0 && latents.len() == 1 {
+            let shape = latent.with_c(planes);
             parts.push(l.input(Value { name: "planes".into(), shape, dtype: t.dtype, lifetime: Lifetime::Job }));
         }
         let sample = match parts[..] {
@@ -187,8 +211,8 @@ impl Casr {
         Ok((z, l.part("unet", &unet, &bind)?[0]))
     }
 
-    /// The scaled latent, f32, of a picture in -1 to 1.
-    fn encoded(&self, l: &mut Linker, t: &Tiles, i: usize, picture: ValueId) -> Result<ValueId> {
+    /// The scaled latent, f32, of a picture in -1 to 1, and the moments it is the mean of.
+    fn encoded(&self, l: &mut Linker, t: &Tiles, i: usize, picture: ValueId) -> Result<(ValueId, ValueId)> {
         let stored = narrow(l, &format!("picture.{i}.stored"), picture, t.dtype)?;
         let encoder = self.vae.build_encoder(t.batch, t.window[0], t.window[1], t.dtype)?;
         let moments = l.part("vae", &encoder, &[("sample", stored)])?[0];
@@ -196,9 +220,10 @@ impl Casr {
         let mean = l.push(&format!("latent.{i}.mean"), Op::Slice { begin: 0, channels }, &[moments], DType::F32)?;
         let (scaling, shift) = (self.vae.scaling_factor, self.vae.shift_factor);
         if (scaling, shift) == (1.0, 0.0) {
-            return Ok(mean);
+            return Ok((mean, moments));
         }
-        affine(l, &format!("latent.{i}"), mean, scaling, -shift * scaling, DType::F32)
+        let z = affine(l, &format!("latent.{i}"), mean, scaling, -shift * scaling, DType::F32)?;
+        Ok((z, moments))
     }
 
     /// The step, the decoder and the sum; the graph's output `result`, 0 to 1.

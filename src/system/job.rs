@@ -7,7 +7,7 @@ use super::superpixels::LabelRule;
 use crate::error::{Error, Kind, Result};
 use crate::graph::layout::Packing;
 use crate::graph::{DType, Graph};
-use crate::weights::Checkpoint;
+use crate::weights::{Checkpoint, Model, Part};
 use std::fmt;
 use std::path::Path;
 
@@ -187,6 +187,15 @@ pub trait System: fmt::Debug {
     }
 }
 
+/// The checkpoint of the network `part` of a model folder, its tensors under the names and folded as its graph asks for
+/// them.
+pub(super) fn checkpoint(folder: &Path, part: &str) -> Result<Checkpoint> {
+    match Part::ALL.into_iter().find(|p| p.folder() == part) {
+        Some(part) => Model::open(folder)?.checkpoint(part),
+        None => Checkpoint::open(&folder.join(part)),
+    }
+}
+
 /// The weights of a model folder: a checkpoint for each of its networks, whose tensors the joined graphs call by the
 /// network's name and a dot before their own.
 #[derive(Debug)]
@@ -197,7 +206,7 @@ pub struct Checkpoints {
 impl Checkpoints {
     /// Opens the networks in the folders `parts`.
     pub fn open(folder: &Path, parts: &[&'static str]) -> Result<Checkpoints> {
-        let open = |&part: &&'static str| Ok((part, Checkpoint::open(&folder.join(part))?));
+        let open = |&part: &&'static str| Ok((part, checkpoint(folder, part)?));
         Ok(Checkpoints { parts: parts.iter().map(open).collect::<Result<_>>()? })
     }
 

@@ -73,8 +73,8 @@ MEAN = (0.411, 0.432, 0.45)
 def probabilities(net, picture, cell, trained_cell):
     """[1, 3, h, w] in [0, 1] -> softmax [1, 9, H, W] at the resolution the network saw, and that enlargement's ratio.
 
-    The picture is enlarged by trained_cell / cell (bicubic), its right and bottom edges are repeated up to a multiple
-    of the cell and of the network's stride; what was added is cut off again."""
+    The picture is enlarged by trained_cell / cell (bicubic), mirrored on the right and below up to a multiple of the
+    cell and of the network's stride; what was added is cut off again."""
     ratio = trained_cell / cell
     if ratio != 1:
         picture = resize(picture, round(picture.shape[2] * ratio), round(picture.shape[3] * ratio))
@@ -82,7 +82,7 @@ def probabilities(net, picture, cell, trained_cell):
     unit = trained_cell
     while unit % 2 ** (net.levels - 1):
         unit += trained_cell
-    x = F.pad(picture - torch.tensor(MEAN)[None, :, None, None], (0, -w % unit, 0, -h % unit), mode="replicate")
+    x = F.pad(picture - torch.tensor(MEAN)[None, :, None, None], (0, -w % unit, 0, -h % unit), mode="reflect")
     return net(x)[:, :, :h, :w].softmax(1)
 
 
@@ -111,7 +111,7 @@ def superpixel_picture(picture, p, size, cell, rule="probabilities"):
     grid = (-(-h // cell), -(-w // cell), cell)
     count = grid[0] * grid[1]
     low = labels(p, (h, w), grid, (h, w))
-    own = labels(F.one_hot(torch.tensor([[4]]), 9).permute(0, 3, 1, 2).expand(1, 9, h, w).float(), (h, w), grid, (h, w))
+    own = labels(F.one_hot(torch.tensor([[[4]]]), 9).permute(0, 3, 1, 2).expand(1, 9, h, w).float(), (h, w), grid, (h, w))
     flat = picture[0].reshape(3, -1).double()
 
     def means(ids):
@@ -131,10 +131,11 @@ def superpixel_picture(picture, p, size, cell, rule="probabilities"):
 
 def depth_map(net, picture, size, shorter=518, patch=14, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)):
     """[1, 3, h, w] in [0, 1] -> [1, 3, *size] in [0, 1]: the shorter side becomes `shorter` (bicubic), both sides
-    multiples of the patch; the network's relative inverse depth from its least to its largest value; bilinear."""
+    the nearest multiples of the patch, up where that is less than `shorter`; the network's relative inverse depth from its least to its largest value; bilinear."""
     h, w = picture.shape[2:]
     ratio = shorter / min(h, w)
-    x = resize(picture, *(max(patch, round(n * ratio / patch) * patch) for n in (h, w)))
+    near = lambda v: round(v / patch) * patch if round(v / patch) * patch >= shorter else -int(-v // patch) * patch
+    x = resize(picture, *(near(n * ratio) for n in (h, w)))
     x = (x - torch.tensor(mean)[None, :, None, None]) / torch.tensor(std)[None, :, None, None]
     d = net(x).predicted_depth[:, None]
     d = (d - d.amin()) / (d.amax() - d.amin() + 1e-6)
