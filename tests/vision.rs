@@ -1,15 +1,20 @@
 //! The networks that look at pictures for a system: published files of either naming without a config, files of
 //! another variant, what is folded, and pictures that are too small.
 
+use crate::interpreter::{self, Rows};
 use crate::reference;
 use crate::source;
+use crate::tolerance;
 use crate::weights::{f32s, file, folder, write};
 use flate2::read::GzDecoder;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use tessera::Kind;
+use tessera::graph::DType;
+use tessera::graph::taps::Filter;
 use tessera::model::depth_anything::DepthAnything;
+use tessera::model::pictures;
 use tessera::model::sam::SamVisionModel;
 use tessera::model::spixel_fcn::SpixelNet;
 use tessera::run::{Cancel, Component, ComponentOptions, InspectOptions, Silent, component, inspect};
@@ -248,6 +253,23 @@ fn batch_norms_are_folded_into_the_convolutions_before_them() {
     ] {
         let e = normed(&[extra]).expect_err(says);
         assert!(e.kind() == Kind::Weights && e.message().contains(says), "{e}");
+    }
+}
+
+/// Normalised, resized by the filter, and zeros beyond.
+#[test]
+fn a_picture_is_prepared_as_its_network_wants_it() {
+    let n = pictures::SAM;
+    let graph = pictures::preparation(2, [2, 3], [2, 3], [4, 4], Filter::Bilinear, &n, DType::F32).expect("graph");
+    let picture: Vec<f32> = (0..36).map(|i| i as f32 / 36.0).collect();
+    let given = HashMap::from([("picture".to_owned(), picture.clone())]);
+    let got = interpreter::run(&graph, &|_: &str| Vec::new(), &given, &[Rows::default(); 2]);
+    for (i, &v) in got["pixel_values"].iter().enumerate() {
+        let [item, y, x, c] = [i / 48, i / 12 % 4, i / 3 % 4, i % 3];
+        let inside = y < 2 && x < 3;
+        let seen = picture[((item * 2 + y.min(1)) * 3 + x.min(2)) * 3 + c];
+        let expected = if inside { f64::from((seen - n.mean[c]) / n.deviation[c]) } else { 0.0 };
+        assert!((v - expected).abs() <= tolerance::PREPARED, "{i}: {v} {expected}");
     }
 }
 

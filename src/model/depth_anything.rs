@@ -105,6 +105,14 @@ impl DepthAnything {
         pictures::lower_bound(height, width, self.backbone.image_size, self.backbone.patch)
     }
 
+    /// The graph that makes `pixel_values` of a picture of the size `from`, values from 0 to 1, see
+    /// [`pictures::preparation`].
+    pub fn preparation(&self, batch: u32, from: [u32; 2], dtype: DType) -> Result<Graph> {
+        let size = self.input_size(from[0], from[1])?;
+        let bicubic = Filter::Bicubic { a: -0.75, antialias: false };
+        pictures::preparation(batch, from, size, size, bicubic, &pictures::IMAGENET, dtype)
+    }
+
     /// Which published variant this is, if it is one.
     pub fn variant(&self) -> Option<&'static str> {
         variant(self.backbone.hidden, self.backbone.layers)

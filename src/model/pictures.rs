@@ -1,6 +1,9 @@
 //! How networks that look at pictures want them: to what size, and with which mean and deviation.
 
 use crate::error::{Error, Kind, Result};
+use crate::graph::op::{Axis, ChannelAffine, Lifetime};
+use crate::graph::taps::{Filter, Taps};
+use crate::graph::{Act, Builder, DType, Graph, Op, Shape};
 use crate::limits;
 
 /// Mean and standard deviation by channel (red, green, blue) that a network takes its pictures with, of values from
@@ -28,6 +31,41 @@ impl Normalisation {
         let [mr, mg, mb] = self.mean;
         [r, g, b, -mr * r, -mg * g, -mb * b]
     }
+}
+
+/// A graph that makes a network's picture: input `picture` `[batch, height, width, 3]` of the size `from`, values from 0
+/// to 1; output `pixel_values`, normalised, resized to `to` and filled up with zeros on the right and below to `size`.
+pub fn preparation(
+    batch: u32,
+    from: [u32; 2],
+    to: [u32; 2],
+    size: [u32; 2],
+    filter: Filter,
+    normalisation: &Normalisation,
+    dtype: DType,
+) -> Result<Graph> {
+    if to[0] > size[0] || to[1] > size[1] {
+        let why = format!("a picture resized to {}x{} does not fit into {}x{}", to[0], to[1], size[0], size[1]);
+        return Err(Error::new(Kind::Internal, "model", why));
+    }
+    let mut b = Builder::new(format!("preparation {}x{} b{batch} {}", size[0], size[1], dtype.name()), dtype);
+    let x = b.input("picture", Shape::new(batch, from[0], from[1], 3), dtype, Lifetime::Window);
+    let factors = b.constant("normalisation", Shape::new(batch, 1, 2, 3), normalisation.factors().to_vec());
+    let mut x = b.push("normalised", Op::ChannelAffine(ChannelAffine { act: Act::None }), &[x, factors])?;
+    for (axis, i, name) in [(Axis::Rows, 0, "rows"), (Axis::Columns, 1, "columns")] {
+        if from[i] == to[i] && to[i] == size[i] {
+            continue;
+        }
+        let taps = Taps::of(filter, from[i], to[i])?;
+        let shape = Shape::new(1, 1, size[i], taps.taps() + 1);
+        let mut rows = taps.into_values();
+        // a row without weight is a zero
+        rows.resize(size[i] as usize * shape.c as usize, 0.0);
+        let table = b.constant(&format!("{name}.taps"), shape, rows);
+        x = b.resample(name, x, table, axis)?;
+    }
+    b.output("pixel_values", x);
+    Ok(b.finish())
 }
 
 /// The size `[height, width]` that Depth Anything takes a picture of `height` x `width` at: enlarged or reduced by one
@@ -92,6 +130,19 @@ mod tests {
         assert_eq!(longest_side(1200, 1800, 1024), [683, 1024]);
         assert_eq!(longest_side(300, 200, 1024), [1024, 683]);
         assert_eq!(longest_side(1, 4000, 1024), [1, 1024]);
+    }
+
+    #[test]
+    fn a_preparation_has_the_networks_size() {
+        let bicubic = Filter::Bicubic { a: -0.75, antialias: false };
+        for (from, to, size) in [([30, 20], [42, 28], [42, 28]), ([8, 8], [8, 8], [16, 8]), ([9, 7], [9, 7], [9, 7])] {
+            let graph = preparation(2, from, to, size, bicubic, &IMAGENET, DType::F16).expect("graph");
+            crate::graph::verify::verify(&graph).expect("sound");
+            assert_eq!(graph.value(graph.outputs[0].1).shape, Shape::new(2, size[0], size[1], 3));
+            assert_eq!(graph.inputs().count(), 1, "constants are the graph's own");
+        }
+        let e = preparation(1, [8, 8], [8, 20], [16, 16], bicubic, &SAM, DType::F32).expect_err("too large");
+        assert!(e.message().contains("8x20"), "{e}");
     }
 
     #[test]

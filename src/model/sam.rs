@@ -10,6 +10,7 @@ use super::resnet::conv_without_bias;
 use crate::error::{Error, Kind, Result};
 use crate::extent::CHANNEL_ALIGN;
 use crate::graph::op::{Attention, Lifetime, Linear, Rearrange};
+use crate::graph::taps::Filter;
 use crate::graph::{Act, Builder, DType, Graph, Op, Shape, ValueId};
 use crate::limits;
 use crate::weights::Checkpoint;
@@ -130,6 +131,13 @@ impl SamVisionModel {
     /// filled up to a square with zeros on the right and below.
     pub fn resized(&self, height: u32, width: u32) -> [u32; 2] {
         pictures::longest_side(height, width, self.image_size)
+    }
+
+    /// The graph that makes `pixel_values` of a picture of the size `from`, values from 0 to 1, see
+    /// [`pictures::preparation`].
+    pub fn preparation(&self, batch: u32, from: [u32; 2], dtype: DType) -> Result<Graph> {
+        let to = self.resized(from[0], from[1]);
+        pictures::preparation(batch, from, to, [self.image_size; 2], Filter::Bilinear, &pictures::SAM, dtype)
     }
 
     /// Which published variant this is, if it is one.

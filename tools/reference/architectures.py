@@ -1,6 +1,8 @@
 """Architectures by name: the published configs, field by field as their files carry them, and tiny ones for the
 committed references."""
 
+import copy
+
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import (
     CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel, DepthAnythingConfig,
@@ -331,6 +333,7 @@ def kind_of(config):
 
 def network(kind, config):
     """The untrained network of a config, its weights not yet set."""
+    config = copy.deepcopy(config)  # transformers writes into the sections
     if kind in TRANSFORMERS:
         model = KINDS[kind][0](TRANSFORMERS[kind](**config))
     else:
