@@ -187,6 +187,10 @@ pub trait System: fmt::Debug {
     }
 }
 
+/// Networks whose published checkpoints hold more than their graphs read: tensors of training, of other heads, and those
+/// that the host reads.
+const WIDER: [&str; 2] = ["depth", "sam"];
+
 /// The checkpoint of the network `part` of a model folder, its tensors under the names and folded as its graph asks for
 /// them.
 pub(super) fn checkpoint(folder: &Path, part: &str) -> Result<Checkpoint> {
@@ -219,7 +223,10 @@ impl Checkpoints {
                 let (prefix, name) = w.name.split_once('.')?;
                 (prefix == *part).then_some((name, w.shape.as_slice()))
             });
-            extra.extend(checkpoint.check(wanted)?.into_iter().map(|name| format!("{part}.{name}")));
+            let unused = checkpoint.check(wanted)?;
+            if !WIDER.contains(part) {
+                extra.extend(unused.into_iter().map(|name| format!("{part}.{name}")));
+            }
         }
         Ok(extra)
     }
@@ -227,7 +234,9 @@ impl Checkpoints {
     /// Carries out one packing recipe.
     pub fn packed(&self, recipe: &[Option<String>], packing: &Packing, dtype: DType) -> Result<Vec<u8>> {
         let prefix = recipe.iter().flatten().next().and_then(|n| n.split_once('.')).map_or("", |p| p.0);
-        let Some((_, checkpoint)) = self.parts.iter().find(|(part, _)| *part == prefix) else {
+        // A bias that a layer does not have is packed from no tensor at all: any checkpoint gives zeros.
+        let named = recipe.iter().any(Option::is_some);
+        let Some((_, checkpoint)) = self.parts.iter().find(|(part, _)| !named || *part == prefix) else {
             return Err(Error::new(Kind::Internal, "system", format!("no checkpoint holds `{prefix}`")));
         };
         let names: Vec<Option<String>> = recipe
