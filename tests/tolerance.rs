@@ -183,5 +183,13 @@ pub(crate) const CASARBI_F32_DB: f64 = 60.0;
 
 /// The same stored in f16, whose roundings four steps carry on.
 pub(crate) const CASARBI_F16_DB: f64 = 35.0;
+
+/// PSNR of CASR's small model in f32 against PyTorch's, dB on [0, 1]: the bar of every sampler. The reference is stored in
+/// f16, which alone would give 80 dB.
+pub(crate) const CASR_F32_DB: f64 = 60.0;
+
+/// The same stored in f16: a label of a superpixel may change where two cells are as likely.
+pub(crate) const CASR_F16_DB: f64 = 35.0;
+
 /// Difference of a normalised picture value from (x - mean) / deviation: f32 roundings of a factor and a shift of at most 5.
 pub(crate) const PREPARED: f64 = 2e-6;

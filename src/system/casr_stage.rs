@@ -180,7 +180,12 @@ impl Casr {
                 let shape = Shape::new(1, 1, 2, channels);
                 let factors = Value { name: "factors".into(), shape, dtype: DType::F32, lifetime: Lifetime::Job };
                 let factors = l.input(factors);
-                parts.push(l.push(&name, Op::ChannelAffine(ChannelAffine { act: Act::None }), &[wide, factors], t.dtype)?);
+                parts.push(l.push(
+                    &name,
+                    Op::ChannelAffine(ChannelAffine { act: Act::None }),
+                    &[wide, factors],
+                    t.dtype,
+                )?);
             } else {
                 parts.push(narrow(l, &name, z, t.dtype)?);
             }

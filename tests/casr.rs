@@ -1,0 +1,173 @@
+//! CASR against PyTorch (`tools/reference/make_casr.py`): whole jobs over one stage and two, in one window and in many,
+//! with each part switched off; and what no window, batch or order may change.
+
+use crate::job::{Way, apart, executors, folder, job, program, psnr, run_on, tensor, way};
+use crate::tolerance;
+use std::collections::BTreeMap;
+use tessera::Kind;
+use tessera::backend::cpu::Cpu;
+use tessera::graph::DType;
+use tessera::run::{Base, Cascade, LabelRule, Off, Sampler, TileOrder};
+use tessera::system::casr::Casr;
+use tessera::system::{Job, System};
+
+/// Rows and columns of the reference's picture.
+const SOURCE: [u32; 2] = [24, 32];
+
+fn model() -> Casr {
+    Casr::open(&folder("casr/model")).expect("the model opens")
+}
+
+fn expected(name: &str) -> Vec<f32> {
+    tensor(&folder("casr"), name).1
+}
+
+fn run(job: &Job, way: &Way) -> Vec<f32> {
+    run_on(Box::new(Cpu::new().expect("cpu")), &model(), job, way, &expected("picture"))
+}
+
+fn off(part: Off) -> Sampler {
+    Sampler { off: vec![part], ..Sampler::default() }
+}
+
+#[test]
+fn jobs_are_pytorchs() {
+    for (name, scale, windows) in
+        [("x3", 3.0, way(128, 32)), ("x6.25", 6.25, way(128, 32)), ("x6.25.tiled", 6.25, way(64, 16))]
+    {
+        let got = psnr(&run(&job(SOURCE, scale, Sampler::default()), &windows), &expected(name));
+        println!("{name}: {got:.1} dB against PyTorch");
+        assert!(got >= tolerance::CASR_F32_DB, "{name}: {got:.1} dB");
+    }
+}
+
+#[test]
+fn every_switch_is_pytorchs() {
+    let base = Sampler::default;
+    let cases: BTreeMap<&str, (f64, Sampler)> = BTreeMap::from([
+        ("x3.superpixel", (3.0, off(Off::Superpixels))),
+        ("x3.depth", (3.0, off(Off::Depth))),
+        ("x3.sarm", (3.0, off(Off::Sarm))),
+        ("x3.semantic", (3.0, off(Off::Semantic))),
+        ("x6.25.cell", (6.25, Sampler { cell: Some(5), ..base() })),
+        ("x6.25.nearest", (6.25, Sampler { rule: Some(LabelRule::Nearest), ..base() })),
+        ("x6.25.original", (6.25, Sampler { semantic: Some(Base::Original), ..base() })),
+    ]);
+    for (name, (scale, sampler)) in cases {
+        let (want, default) = (expected(name), expected(&format!("x{scale}")));
+        let got = run(&job(SOURCE, scale, sampler), &way(128, 32));
+        let (near, away) = (psnr(&got, &want), psnr(&default, &want));
+        println!("{name}: {near:.1} dB against PyTorch, {away:.1} dB from the default");
+        assert!(near >= tolerance::CASR_F32_DB && away < 65.0, "{name}: {near:.1} dB, {away:.1} dB");
+    }
+}
+
+#[test]
+fn neither_batch_nor_order_changes_a_bit() {
+    let job = job(SOURCE, 5.0, Sampler::default());
+    let want = run(&job, &way(64, 16));
+    for (batch, order) in [(1, TileOrder::Natural), (1, TileOrder::Reversed), (3, TileOrder::Shuffled(3))] {
+        assert!(run(&job, &Way { batch, order, ..way(64, 16) }) == want, "{batch} {order:?}");
+    }
+}
+
+#[test]
+fn stages_are_at_most_four_unless_one_jump_is_asked_for() {
+    let model = model();
+    let count = |scale: f64, cascade: Option<Cascade>| {
+        let job = job(SOURCE, scale, Sampler { cascade, ..Sampler::default() });
+        let program = program(&model, &job, &way(128, 32)).expect("program");
+        program.canvases.iter().filter(|c| c.name.ends_with("colours")).count()
+    };
+    assert_eq!([count(4.0, None), count(16.0, None), count(18.0, None), count(64.0, None)], [1, 2, 3, 3]);
+    assert_eq!(count(18.0, Some(Cascade::Single)), 1);
+}
+
+#[test]
+fn pictures_smaller_than_anything_come_out_in_their_size() {
+    let model = model();
+    for (source, target) in [([1, 1], [2, 2]), ([1, 1], [7, 5]), ([3, 2], [9, 6]), ([2, 9], [16, 72]), ([5, 5], [5, 5])]
+    {
+        let job = Job { source, target, ..job(source, 2.0, Sampler::default()) };
+        let picture = vec![0.25; 3 * (source[0] * source[1]) as usize];
+        let out = run_on(Box::new(Cpu::new().expect("cpu")), &model, &job, &way(64, 16), &picture);
+        assert!(out.iter().all(|v| v.is_finite()), "{source:?} to {target:?}");
+    }
+}
+
+#[test]
+fn it_runs_without_what_it_can_do_without() {
+    let copy = tempfile::tempdir().expect("folder");
+    let from = folder("casr/model");
+    let put = |part: &str| {
+        std::fs::create_dir_all(copy.path().join(part)).expect("folder");
+        for entry in std::fs::read_dir(from.join(part)).expect("there") {
+            let entry = entry.expect("entry");
+            std::fs::copy(entry.path(), copy.path().join(part).join(entry.file_name())).expect("copied");
+        }
+    };
+    std::fs::copy(from.join("model_index.json"), copy.path().join("model_index.json")).expect("copied");
+    ["unet", "scheduler"].iter().for_each(|p| put(p));
+    let e = Casr::open(copy.path()).expect_err("no autoencoder");
+    let said = format!("{} {}", e.message(), e.advice().unwrap_or_default());
+    assert!(e.kind() == Kind::Weights && said.contains("vae") && said.contains("onestep"), "{said}");
+    put("vae");
+    let bare = Casr::open(copy.path()).expect("two networks are enough");
+    let lines = bare.describe().expect("described").join("\n");
+    assert!(["superpixel", "depth", "controlnet", "sarm", "sam"].iter().all(|p| lines.contains(p)), "{lines}");
+    // It is what the whole model is with everything switched off.
+    let all = Off::ALL.iter().map(|o| o.1).collect();
+    let (job, bare_job) =
+        (job(SOURCE, 3.0, Sampler { off: all, ..Sampler::default() }), job(SOURCE, 3.0, Sampler::default()));
+    let picture = expected("picture");
+    let got = run_on(Box::new(Cpu::new().expect("cpu")), &bare, &bare_job, &way(128, 32), &picture);
+    assert!(got == run(&job, &way(128, 32)));
+}
+
+#[test]
+fn what_a_job_cannot_have_is_refused() {
+    let model = model();
+    for sampler in [Sampler { cell: Some(1), ..Sampler::default() }, Sampler { cell: Some(65), ..Sampler::default() }] {
+        let e = program(&model, &job(SOURCE, 2.0, sampler), &way(128, 32)).expect_err("refused");
+        assert!(e.kind() == Kind::Usage && e.message().contains("cells"), "{e}");
+    }
+    let wide = Job { target: [2400, 3200], ..job(SOURCE, 2.0, Sampler::default()) };
+    assert_eq!(program(&model, &wide, &way(128, 32)).expect_err("100 times").kind(), Kind::Usage);
+}
+
+#[test]
+fn keys_are_pooled_beyond_the_budget_and_only_then() {
+    let model = model();
+    let kept = |scale: f64| {
+        let program = program(&model, &job(SOURCE, scale, Sampler::default()), &way(64, 16)).expect("program");
+        program.saved.iter().rev().find(|s| s.name.ends_with("keys")).expect("keys").shape.pixels()
+    };
+    // 8 x 8 tokens a tile of 64 pixels; the model's budget is 256, its pooled side 3.
+    assert_eq!((kept(3.0), kept(4.0)), (64, 9));
+}
+
+#[test]
+fn f16_is_near_f32_on_the_cpu_and_on_wgpu() {
+    let (job, want) = (job(SOURCE, 3.0, Sampler::default()), expected("x3"));
+    let way = Way { dtype: DType::F16, ..way(128, 32) };
+    let cpu = psnr(&run(&job, &way), &want);
+    println!("cpu f16: {cpu:.1} dB against PyTorch");
+    assert!(cpu >= tolerance::CASR_F16_DB, "{cpu:.1} dB");
+    if !crate::reference::have_wgpu() {
+        return;
+    }
+    let backend = Box::new(tessera::backend::wgpu::WgpuBackend::open(0).expect("wgpu"));
+    let wgpu = run_on(backend, &model(), &job, &way, &expected("picture"));
+    println!("wgpu f16: {:.1} dB against PyTorch", psnr(&wgpu, &want));
+    assert!(psnr(&wgpu, &want) >= tolerance::CASR_F16_DB && apart(&wgpu, &want) > 0.0);
+}
+
+#[test]
+fn every_graph_has_its_weights() {
+    let model = model();
+    let program = program(&model, &job(SOURCE, 6.25, Sampler::default()), &way(128, 32)).expect("program");
+    let made = executors(Box::new(Cpu::new().expect("cpu")), &model, &program);
+    assert_eq!(made.len(), program.graphs.len());
+    // Superpixels, depth and SAM of a stage's input, and two halves of its tiles, for each stage.
+    assert!(program.graphs.len() >= 5, "{}", program.graphs.len());
+}
