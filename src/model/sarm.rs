@@ -92,7 +92,7 @@ impl Sarm {
 
     /// The block as a graph of its own: inputs `hidden_states` `[batch, h, w, channels]`, `cache`
     /// `[1, 1, tokens, channels]` (as [`Sarm::keys`] gives it) and, where it looks at any, `encoder_hidden_states`
-    /// `[1, 1, tokens, channels]`, both fixed for a job; output `hidden_states` of the first one's shape.
+    /// `[1, 1, tokens, channels]`, both tables of one context, the same for all tiles; output `hidden_states` of the first one's shape.
     pub fn build(&self, e: &SarmExtents, dtype: DType) -> Result<Graph> {
         let mut builder = Builder::new(format!("sarm {:?} b{} {}", e.map, e.batch, dtype.name()), dtype);
         let b = &mut builder;
@@ -106,13 +106,13 @@ impl Sarm {
     /// The block on `x`; declares the inputs `cache` and `encoder_hidden_states`.
     fn apply(&self, b: &mut Builder, x: ValueId, e: &SarmExtents) -> Result<ValueId> {
         let dtype = b.dtype();
-        let cache = b.input("cache", Shape::new(1, 1, e.cache, self.channels), dtype, Lifetime::Job);
+        let cache = b.input("cache", Shape::new(1, 1, e.cache, self.channels), dtype, Lifetime::Context);
         let start = self.tokens(b, "tokens", x)?;
         let n = b.layer_norm("norm1", start, self.eps)?;
         let a = b.module("attn1", |b| attention(b, n, cache, self.heads, false))?;
         let mut t = b.add("attn1.sum", a, start)?;
         if let (Some(channels), Some(tokens)) = (self.semantic, e.semantic) {
-            let semantic = b.input("encoder_hidden_states", Shape::new(1, 1, tokens, channels), dtype, Lifetime::Job);
+            let semantic = b.input("encoder_hidden_states", Shape::new(1, 1, tokens, channels), dtype, Lifetime::Context);
             let n = b.layer_norm("norm2", t, self.eps)?;
             let a = b.module("attn2", |b| attention(b, n, semantic, self.heads, false))?;
             t = b.add("attn2.sum", a, t)?;

@@ -234,7 +234,7 @@ impl Laying<'_> {
         if !s.planes.is_empty() {
             let of = super::onestep::Conditioning { scale: self.stage.scale(), ..self.job.conditioning };
             let values: Vec<f32> = s.planes.iter().map(|p| of.of(*p)).collect();
-            sources.push(("factors".into(), Source::Constant(m.factors(&values))));
+            sources.push(("factors".into(), Source::Constant(m.factors(&values, t.batch))));
             sources.push(("planes".into(), Source::Constant(values.repeat((t.batch * map[0] * map[1]) as usize))));
         }
         let result = self.blend(self.output, Ramp::Linear);

@@ -139,15 +139,16 @@ impl Casr {
         Ok(Pictures { enlarged, superpixels })
     }
 
-    /// What the wide latent's channels are multiplied by, and what is added: its scaling, then the planes' values.
-    pub(super) fn factors(&self, planes: &[f32]) -> Vec<f32> {
+    /// What the wide latent's channels are multiplied by, and what is added, for each tile of a launch: its scaling, then
+    /// the planes' values.
+    pub(super) fn factors(&self, planes: &[f32], batch: u32) -> Vec<f32> {
         let z = self.vae.latent_channels() as usize;
         let (scaling, shift) = (self.vae.scaling_factor, self.vae.shift_factor);
         let mut rows = vec![scaling; z];
         rows.resize(z + planes.len(), 0.0);
         rows.extend(std::iter::repeat_n(-shift * scaling, z));
         rows.extend(planes);
-        rows
+        rows.repeat(batch as usize)
     }
 
     /// The latent that the step starts from, f32, and the UNet's features before its last norm.
@@ -177,7 +178,7 @@ impl Casr {
                 // factor is 0.
                 let channels = latent.c + planes;
                 let wide = l.push("latent.wide", Op::Slice { begin: 0, channels }, &[moments], DType::F32)?;
-                let shape = Shape::new(1, 1, 2, channels);
+                let shape = Shape::new(t.batch, 1, 2, channels);
                 let factors = Value { name: "factors".into(), shape, dtype: DType::F32, lifetime: Lifetime::Job };
                 let factors = l.input(factors);
                 parts.push(l.push(
