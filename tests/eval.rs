@@ -63,6 +63,26 @@ fn methods_are_measured_against_the_originals() {
 }
 
 #[test]
+fn ablations_are_held_against_the_whole() {
+    let folder = folder();
+    let model = crate::job::folder("casr/model");
+    let method = format!("casr -g cpu -m {}", model.display());
+    let r = eval(
+        folder.path(),
+        "in",
+        "out",
+        &["--scales", "2", "--first", "1", "--ablate", "--json", "--method", &format!("whole={method}")],
+    );
+    assert_eq!(r.code, Some(0), "{r:?}");
+    let lines: Vec<serde_json::Value> = r.stdout.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let names: Vec<&str> = lines.iter().map(|l| l["method"].as_str().expect("a name")).collect();
+    let parts = ["superpixels", "depth", "sarm", "semantic"].map(|p| format!("whole without {p}"));
+    assert_eq!(names, [vec!["whole"], parts.iter().map(String::as_str).collect()].concat());
+    assert!(lines[0]["apart"].is_null());
+    assert!(lines[1..].iter().all(|l| l["apart"].as_f64().is_some_and(|v| v > 0.1)), "{lines:?}");
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused_before_work_begins() {
     let folder = folder();
     std::fs::create_dir_all(folder.path().join("full/x")).expect("made");

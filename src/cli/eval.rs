@@ -18,6 +18,7 @@ MUSIQ, NIQE and PI need weights that do not ship).
 Examples:
   tessera eval photos -o out --scales 2,4 --method bicubic --method onestep
   tessera eval photos -o out --scales 8,18 --method onestep --method 'stages=cascade:onestep --noise 0.1'
+  tessera eval photos -o out --method casr --ablate
   tessera eval div8k -o out --protocol casr-div8k --method bicubic --method onestep";
 
 /// Options of the command.
@@ -46,6 +47,9 @@ pub(super) struct EvalArgs {
     /// Only the middle of each original, at most so many pixels a side
     #[arg(long, value_name = "PIXELS")]
     crop: Option<u32>,
+    /// Also runs each system with each part left out that it can do without, and says how far the result is from the whole
+    #[arg(long)]
+    ablate: bool,
     /// Also compares each method's results of one input over the scales
     #[arg(long)]
     self_ssim: bool,
@@ -69,12 +73,17 @@ pub(super) fn run(args: &EvalArgs, cancel: &Cancel) -> Result<()> {
         scales = protocol.map_or_else(|| vec![4.0], |p| p.scales.to_vec());
     }
     let given: &[String] = if args.method.is_empty() { &["bicubic".into(), "onestep".into()] } else { &args.method };
+    let mut methods = given.iter().map(|m| method(m)).collect::<Result<Vec<_>>>()?;
+    if args.ablate {
+        let without: Vec<Method> = methods.iter().enumerate().flat_map(|(i, m)| m.ablated(i)).collect();
+        methods.extend(without);
+    }
     let options = EvalOptions {
         pictures: args.pictures.clone(),
         inputs_only: args.inputs_only || protocol.is_some_and(|p| p.inputs_only),
         output: args.output.clone(),
         scales,
-        methods: given.iter().map(|m| method(m)).collect::<Result<Vec<_>>>()?,
+        methods,
         last: protocol.map(|p| p.last).filter(|&last| last > 0),
         first: args.first,
         crop: args.crop,
@@ -108,7 +117,7 @@ fn method(text: &str) -> Result<Method> {
         return Err(refuse("it has no name".into()));
     }
     if head == "bicubic" {
-        return Ok(Method { name, how: How::Bicubic });
+        return Ok(Method { name, how: How::Bicubic, of: None });
     }
     let (cascade, system) = match head.strip_prefix("cascade:") {
         Some(system) => (true, system),
@@ -117,7 +126,7 @@ fn method(text: &str) -> Result<Method> {
     let words = ["method", "-i", ".", "--system", system].into_iter().chain(rest.split_whitespace());
     let row = Row::try_parse_from(words).map_err(|e| refuse(super::usage_error(&e).message().to_owned()))?;
     let options = Box::new(row.upscale.options());
-    Ok(Method { name, how: if cascade { How::Cascade(options) } else { How::Job(options) } })
+    Ok(Method { name, how: if cascade { How::Cascade(options) } else { How::Job(options) }, of: None })
 }
 
 #[cfg(test)]

@@ -112,7 +112,8 @@ impl Sarm {
         let a = b.module("attn1", |b| attention(b, n, cache, self.heads, false))?;
         let mut t = b.add("attn1.sum", a, start)?;
         if let (Some(channels), Some(tokens)) = (self.semantic, e.semantic) {
-            let semantic = b.input("encoder_hidden_states", Shape::new(1, 1, tokens, channels), dtype, Lifetime::Context);
+            let semantic =
+                b.input("encoder_hidden_states", Shape::new(1, 1, tokens, channels), dtype, Lifetime::Context);
             let n = b.layer_norm("norm2", t, self.eps)?;
             let a = b.module("attn2", |b| attention(b, n, semantic, self.heads, false))?;
             t = b.add("attn2.sum", a, t)?;

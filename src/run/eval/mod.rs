@@ -12,6 +12,8 @@ use super::options::{Cancel, Observer, Progress, Resume, Silent, Size, UpscaleOp
 use super::upscale::{check_options, upscale_with};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::{self, Picture, Scores};
+use crate::system::job::{Off, Reference, Sampler};
+use crate::system::{casarbi, casr};
 use crate::{fs, image, limits};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -38,6 +40,37 @@ pub struct Method {
     pub name: String,
     /// What it does; input, output and size of its job are set for each picture.
     pub how: How,
+    /// The row that it is with a part left out: how far the results are apart is measured too.
+    pub of: Option<usize>,
+}
+
+impl Method {
+    /// The rows with each part left out that this row's system can do without; it is row `index`.
+    pub fn ablated(&self, index: usize) -> Vec<Method> {
+        let (How::Job(options) | How::Cascade(options)) = &self.how else { return Vec::new() };
+        let system = options.system.as_deref().unwrap_or_default();
+        let mut parts: Vec<(&str, Sampler)> = Vec::new();
+        if system == casr::SYSTEM {
+            parts.extend(Off::ALL.iter().map(|&(name, off)| {
+                let mut sampler = options.sampler.clone();
+                sampler.off.push(off);
+                (name, sampler)
+            }));
+        }
+        if system == casarbi::SYSTEM {
+            parts.push(("adapter", Sampler { no_adapter: true, ..options.sampler.clone() }));
+            parts.push(("guidance", Sampler { reference: Some(Reference::Off), ..options.sampler.clone() }));
+        }
+        let row = |(part, sampler): (&str, Sampler)| {
+            let options = Box::new(UpscaleOptions { sampler, ..(**options).clone() });
+            let how = match self.how {
+                How::Cascade(_) => How::Cascade(options),
+                How::Job(_) | How::Bicubic => How::Job(options),
+            };
+            Method { name: format!("{} without {part}", self.name), how, of: Some(index) }
+        };
+        parts.into_iter().map(row).collect()
+    }
 }
 
 /// What is measured.
@@ -80,6 +113,8 @@ pub struct Measured {
     pub frechet: Option<f64>,
     /// See [`metrics::self_similarity_error`].
     pub similarity: Option<f64>,
+    /// Root mean square difference from the row it is an ablation of, in 255ths.
+    pub apart: Option<f64>,
     /// Seconds of the job, reading and writing included.
     pub seconds: f64,
     /// Pixels of the result.
@@ -252,7 +287,14 @@ impl One<'_> {
                 self.tell(observer, &format!("{} x{scale} {}", self.name, method.name));
                 let folder = options.output.join(place(&method.name, scale));
                 let made = stages::enlarge(method, &input, scale, &folder, &self.name, engine, cancel)?;
-                to.measured.push(self.measure(method, scale, made, reference.as_ref(), &input)?);
+                let mut measured = self.measure(method, scale, made, reference.as_ref(), &input)?;
+                if let Some(whole) = method.of.and_then(|i| options.methods.get(i)) {
+                    let whole = options.output.join(place(&whole.name, scale)).join(format!("{}.png", self.name));
+                    let (a, b) = (Picture::read(&options.output.join(&measured.path))?, Picture::read(&whole)?);
+                    // PSNR is 20 log10 of 255 over it.
+                    measured.apart = Some(255.0 * 10f64.powf(-metrics::psnr(&a, &b)? / 20.0));
+                }
+                to.measured.push(measured);
             }
         }
         if options.self_ssim && options.scales.len() > 1 {
@@ -329,6 +371,7 @@ impl One<'_> {
             scores,
             frechet: metrics::frechet(&result, &beside).ok(),
             similarity,
+            apart: None,
             seconds: made.seconds,
             pixels: (result.width * result.height) as u64,
             device_peak: made.device_peak,

@@ -12,6 +12,8 @@ pub(super) struct Means {
     pub(super) scores: Option<[f64; 4]>,
     pub(super) similarity: Option<f64>,
     pub(super) frechet: Option<f64>,
+    /// See [`Measured::apart`].
+    pub(super) apart: Option<f64>,
     /// Seconds per million pixels of output.
     pub(super) seconds: f64,
     pub(super) device_peak: u64,
@@ -47,13 +49,14 @@ pub(super) fn means(evaluation: &Evaluation, scale: f64, method: &str) -> Means 
         scores: scores[0].map(|_| scores.map(Option::unwrap_or_default)),
         similarity: mean(&|m| m.similarity),
         frechet: mean(&|m| m.frechet),
+        apart: mean(&|m| m.apart),
         seconds: all.iter().map(|m| m.seconds).sum::<f64>() / (pixels as f64 / 1e6).max(1e-9),
         device_peak: all.iter().map(|m| m.device_peak).max().unwrap_or(0),
     }
 }
 
 /// Headings of the columns of [`markdown`].
-pub(super) const HEADINGS: [&str; 11] = [
+pub(super) const HEADINGS: [&str; 12] = [
     "scale",
     "method",
     "pictures",
@@ -63,6 +66,7 @@ pub(super) const HEADINGS: [&str; 11] = [
     "HaarPSI",
     "self-similarity error",
     "Frechet",
+    "levels from the whole",
     "s / megapixel",
     "device MiB",
 ];
@@ -82,6 +86,7 @@ pub(super) fn cells(scale: f64, method: &str, m: &Means) -> Vec<String> {
         score(3, 4),
         shown(m.similarity, 4),
         shown(m.frechet, 6),
+        shown(m.apart, 2),
         format!("{:.2}", m.seconds),
         peak,
     ]
@@ -139,7 +144,7 @@ pub fn json_lines(evaluation: &Evaluation) -> String {
         let object = json!({
             "method": m.method, "scale": m.scale, "picture": m.picture, "path": m.path.to_string_lossy(),
             "psnr": psnr, "ssim": m.scores.map(|s| s.ssim), "gmsd": m.scores.map(|s| s.gmsd),
-            "haarpsi": m.scores.map(|s| s.haarpsi), "self_similarity_error": m.similarity, "frechet": m.frechet,
+            "haarpsi": m.scores.map(|s| s.haarpsi), "self_similarity_error": m.similarity, "frechet": m.frechet, "apart": m.apart,
             "seconds": m.seconds, "pixels": m.pixels, "device_peak": m.device_peak, "drift": m.drift,
         });
         let _ = writeln!(text, "{object}");
