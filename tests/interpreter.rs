@@ -243,6 +243,10 @@ fn in_order(stored: Vec<f64>, order: Order, shape: &[u64]) -> Vec<f64> {
     match order {
         Order::Stored => stored,
         Order::Repeated { times } => stored.repeat(times as usize),
+        Order::Columns { begin, end, .. } => {
+            let columns = begin as usize..end as usize;
+            stored.chunks(side[1]).flat_map(|row| row[columns.clone()].to_vec()).collect()
+        }
         Order::Patches => {
             let [out, c, p] = [side[0], side[1], side[2]];
             let all = (0..out).flat_map(|o| (0..p * p * c).map(move |i| (o, i / c, i % c)));

@@ -14,6 +14,7 @@ use tessera::metrics::{Picture, psnr as psnr_of};
 use tessera::plan;
 use tessera::run::executor::{Executor, SharedDevice};
 use tessera::run::{Cancel, Silent, Size, UpscaleOptions, upscale};
+use tessera::system::System;
 use tessera::system::onestep::OneStep;
 use tessera::weights::Checkpoint;
 use tessera::weights::manifest::Manifest;

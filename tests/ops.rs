@@ -40,8 +40,7 @@ fn weights(graph: &Graph) -> impl FnMut(&PackedWeight) -> tessera::Result<Vec<u8
     move |w| {
         let values: Vec<Option<(&str, Vec<f32>)>> =
             w.tensors.iter().map(|n| n.as_deref().map(|n| (n, numbers(n, sizes[n])))).collect();
-        let tensors: Vec<_> =
-            values.iter().map(|t| t.as_ref().map(|(name, values)| Tensor { name, values })).collect();
+        let tensors: Vec<_> = values.iter().map(|t| t.as_ref().map(|(name, values)| Tensor { name, values })).collect();
         pack(&tensors, &w.packing, w.dtype)
     }
 }
@@ -50,8 +49,7 @@ fn weights(graph: &Graph) -> impl FnMut(&PackedWeight) -> tessera::Result<Vec<u8
 fn error(graph: Graph, backend: Box<dyn Backend>) -> f64 {
     let x = graph.value(tessera::graph::ValueId(0)).shape;
     let values = numbers("x", u64::from(x.n) * x.pixels() * u64::from(x.c));
-    let sizes: HashMap<&str, u64> =
-        graph.weights.iter().map(|w| (w.name.as_str(), w.shape.iter().product())).collect();
+    let sizes: HashMap<&str, u64> = graph.weights.iter().map(|w| (w.name.as_str(), w.shape.iter().product())).collect();
     let inputs = HashMap::from([("x".to_owned(), values.clone())]);
     let items = [Rows::default(); ITEMS as usize];
     let expected = interpreter::run(&graph, &|n| numbers(n, sizes[n]), &inputs, &items)["y"].clone();
@@ -144,8 +142,7 @@ fn attention_in_windows_with_relative_positions() {
                 let size = 4;
                 let x = if rows { b.rearrange("windows", X, Rearrange::Windows { size })? } else { X };
                 let [rh, rw] = if rows { [size; 2] } else { [9, 6] };
-                let qkv = ["q", "k", "v"].map(|n| b.linear(n, x, 16, true));
-                let [q, k, v] = [qkv[0].clone()?, qkv[1].clone()?, qkv[2].clone()?];
+                let [q, k, v] = [b.linear("q", x, 16, true)?, b.linear("k", x, 16, true)?, b.linear("v", x, 16, true)?];
                 let heads = b.rearrange("heads", q, Rearrange::SplitChannels { parts: 2 })?;
                 let rel = b.linear("rel", heads, 2 * (rh + rw) - 2, false)?;
                 let op = Attention {

@@ -183,3 +183,6 @@ pub(crate) const CASARBI_F32_DB: f64 = 60.0;
 
 /// The same stored in f16, whose roundings four steps carry on.
 pub(crate) const CASARBI_F16_DB: f64 = 35.0;
+
+/// Relative L2 error of a network of a published size in f32, of a hundred layers and more: the bar of `full`.
+pub(crate) const NETWORK_FULL_SIZE: f64 = 5e-5;

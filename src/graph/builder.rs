@@ -37,6 +37,16 @@ impl Builder {
         self.graph.value(id).shape
     }
 
+    /// Type in which values are stored.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Type in which `id` is stored.
+    pub fn dtype_of(&self, id: ValueId) -> DType {
+        self.graph.value(id).dtype
+    }
+
     /// The module path plus `leaf` (empty: the path alone).
     pub fn full_name(&self, leaf: &str) -> String {
         let mut parts: Vec<&str> = self.path.iter().map(String::as_str).collect();
@@ -138,6 +148,28 @@ impl Builder {
                 act: Act::None,
             };
             b.push_as("", Op::Conv2d(op), &[x], dtype)
+        })
+    }
+
+    /// A convolution module `name` without bias, stride 1, of the input's extent.
+    pub fn plain_conv(&mut self, name: &str, x: ValueId, out: u32, kernel: u32) -> Result<ValueId> {
+        let c = u64::from(self.shape(x).c);
+        self.module(name, |b| {
+            let weight = b.weight("weight", &[u64::from(out), c, u64::from(kernel), u64::from(kernel)]);
+            let op = Conv2d {
+                weight,
+                bias: None,
+                out_channels: out,
+                kernel: [kernel, kernel],
+                stride: 1,
+                padding: Padding::all(kernel / 2),
+                upsample: None,
+                second: false,
+                row_bias: false,
+                residual: false,
+                act: Act::None,
+            };
+            b.push("", Op::Conv2d(op), &[x])
         })
     }
 

@@ -27,6 +27,16 @@ pub enum Order {
     /// A convolution's `[out, c, p, p]`, whose stride is its kernel, as a product's `[out, p * p * c]` over patches in
     /// the channel order `(dy * p + dx) * c + k`.
     Patches,
+    /// Columns `begin .. end` of a linear layer's `[out, in]`, as a convolution's `[out, (end - begin) / (k * k), k, k]`
+    /// where `kernel` `k` is more than 1: they see a picture unfolded channel by channel.
+    Columns {
+        /// First column.
+        begin: u32,
+        /// The column after the last.
+        end: u32,
+        /// Side of the unfolding.
+        kernel: u32,
+    },
     /// A vector `[out]`, so many times over.
     Repeated {
         /// Copies.
@@ -50,8 +60,16 @@ impl Order {
                 Some(if taps == 1 { vec![out, input] } else { vec![out, input, taps, taps] })
             }
             (Order::Patches, &[out, c, kh, kw]) if kh == kw => Some(vec![out, c.checked_mul(kh)?.checked_mul(kw)?]),
+            (Order::Columns { begin, end, kernel }, &[out, input]) if begin < end && u64::from(end) <= input => {
+                let (columns, k) = (u64::from(end - begin), u64::from(kernel));
+                match k {
+                    1 => Some(vec![out, columns]),
+                    k if k > 0 && columns.is_multiple_of(k * k) => Some(vec![out, columns / (k * k), k, k]),
+                    _ => None,
+                }
+            }
             (Order::Repeated { times }, &[out]) => Some(vec![out.checked_mul(times.into())?]),
-            (Order::Transposed { .. } | Order::Patches | Order::Repeated { .. }, _) => None,
+            (Order::Transposed { .. } | Order::Patches | Order::Columns { .. } | Order::Repeated { .. }, _) => None,
         }
     }
 }

@@ -22,8 +22,11 @@ pub(super) fn reorder(values: &[f32], order: Order, shape: &[u32]) -> Option<Vec
             }
             to
         }
+        (Order::Columns { begin, end, .. }, &[_, input]) if input > 0 => {
+            values.chunks_exact(input).flat_map(|row| &row[begin as usize..end as usize]).copied().collect()
+        }
         (Order::Repeated { times }, _) => values.repeat(times as usize),
-        (Order::Transposed { .. } | Order::Patches, _) => return None,
+        (Order::Transposed { .. } | Order::Patches | Order::Columns { .. }, _) => return None,
     })
 }
 

@@ -55,10 +55,12 @@ fn dtype(name: &str, types: Types) -> DType {
 fn items_of(params: &Params) -> u32 {
     match params {
         Params::Conv2d(p) => p.n,
-        Params::Attention(p) => p.n,
+        // Rows that are sequences outnumber the items; only contexts are looked up by item.
+        Params::Attention(p) if p.parts & 2 != 0 => p.n,
         Params::GroupNormStats(p) => p.n,
         Params::Pointwise(p) => p.n,
-        Params::Gemm(_)
+        Params::Attention(_)
+        | Params::Gemm(_)
         | Params::NormFinalize(_)
         | Params::NormApply(_)
         | Params::LayerNorm(_)
