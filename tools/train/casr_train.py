@@ -1,0 +1,179 @@
+"""Train CASR's backbone and ControlNet (stage 1), then SARM alone (stage 2), from the shipped one-step weights.
+
+    python casr_train.py --pool POOL --run RUN1 --stage 1 --onestep weights/onestep --superpixel S/last.pt --depth D/last.pt
+    python casr_train.py --pool POOL --run RUN2 --stage 2 --first RUN1/last.pt ...
+
+The UNet's first convolution gets the superpixel picture's latent in front of the enlargement's (weights from zero), so
+training starts at the one-step network's answer. Stage 1: Charbonnier on RGB, plus the gradients' difference, plus
+--depth-consistency times the L1 of aligned depth maps of the answer and of the target. Stage 2: everything frozen but SARM and the
+small image encoder it looks at; one picture in four patches, as many tokens in common; the same loss and --correlation
+times the L1 between the cosine self-correlations of the VAE encoder's features of the answer and of the target.
+Factors are drawn from 1.15 to 4. Parts can be left out: --without superpixel depth.
+"""
+
+import argparse
+import math
+
+import torch
+import torch.nn.functional as F
+from diffusers import ControlNetModel, UNet2DConditionModel
+from transformers import SamVisionConfig, SamVisionModel
+
+import casr_depth
+from casarbi_run import Run, arguments, picture_crop, reduced
+from casr import Casr, Sarm, depth_map
+from evaluate import load
+from liif import resize
+from model import alpha_bar
+from spixel import SpixelNet1l_bn
+from train import Pool
+
+CONFIG = dict(
+    prediction_type="v_prediction", latents=["superpixels", "stage_input"], sample="stage_input",
+    planes=["noise_strength", "jpeg_strength", "inverse_scale"], residual="bicubic", cell=4, trained_cell=4,
+    sarm_token_budget=16384, sarm_pooled_side=8,
+)
+SARM = dict(channels=64, num_attention_heads=2, cross_attention_dim=32, reduce=4)
+SAM = dict(
+    hidden_size=48, num_hidden_layers=2, num_attention_heads=2, mlp_dim=96, output_channels=32, image_size=256, patch_size=16,
+    window_size=7, global_attn_indexes=[1],
+)
+
+
+def widened(unet):
+    """The one-step UNet with the superpixel latents' channels in front of its own."""
+    latents = unet.config.out_channels
+    wide = UNet2DConditionModel(**{**unet.config, "in_channels": unet.config.in_channels + latents})
+    weights = unet.state_dict()
+    old = weights["conv_in.weight"]
+    weights["conv_in.weight"] = torch.cat([torch.zeros_like(old[:, :latents]), old], 1)
+    wide.load_state_dict(weights)
+    return wide
+
+
+def control(unet):
+    """A ControlNet of the UNet's way down; its first weights are the UNet's, its outputs begin at zero."""
+    c = unet.config
+    net = ControlNetModel(
+        in_channels=c.in_channels, down_block_types=c.down_block_types, block_out_channels=c.block_out_channels,
+        layers_per_block=c.layers_per_block, norm_num_groups=c.norm_num_groups, cross_attention_dim=c.cross_attention_dim,
+        attention_head_dim=c.attention_head_dim, mid_block_type="UNetMidBlock2D", conditioning_embedding_out_channels=(8, 16, 32),
+    )
+    net.load_state_dict({k: w for k, w in unet.state_dict().items() if k in net.state_dict()}, strict=False)
+    return net
+
+
+def correlation(features):
+    """R: cosine similarity of every two places of [n, c, h, w]."""
+    f = F.normalize(features.flatten(2), dim=1)
+    return f.transpose(1, 2) @ f
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments(p, 25, 5e-4, 4, 128)
+    p.add_argument("--stage", type=int, choices=[1, 2], default=1)
+    p.add_argument("--onestep", required=True)
+    p.add_argument("--superpixel", help="last.pt of casr_superpixel.py")
+    p.add_argument("--depth", help="last.pt of casr_depth.py")
+    p.add_argument("--first", help="last.pt of stage 1, for stage 2")
+    p.add_argument("--without", nargs="*", default=[], choices=["superpixel", "depth"])
+    p.add_argument("--depth-consistency", type=float, default=0.0)
+    p.add_argument("--correlation", type=float, default=0.1)
+    a = p.parse_args()
+    torch.set_num_threads(a.threads)
+    torch.manual_seed(a.seed)
+
+    def build():
+        plain = load(a.onestep)
+        unet = widened(plain.unet)
+        parts = {"vae": plain.vae, "unet": unet, "controlnet": control(unet)}
+        if a.superpixel and "superpixel" not in a.without:
+            state = torch.load(a.superpixel, weights_only=True)
+            parts["superpixel"] = SpixelNet1l_bn(state["config"]["block_out_channels"])
+            parts["superpixel"].load_state_dict(state["average"])
+        if a.depth and "depth" not in a.without:
+            parts["depth"] = casr_depth.new()
+            parts["depth"].load_state_dict(torch.load(a.depth, weights_only=True)["average"])
+        if a.stage == 2:
+            parts |= {"sarm": Sarm(SARM), "sam": SamVisionModel(SamVisionConfig(**SAM))}
+        nets = torch.nn.ModuleDict(parts)
+        if a.first:
+            nets.load_state_dict(torch.load(a.first, weights_only=True)["average"], strict=False)
+        trained = {"sarm", "sam"} if a.stage == 2 else {"vae", "unet", "controlnet"}
+        for name, net in nets.items():
+            net.requires_grad_(name in trained).train(name in trained)
+        return nets
+
+    nets, average = build(), build()
+    pool, held_out = Pool(a.pool), Pool(a.pool, held_out=True)
+    run = Run(a.run, nets, average, a)
+    context = torch.zeros(1, 1, nets["unet"].config.cross_attention_dim)
+    patches = 2 if a.stage == 2 else 1
+
+    def answer(parts, lr, size):
+        """lr [n, 3, h, w] -> [n, 3, size, size] in [0, 1]; in stage 2 each picture is cut into four tiles."""
+        casr = Casr(parts, CONFIG | {"cell": 4}, alpha_bar())
+        with torch.no_grad():
+            pictures = [casr.pictures(one[None].clamp(0, 1), (size, size)) for one in lr]
+            pictures = {k: torch.cat([q[k] for q in pictures]) for k in pictures[0]}
+            depth = torch.cat([depth_map(parts["depth"], one[None].clamp(0, 1), (size, size), casr_depth.SIDE) for one in lr]) if "depth" in parts else None
+        off = () if depth is not None else ("depth",)
+        out = []
+        for i in range(lr.shape[0]):
+            part = size // patches
+
+            def cut(x):
+                return x[i].reshape(3, patches, part, patches, part).permute(1, 3, 0, 2, 4).reshape(-1, 3, part, part)
+
+            planes = torch.tensor([[0.0, 0.0, lr.shape[2] / size]]).expand(patches**2, -1)
+            semantic = None
+            if "sam" in parts:
+                side = SAM["image_size"]
+                semantic = parts["sam"](resize(lr[i : i + 1], side, side) * 4 - 2).last_hidden_state.flatten(2).transpose(1, 2)
+            cond = cut(depth) if depth is not None else None
+            y = casr.tiles({k: cut(q) for k, q in pictures.items()}, cond, context, planes, semantic, off)
+            out.append(y.reshape(patches, patches, 3, part, part).permute(2, 0, 3, 1, 4).reshape(3, size, size))
+        return torch.stack(out), pictures["stage_input"]
+
+    def difference(y, hr):
+        e = torch.sqrt((y - hr) ** 2 + 0.02**2) - 0.02
+        edges = (y - hr).diff(dim=2).abs().mean() + (y - hr).diff(dim=3).abs().mean()
+        return e.mean() + 0.1 * edges
+
+    def loss_of(rng):
+        hr = torch.stack([picture_crop(rng, pool, a.crop) for _ in range(a.batch)])
+        factor = 4.0 if rng.random() < 0.5 else float(math.exp(rng.uniform(math.log(1.15), math.log(4))))
+        low = max(16, round(a.crop / factor))
+        lr = reduced(rng, hr, low)
+        with torch.autocast("cpu", torch.bfloat16):
+            y, _ = answer(nets, lr, a.crop)
+        y = y.float()
+        total = difference(y, hr) * min(1.0, 4 * low / a.crop)
+        if a.stage == 1 and a.depth_consistency and "depth" in nets:
+            maps = [nets["depth"](casr_depth.normalised(q)).predicted_depth for q in (resize(y, casr_depth.SIDE, casr_depth.SIDE), resize(hr, casr_depth.SIDE, casr_depth.SIDE))]
+            total = total + a.depth_consistency * (casr_depth.aligned(maps[0]) - casr_depth.aligned(maps[1])).abs().mean()
+        if a.stage == 2 and a.correlation:
+            r = [correlation(F.avg_pool2d(nets["vae"].encode(2 * q - 1).latent_dist.mean, 2)) for q in (y, hr)]
+            total = total + a.correlation * (r[0] - r[1]).abs().mean()
+        return total
+
+    def measure(size=128, count=8):
+        out = {}
+        with torch.no_grad():
+            for s in (2, 4):
+                total = 0.0
+                for i in range(count):
+                    hr = torch.from_numpy(held_out.shards[held_out.keys[0]][i][:size, :size].copy()).permute(2, 0, 1)[None].float() / 255
+                    lr = (resize(hr, size // s, size // s).clamp(0, 1) * 255).round() / 255
+                    y, u = answer(average, lr, size)
+                    e = [float(((q.clamp(0, 1) - hr) ** 2).mean()) + 1e-9 for q in (y, u)]
+                    total += 10 * math.log10(e[1] / e[0])
+                out[f"gain_x{s}"] = round(total / count, 4)
+        return out
+
+    run.train(loss_of, measure, {"config": CONFIG, "seed": a.seed})
+
+
+if __name__ == "__main__":
+    main()
