@@ -25,47 +25,36 @@ impl Search<'_> {
         {
             return Ok(because(choice, "the unfinished job began with it".into()));
         }
-        // In any case: its windows say which figure holds, its time is what others are measured against.
-        let tile = match self.mode(VaeMode::Tile) {
-            Err(e) if !missing_room(e.kind()) => return Err(e),
-            tile => tile,
-        };
-        let figures = &self.model.figures;
-        let of = |list: &[(u32, f64)], side: u32| VaeFigures::at(list, side);
-        let measured = tile.as_ref().ok().and_then(|t| of(&figures.tile, t.taken.shaping.tile));
-        let tile = match (tile, measured) {
-            (Ok(tile), Some(db)) if db >= ENOUGH => {
-                return Ok(because(tile, format!("{db:.1} dB from whole as measured for this model")));
-            }
-            (tile, _) => tile,
-        };
+        // In any case: its windows say which figure holds, its time is what others are measured against. It streams weights and
+        // needs the least memory where those matter: a job that is too large for it is refused with its advice.
+        let tile = self.mode(VaeMode::Tile)?;
+        let measured = VaeFigures::at(&self.model.figures.tile, tile.taken.shaping.tile);
+        if let Some(db) = measured.filter(|db| *db >= ENOUGH) {
+            return Ok(because(tile, format!("{db:.1} dB from whole as measured for this model")));
+        }
         let mut why = vec![match measured {
             Some(db) => format!("tile is only {db:.1} dB from whole as measured for this model"),
             None => "nothing was measured for this model at such windows".to_owned(),
         }];
         for mode in BETTER {
-            match (self.mode(mode), &tile) {
-                (Ok(found), Ok(tile)) if found.taken.seconds > LONGER * tile.taken.seconds => {
+            match self.mode(mode) {
+                Ok(found) if found.taken.seconds > LONGER * tile.taken.seconds => {
                     let times = found.taken.seconds / tile.taken.seconds;
                     why.push(format!("{} would take {times:.0} times as long as tile", mode.name()));
                 }
-                (Ok(found), _) => {
+                Ok(found) => {
                     why.push(format!("{} is the best that fits", mode.name()));
                     return Ok(because(found, why.join("; ")));
                 }
-                // Windows may be too small for the halo of `exact`.
-                (Err(e), _) if missing_room(e.kind()) || e.kind() == Kind::Usage => {
+                // Windows may be too small for the halo of `exact`: a usage error where the user asks for both.
+                Err(e) if matches!(e.kind(), Kind::Memory | Kind::Limit | Kind::Usage) => {
                     why.push(format!("{} does not fit", mode.name()));
                 }
-                (Err(e), _) => return Err(e),
+                Err(e) => return Err(e),
             }
         }
-        tile.map(|tile| because(tile, why.join("; ")))
+        Ok(because(tile, why.join("; ")))
     }
-}
-
-fn missing_room(kind: Kind) -> bool {
-    matches!(kind, Kind::Memory | Kind::Limit)
 }
 
 fn because(choice: Choice, why: String) -> Choice {
