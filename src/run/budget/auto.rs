@@ -1,11 +1,13 @@
 //! The mode of the autoencoder where the user leaves it open: the cheapest that measured figures justify, and where there are
 //! none, the best that fits and does not take out of proportion long.
 
-use super::Choice;
 use super::search::Search;
+use super::{Choice, mib};
 use crate::error::{Kind, Result};
+use crate::limits;
 use crate::run::options::VaeMode;
 use crate::system::onestep::VaeFigures;
+use crate::system::program::Residency;
 
 /// Distance from `whole` at which another mode does as well, dB: `20 log10(255)`, where pictures differ by one level of 8
 /// bits (root mean square), the least that a picture of 8 bits can show.
@@ -42,6 +44,9 @@ impl Search<'_> {
                     let times = found.taken.seconds / tile.taken.seconds;
                     why.push(format!("{} would take {times:.0} times as long as tile", mode.name()));
                 }
+                Ok(found) if in_files(&found) > limits::AUTO_FILES => {
+                    why.push(format!("{} would keep {} in files at once", mode.name(), mib(in_files(&found))));
+                }
                 Ok(found) => {
                     why.push(format!("{} is the best that fits", mode.name()));
                     return Ok(because(found, why.join("; ")));
@@ -55,6 +60,12 @@ impl Search<'_> {
         }
         Ok(because(tile, why.join("; ")))
     }
+}
+
+/// Bytes of canvases that lie in files at the moment when most do.
+fn in_files(choice: &Choice) -> u64 {
+    let program = &choice.taken.program;
+    (0..program.blocks.len()).map(|b| program.transient_bytes(b, Residency::Spool)).max().unwrap_or(0)
 }
 
 fn because(choice: Choice, why: String) -> Choice {

@@ -199,7 +199,7 @@ impl Search<'_> {
             let program = self.model.latent_program(self.target, self.conditioning, &shaping, &plan)?;
             let (room, batches) = (self.room, [batch; 3]);
             let one = Residency::OneArena;
-            let c = candidate::candidate(self.engine, &folder, program, shaping, batches, one, room, false)?;
+            let mut c = candidate::candidate(self.engine, &folder, program, shaping, batches, one, room, false)?;
             let over = |need: u64, have: u64| need.saturating_sub(have);
             let (device, host) = (over(c.needs.device.total(), room.device), over(c.needs.host.total(), room.host));
             let mut notes = Vec::new();
@@ -212,6 +212,10 @@ impl Search<'_> {
                      than {GLOBAL_TOKENS}"
                 ));
             }
+            // Written once and read once at least.
+            let in_files = keep.iter().zip(&stages).flat_map(|(keep, s)| keep.iter().zip(&s.states));
+            let in_files: u64 = in_files.filter(|(k, _)| **k == Keep::Spool).map(|(_, bytes)| *bytes).sum();
+            c.seconds += 2.0 * in_files as f64 / SPOOL_RATE;
             let fits = c.fits;
             result = Some((c, notes));
             if fits || (norms != Norms::Exact && picture == Placed::Spool) {
