@@ -11,6 +11,7 @@ use tessera::abi::{Caps, Item};
 use tessera::backend::Backend;
 use tessera::backend::cpu::Cpu;
 use tessera::graph::{DType, Graph};
+use tessera::knobs;
 use tessera::model::casarbi::CasArbiDenoiser;
 use tessera::model::edsr::Edsr;
 use tessera::model::liif::{Liif, LiifExtents};
@@ -21,15 +22,17 @@ use tessera::run::executor::{Executor, SharedDevice};
 use tessera::run::interpreter::Interpreter;
 use tessera::run::{Base, Cancel, Cascade, Observer, Progress, Reference, Sampler, Silent, TileOrder};
 use tessera::system::casarbi::CasArbi;
-use tessera::system::casarbi_stages::Side;
+use tessera::system::casarbi_stages::whole_picture;
 use tessera::system::job::Form;
 use tessera::system::onestep::{Conditioning, OUTPUT, Shaping};
 use tessera::system::program::{PICTURE, Program};
 use tessera::system::{Job, System};
-use tessera::tile::Axis;
 use tessera::weights::Checkpoint;
 
 fn folder() -> PathBuf {
+    if let Some(other) = knobs::get("TESSERA_CASARBI") {
+        return PathBuf::from(other);
+    }
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/casarbi")
 }
 
@@ -84,7 +87,10 @@ fn hold(what: &str, got: &[f32], expected: &[f32]) {
     assert_eq!(got.len(), expected.len(), "{what}");
     let error = relative_l2(got, expected);
     println!("{what}: relative L2 {error:.2e}");
-    assert!(error <= tolerance::NETWORK_F32, "{what}: {error:.2e}");
+    // The networks of the published size have a bar of their own.
+    let full = knobs::get("TESSERA_CASARBI").is_some();
+    let bar = if full { tolerance::NETWORK_FULL_SIZE } else { tolerance::NETWORK_F32 };
+    assert!(error <= bar, "{what}: {error:.2e}");
 }
 
 #[test]
@@ -103,27 +109,8 @@ fn liif_is_what_pytorch_computes() {
     let net = Liif::from_config(&config("liif")).expect("network");
     let [from, to] = [[h as u32, w as u32], [oh as u32, ow as u32]];
     let graph = net.build(&LiifExtents { batch: 1, from, to }, DType::F32).expect("graph");
-    let mut inputs = vec![("sample".to_owned(), x)];
-    let mut places: [Vec<Vec<f32>>; 2] = Default::default();
-    for (i, name) in ["rows", "columns"].iter().enumerate() {
-        let axis = Axis { extent: to[i], padded: to[i], size: to[i], origins: vec![0] };
-        let side = Side { windows: &axis };
-        let crop = side.crop(from[i], net.reach());
-        assert_eq!(crop.length, from[i], "the whole picture is seen");
-        for (c, cells) in side.cells(from[i], &crop, net.corners()).into_iter().enumerate() {
-            inputs.push((format!("{name}.{c}"), cells.near));
-            inputs.push((format!("{}_weights.{c}", name.trim_end_matches('s')), cells.shares));
-            places[i].push(cells.place);
-        }
-        inputs.push((format!("cubic.{name}"), side.cubic(from[i], &crop).expect("table")));
-    }
-    let cell = [0, 1].map(|i| 2.0 * from[i] as f32 / to[i] as f32);
-    for (i, rows) in places[0].iter().enumerate() {
-        for (j, columns) in places[1].iter().enumerate() {
-            let at = |p: usize| [rows[p / ow], columns[p % ow], cell[0], cell[1]];
-            inputs.push((format!("planes.{i}{j}"), (0..oh * ow).flat_map(at).collect()));
-        }
-    }
+    let mut inputs = whole_picture(&net, from, to).expect("tables");
+    inputs.push(("sample".to_owned(), x));
     let inputs: Vec<(&str, Vec<f32>)> = inputs.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
     hold("liif", &network("liif", &graph, &inputs, 1), &expected);
 }

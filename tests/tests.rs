@@ -43,6 +43,7 @@ mod tolerance;
 mod toys;
 mod twin;
 mod upscale;
+mod vae_auto;
 mod vae_modes;
 mod vision;
 mod weights;

@@ -155,6 +155,10 @@ pub(crate) const ADAPTER_MERGE: f32 = 1e-6;
 /// the whole picture, f32: sums in another order. The bar is 1e-4; measured: 3e-6 at most.
 pub(crate) const VAE_EXACT: f64 = 1e-4;
 
+/// Mean step across borders of windows over the mean step beside them: that of `exact` over that of `whole` at the same places
+/// differs from 1 by no more than this. `whole` has no borders, and values differ by less than [`VAE_EXACT`].
+pub(crate) const VAE_EXACT_BORDER: f64 = 1e-4;
+
 /// Two steps of guided MultiDiffusion in f32 on wgpu against cpu, relative L2: the network's own tolerance
 /// ([`NETWORK_F32`]) times the steps and the gain of guidance (3), with room for what the steps amplify.
 pub(crate) const MULTIDIFFUSION_WGPU_F32: f64 = 3e-5;
@@ -193,3 +197,6 @@ pub(crate) const CASR_F16_DB: f64 = 35.0;
 
 /// Difference of a normalised picture value from (x - mean) / deviation: f32 roundings of a factor and a shift of at most 5.
 pub(crate) const PREPARED: f64 = 2e-6;
+
+/// Relative L2 error of a network of a published size in f32, of a hundred layers and more: the bar of `full`.
+pub(crate) const NETWORK_FULL_SIZE: f64 = 5e-5;

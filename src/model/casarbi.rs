@@ -5,7 +5,7 @@ use super::config::Fields;
 use super::resnet::{Norm, downsample, modulated, resnet, upsample};
 use crate::error::{Error, Kind, Result};
 use crate::extent::CHANNEL_ALIGN;
-use crate::graph::op::{Attention, Lifetime, Padding, Rearrange, TimeEmbedding};
+use crate::graph::op::{Attention, Lifetime, Padding, Pointwise, Rearrange, TimeEmbedding};
 use crate::graph::{Act, Builder, DType, Graph, Op, Shape, ValueId};
 use crate::limits;
 
@@ -27,13 +27,16 @@ pub struct CasArbiDenoiser {
     adapter: bool,
     bands: u32,
     coordinate_channels: u32,
+    input_skip: bool,
 }
 
 /// What a step of the denoiser sees, in its own graph.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seen {
-    /// `x_t`, normalised.
+    /// `x_t`, scaled, in the storage type.
     pub(crate) x: ValueId,
+    /// The same in f32: added to the answer where the network says so.
+    pub(crate) skip: ValueId,
     /// What [`CasArbiDenoiser::condition`] gives.
     pub(crate) condition: ValueId,
     /// `1000 sqrt(eta_t)`, a row for each step.
@@ -66,8 +69,12 @@ impl CasArbiDenoiser {
             adapter: f.bool("adapter", true)?,
             bands: f.u32("coordinate_bands", 10, 24)?,
             coordinate_channels: f.u32("coordinate_channels", 64, most)?,
+            input_skip: f.bool("input_skip", false)?,
             channels,
         };
+        if net.input_skip && net.in_channels != net.out_channels {
+            return Err(f.wrong("input_skip", "the input is added to an answer of other channels"));
+        }
         if net.attends.len() != net.channels.len() {
             let why = format!("expected one per block_out_channels, {}", net.channels.len());
             return Err(f.wrong("attention_levels", why));
@@ -132,8 +139,11 @@ impl CasArbiDenoiser {
         let mut b = Builder::new(format!("casarbi {h}x{w} b{batch} {}", dtype.name()), dtype);
         let input =
             |b: &mut Builder, name: &str, c: u32| b.input(name, Shape::new(batch, h, w, c), dtype, Lifetime::Window);
+        let x = input(&mut b, "x", self.in_channels);
+        let skip = if dtype == DType::F32 { x } else { b.push_as("x.wide", same(), &[x], DType::F32)? };
         let seen = Seen {
-            x: input(&mut b, "x", self.in_channels),
+            x,
+            skip,
             condition: input(&mut b, "condition", self.channels[0]),
             time: b.input("timestep", Shape::new(steps, 1, 1, 1), DType::F32, Lifetime::Step),
             scale: b.input("scale", Shape::new(steps, 1, 1, 1), DType::F32, Lifetime::Step),
@@ -216,7 +226,8 @@ impl CasArbiDenoiser {
             })?;
         }
         let x = b.group_norm("conv_norm_out", x, self.norm.groups, self.norm.eps, Act::Silu)?;
-        b.conv_as("conv_out", x, self.out_channels, 3, 1, Padding::all(1), DType::F32)
+        let y = b.conv_as("conv_out", x, self.out_channels, 3, 1, Padding::all(1), DType::F32)?;
+        if self.input_skip { b.add_as("prediction", y, seen.skip, DType::F32) } else { Ok(y) }
     }
 
     fn sinusoid(&self, b: &mut Builder, name: &str, value: ValueId) -> Result<ValueId> {
@@ -294,6 +305,10 @@ impl CasArbiDenoiser {
             b.add("", t, x)
         })
     }
+}
+
+fn same() -> Op {
+    Op::Pointwise(Pointwise { alpha: 1.0, beta: None, gamma: 0.0, act: Act::None, clamp: None, table: false })
 }
 
 fn unbalanced() -> Error {

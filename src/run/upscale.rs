@@ -21,7 +21,7 @@ use crate::limits;
 use crate::system::job::{Checkpoints, Job};
 use crate::system::onestep::Conditioning;
 use crate::system::program::Residency as Placed;
-use crate::system::{System, onestep_latent, registry};
+use crate::system::{System, registry};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -107,10 +107,11 @@ pub fn upscale_with(
     }
     let held = resident_bytes.saturating_add(image::output_resident_bytes_with(&path, &out_header, &writing)?);
     let rows = rows::host_bytes(&header, &target, held)?;
-    let mut choice = budget::choose(engine, model, options, &job, rows, None)?;
-    if let Some(tile) = delivery::earlier_tile(options, &path).filter(|&tile| tile < choice.shaping.tile) {
-        let earlier = budget::choose(engine, model, options, &job, rows, Some(tile + 1));
-        choice = earlier.ok().filter(|c| c.shaping.tile == tile).unwrap_or(choice);
+    let mode = delivery::earlier_mode(options, &path);
+    let mut choice = budget::choose(engine, model, options, &job, rows, None, mode)?;
+    if let Some(tile) = delivery::earlier_tile(options, &path).filter(|&tile| tile < choice.taken.shaping.tile) {
+        let earlier = budget::choose(engine, model, options, &job, rows, Some(tile + 1), mode);
+        choice = earlier.ok().filter(|c| c.taken.shaping.tile == tile).unwrap_or(choice);
     }
     clock.lap("plan");
 
@@ -124,6 +125,9 @@ pub fn upscale_with(
         (report.windows, report.flops) = (0, 0);
     }
     observer.note(&format!("device: {} ({})", engine.name(), engine.why()));
+    if !report.vae_why.is_empty() {
+        observer.note(&format!("autoencoder: {} ({})", report.vae, report.vae_why));
+    }
     report.notes.iter().for_each(|note| observer.note(note));
     if options.dry_run {
         report.dry_run = true;
@@ -144,8 +148,8 @@ pub fn upscale_with(
     let keep = |engine: &Engine, choice: &Choice| {
         let depth = image::output_depth(&path, &out_header, &writing)?;
         let deciding = Deciding::new(engine, options, &header, &target, depth, &folder, choice);
-        let window_rows = choice.program.grids[0].rows.count();
-        let in_files = choice.program.canvases.iter().any(|c| c.residency == Placed::Spool);
+        let window_rows = choice.taken.program.grids[0].rows.count();
+        let in_files = choice.taken.program.canvases.iter().any(|c| c.residency == Placed::Spool);
         Delivery::open(options, &path, &out_header, deciding, window_rows, placed, decoded_to_disk || in_files)
     };
     let mut delivery = keep(engine, &choice)?;
@@ -182,10 +186,11 @@ pub fn upscale_with(
             };
             // Others may hold a part of the device's memory. With smaller windows everything is done again: there are
             // never two geometries in one picture.
-            let tile = choice.shaping.tile;
+            let tile = choice.taken.shaping.tile;
             let may = e.kind() == Kind::Memory && options.tile.is_none();
             let piped = image::is_pipe(&options.input) || image::is_pipe(&path);
-            let smaller = (may && !piped).then(|| budget::choose(engine, model, options, &job, rows, Some(tile)).ok());
+            let smaller =
+                (may && !piped).then(|| budget::choose(engine, model, options, &job, rows, Some(tile), None).ok());
             let Some(smaller) = smaller.flatten() else { return Err(delivery.fail(e)) };
             delivery.abandon()?;
             choice = smaller;
@@ -194,7 +199,7 @@ pub fn upscale_with(
             let before = std::mem::take(&mut report);
             report = self::report(engine, model, &header, &target, &path, &choice);
             (report.notes, report.resumed_rows) = (before.notes, delivery.done());
-            let why = format!("no room for windows of {tile}, trying {}: {}", choice.shaping.tile, e.message());
+            let why = format!("no room for windows of {tile}, trying {}: {}", choice.taken.shaping.tile, e.message());
             observer.note(&why);
             report.notes.push(why);
         }
@@ -239,10 +244,9 @@ fn report(
     path: &Path,
     choice: &Choice,
 ) -> Report {
-    let autoencoder = if model.as_one_step().is_some() { "tile" } else { "none" };
-    let grid = &choice.program.grids[0];
+    let grid = &choice.taken.program.grids[0];
     // Windows over latent canvases are counted in latents.
-    let scale = choice.program.target[0].div_ceil(grid.rows.extent.max(1)).max(1);
+    let scale = choice.taken.program.target[0].div_ceil(grid.rows.extent.max(1)).max(1);
     Report {
         input: (header.width, header.height),
         output: (target.width, target.height),
@@ -252,20 +256,21 @@ fn report(
         system: model.name().into(),
         device: engine.name().into(),
         why: engine.why().into(),
-        dtype: choice.shaping.dtype.name().into(),
+        dtype: choice.taken.shaping.dtype.name().into(),
         tile: (grid.rows.size * scale, grid.cols.size * scale),
-        vae: choice.program.name.strip_prefix(onestep_latent::NAME).map_or(autoencoder, str::trim).to_owned(),
-        overlap: choice.shaping.overlap,
-        batch: choice.shaping.batch,
+        vae: if model.as_one_step().is_some() { choice.vae.name().into() } else { "none".into() },
+        vae_why: choice.why.clone(),
+        overlap: choice.taken.shaping.overlap,
+        batch: choice.taken.shaping.batch,
         windows: grid.count() as u64,
-        flops: choice.parts.iter().map(|p| p.plan.cost.flops).sum(),
-        device_bytes: choice.needs.device.total(),
-        host_bytes: choice.needs.host.total(),
-        residency: choice.residency_words(),
-        batches: choice.batches_used(),
+        flops: choice.taken.parts.iter().map(|p| p.plan.cost.flops).sum(),
+        device_bytes: choice.taken.needs.device.total(),
+        host_bytes: choice.taken.needs.host.total(),
+        residency: choice.taken.residency_words(),
+        batches: choice.taken.batches_used(),
         bounds: choice.bounds.clone(),
-        device_parts: choice.needs.device.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
-        host_parts: choice.needs.host.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
+        device_parts: choice.taken.needs.device.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
+        host_parts: choice.taken.needs.host.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
         allocations: Allocations::default(),
         ..Report::default()
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! per stage:  base = LIIF(input),  y = gain (bicubic(input) - base),  x_T = y + kappa sqrt(eta_T) n
-//! per step:   x0   = denoiser(x_t / sqrt(1 + kappa^2 eta_t), condition, 1000 sqrt(eta_t), 1000 / scale, coordinates)
+//! per step:   x0   = denoiser(c_t x_t, condition, 1000 sqrt(eta_t), 1000 / scale, coordinates)
 //!             u    = base + x0 / gain,  u -= strength A^T (A u - reference)
 //!             x    = a x_t + b gain (u - base) + c n
 //! ```
@@ -16,7 +16,7 @@ use super::onestep::{Shaping, read_json};
 use super::onestep_index::{Index, wrong};
 use super::program::Program;
 use super::registry;
-use super::schedule::ResShift;
+use super::schedule::{ResShift, ShiftStep};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{DType, Graph};
 use crate::limits;
@@ -59,11 +59,22 @@ pub struct CasArbi {
     overlap: u32,
 }
 
+/// What `x_t` is multiplied by before the network sees it; `v = kappa^2 eta_t`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum InputScaling {
+    /// `1 / sqrt(1 + v)`: ResShift's.
+    Variance,
+    /// `d^2 / (d^2 + v)`: what the best linear estimate of a residual of this deviation `d` keeps.
+    Wiener(f64),
+}
+
 /// How a run samples: the model's choice with what the job asked put in its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The schedule.
     pub schedule: ResShift,
+    /// What `x_t` is multiplied by before the network.
+    pub scaling: InputScaling,
     /// Residual pictures are enlarged by this.
     pub gain: f64,
     /// Strength of the guidance per stage, the last one for all further ones.
@@ -157,8 +168,17 @@ impl Settings {
         if gain <= 0.0 {
             return Err(index.bad("gain", "a positive number"));
         }
+        let scaling = match index.text("input_scaling")? {
+            None | Some("variance") => InputScaling::Variance,
+            Some("wiener") => InputScaling::Wiener(index.number("data_deviation", 0.25)?),
+            Some(_) => return Err(index.bad("input_scaling", "variance or wiener")),
+        };
+        if matches!(scaling, InputScaling::Wiener(d) if d <= 0.0) {
+            return Err(index.bad("data_deviation", "a positive number"));
+        }
         Ok(Settings {
             schedule,
+            scaling,
             gain,
             strength: index.numbers("guidance_strength", &[0.5])?,
             reference: index.named("guidance", &Reference::ALL)?.unwrap_or(Reference::Previous),
@@ -166,6 +186,15 @@ impl Settings {
             cascade: index.named("cascade", &Cascade::ALL)?.unwrap_or(Cascade::RemainderLast),
             adapter: true,
         })
+    }
+
+    /// What `x_t` of a step is multiplied by before the network sees it.
+    pub fn input_scale(&self, step: &ShiftStep) -> f64 {
+        let v = (self.schedule.kappa * step.sqrt_eta).powi(2);
+        match self.scaling {
+            InputScaling::Variance => step.input,
+            InputScaling::Wiener(d) => d * d / (d * d + v),
+        }
     }
 
     /// Strength of the guidance in stage `k`; 0 where it is off.

@@ -146,9 +146,10 @@ impl CasArbi {
         };
         let coordinates = if p.adapter { Some(features(b)) } else { None };
         let factor = table(b, "input", 2);
-        let seen = b.push("x.seen", by_table(false), &[x, factor])?;
+        let skip = b.push_as("x.seen", by_table(false), &[x, factor], DType::F32)?;
+        let seen = narrow(b, "x.stored", skip)?;
         let (time, scale) = (table(b, "timestep", 1), table(b, "scale", 1));
-        let seen = Seen { x: seen, condition, time, scale, coordinates };
+        let seen = Seen { x: seen, skip, condition, time, scale, coordinates };
         let x0 = b.module("denoiser", |b| self.denoiser.predict(b, &seen))?;
         let mut u = b.push_as("u", pointwise(1.0, Some(1.0 / s.gain), 0.0), &[base, x0], DType::F32)?;
         let mut clean = x0;
@@ -316,7 +317,7 @@ impl Laying<'_> {
         for (name, values) in [
             ("timestep", rows(&|i| vec![1000.0 * steps[i].sqrt_eta])),
             ("scale", rows(&|_| vec![1000.0 / scale])),
-            ("input", rows(&|i| vec![steps[i].input, 0.0])),
+            ("input", rows(&|i| vec![s.input_scale(&steps[i]), 0.0])),
             ("next", rows(&|i| steps[i].next[..2].to_vec())),
             ("added", rows(&|i| vec![1.0, steps[i].next[2]])),
         ] {

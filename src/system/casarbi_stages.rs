@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::graph::taps::{Filter, Taps};
 use crate::limits;
+use crate::model::liif::Liif;
 use crate::tile::Axis;
 use crate::tile::geometry::mirror;
 
@@ -236,6 +237,41 @@ pub struct Cells {
     pub shares: Vec<f32>,
     /// Where the pixel lies in the cell: -1 to 1 where it is the nearest.
     pub place: Vec<f32>,
+}
+
+/// The tables and planes of [`Liif::build`] for whole pictures of `from` made to `to` pixels, by name, for one item.
+pub fn whole_picture(liif: &Liif, from: [u32; 2], to: [u32; 2]) -> Result<Vec<(String, Vec<f32>)>> {
+    let mut inputs = Vec::new();
+    let mut places: [Vec<Vec<f32>>; 2] = Default::default();
+    for (i, [name, short]) in [["rows", "row"], ["columns", "column"]].into_iter().enumerate() {
+        let axis = Axis { extent: to[i], padded: to[i], size: to[i], origins: vec![0] };
+        let side = Side { windows: &axis };
+        let crop = Crop { length: from[i], origins: vec![0] };
+        for (c, cells) in side.cells(from[i], &crop, liif.corners()).into_iter().enumerate() {
+            inputs.push((format!("{name}.{c}"), cells.near));
+            if liif.corners() > 1 {
+                inputs.push((format!("{short}_weights.{c}"), cells.shares));
+            }
+            places[i].push(cells.place);
+        }
+        if liif.skips() {
+            inputs.push((format!("cubic.{name}"), side.cubic(from[i], &crop)?));
+        }
+    }
+    let cell = [0, 1].map(|i| (2.0 * f64::from(from[i]) / f64::from(to[i])) as f32);
+    for (i, rows) in places[0].iter().enumerate() {
+        for (j, columns) in places[1].iter().enumerate() {
+            let mut planes = Vec::new();
+            for (y, x) in rows.iter().flat_map(|y| columns.iter().map(move |x| (y, x))) {
+                planes.extend([*y, *x]);
+                if liif.decodes_cell() {
+                    planes.extend(cell);
+                }
+            }
+            inputs.push((format!("planes.{i}{j}"), planes));
+        }
+    }
+    Ok(inputs)
 }
 
 /// An error where a window of a stage cannot be cut.

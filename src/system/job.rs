@@ -233,10 +233,11 @@ impl Checkpoints {
 
     /// Carries out one packing recipe.
     pub fn packed(&self, recipe: &[Option<String>], packing: &Packing, dtype: DType) -> Result<Vec<u8>> {
-        let prefix = recipe.iter().flatten().next().and_then(|n| n.split_once('.')).map_or("", |p| p.0);
-        // A bias that a layer does not have is packed from no tensor at all: any checkpoint gives zeros.
-        let named = recipe.iter().any(Option::is_some);
-        let Some((_, checkpoint)) = self.parts.iter().find(|(part, _)| !named || *part == prefix) else {
+        let prefix = recipe.iter().flatten().next().and_then(|n| n.split_once('.')).map(|p| p.0);
+        // Zeros that stand in for tensors that are not there are nobody's.
+        let found = self.parts.iter().find(|(part, _)| prefix.is_none_or(|p| p == *part));
+        let Some((_, checkpoint)) = found else {
+            let prefix = prefix.unwrap_or_default();
             return Err(Error::new(Kind::Internal, "system", format!("no checkpoint holds `{prefix}`")));
         };
         let names: Vec<Option<String>> = recipe

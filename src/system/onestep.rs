@@ -10,8 +10,8 @@
 //! ```
 
 use super::job::{Checkpoints, Form, Job, System};
-pub use super::onestep_index::Plane;
 use super::onestep_index::{Index, wrong};
+pub use super::onestep_index::{Plane, VaeFigures};
 pub use super::onestep_program::Launch;
 use super::program::Program;
 use super::schedule::Schedule;
@@ -62,6 +62,8 @@ pub struct OneStep {
     pub planes: Vec<Plane>,
     /// The decoder's picture is added to the enlarged one.
     pub residual: bool,
+    /// What was measured of the autoencoder's modes.
+    pub figures: VaeFigures,
 }
 
 /// What a job asks of the network besides the picture.
@@ -142,6 +144,7 @@ impl OneStep {
             timestep,
             planes: index.planes()?,
             residual: index.residual()?,
+            figures: index.vae_figures()?,
             vae,
             unet,
         };

@@ -1,11 +1,13 @@
 """Write the committed reference of CasArbi: tests/data/casarbi/{model/, reference.safetensors}.
 
-    make_casarbi.py [--out tests/data/casarbi] [--published DIR]
+    make_casarbi.py [--out tests/data/casarbi] | --published DIR
 
 The model is small and seeded, stored as f16. The reference holds a picture, what each network gives for seeded inputs
 (f64, stored as f32), and pictures of the whole sampler in f32 with the engine's own noise, by `CasArbi.upscale` where
 one window holds the stage, and by windows (`tiled` below, tables and masks made anew here) where it does not.
---published writes a model folder of the published sizes instead, for `full`.
+--published writes the networks' references at the published sizes to another folder instead; they are held by
+
+    TESSERA_CASARBI=DIR cargo test --release --test tests -- casarbi::edsr casarbi::liif casarbi::the_denoiser
 """
 
 import argparse
@@ -19,7 +21,7 @@ from scipy.special import ndtri
 
 import casarbi_denoiser
 import make_checkpoint
-from casarbi import CLASSES, CasArbi, sizes, stages
+from casarbi import CLASSES, CasArbi, input_scale, sizes, stages
 from liif import bicubic_matrix, resize
 
 SMALL = {
@@ -29,10 +31,10 @@ SMALL = {
     "denoiser": dict(
         lr_channels=12, hr_channels=8, block_out_channels=[16, 24, 32], layers_per_block=1,
         attention_levels=[False, True, False], attention_window=8, norm_num_groups=4, time_proj_dim=16,
-        time_embedding_dim=24, coordinate_bands=4, coordinate_channels=12,
+        time_embedding_dim=24, coordinate_bands=4, coordinate_channels=12, input_skip=True,
     ),
 }
-SETTINGS = dict(num_inference_steps=4, min_noise_level=0.2, guidance_strength=[0.5, 0.25])
+SETTINGS = dict(num_inference_steps=4, min_noise_level=0.2, guidance_strength=[0.5, 0.25], input_scaling="wiener", data_deviation=0.5)
 PICTURE = (12, 28)
 
 
@@ -132,7 +134,7 @@ def tiled(model, lr, scale, seed, tile, overlap, stride=4):
                 x = gain * (cut(up) - b) + kappa * roots[-1] * normal(0, 0)
                 for t in range(steps, 0, -1):
                     eta, before = roots[t - 1] ** 2, roots[t - 2] ** 2 if t > 1 else 0.0
-                    seen = x / math.sqrt(1 + kappa**2 * eta)
+                    seen = input_scale(roots[t - 1], c) * x
                     clean = net(seen, condition, torch.tensor([1000 * roots[t - 1]]), s, coordinates)
                     u = b + clean / gain
                     if reference is not None and strength:
@@ -169,22 +171,28 @@ def picture(height, width):
     return torch.from_numpy(np.stack(rgb)[None].astype(np.float32))
 
 
-def of_networks(model, keep):
+SIZES = {"edsr": (9, 7), "edsr_scaled": (6, 5), "liif": ((7, 9), (17, 20)), "odd": (13, 11), "even": (16, 24)}
+PUBLISHED = {"edsr": (64, 48), "edsr_scaled": (96, 96), "liif": ((48, 40), (80, 96)), "odd": (61, 75), "even": (128, 128)}
+
+
+def of_networks(model, keep, sides=SIZES):
     """What each network gives in f64 for seeded inputs."""
     exact = {part: net.double() for part, net in model.networks.items()}
     rng = np.random.default_rng(5)
     normal = lambda *shape: torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
-    x = keep["edsr.in"] = normal(1, 3, 9, 7)
+    x = keep["edsr.in"] = normal(1, 3, *sides["edsr"])
     keep["edsr.out"] = exact["lr_encoder"](x.double())
-    x = keep["edsr_scaled.in"] = normal(2, 3, 6, 5)
+    x = keep["edsr_scaled.in"] = normal(2, 3, *sides["edsr_scaled"])
     keep["edsr_scaled.out"] = exact["hr_encoder"](x.double())
-    x = keep["liif.in"] = normal(1, 3, 7, 9)
-    keep["liif.out"] = exact["liif"](x.double(), 17, 20)
+    x = keep["liif.in"] = normal(1, 3, *sides["liif"][0])
+    keep["liif.out"] = exact["liif"](x.double(), *sides["liif"][1])
     net, sinusoid = exact["denoiser"], casarbi_denoiser.sinusoid
     casarbi_denoiser.sinusoid = lambda value, dim: sinusoid(value, dim).double()
-    for name, (h, w) in (("odd", (13, 11)), ("even", (16, 24))):
-        x, condition = normal(2, 3, h, w), normal(2, 16, h, w)
-        coordinates, t, s = normal(1, 12, h, w).repeat(2, 1, 1, 1), torch.tensor([700.0, 700.0]), torch.tensor([625.0, 625.0])
+    c0, cc, n = net.config["block_out_channels"][0], net.config["coordinate_channels"], 2 if sides is SIZES else 1
+    for name in ("odd", "even"):
+        h, w = sides[name]
+        x, condition = normal(n, 3, h, w), normal(n, c0, h, w)
+        coordinates, t, s = normal(1, cc, h, w).repeat(n, 1, 1, 1), torch.full((n,), 700.0), torch.full((n,), 625.0)
         for part, value in dict(x=x, condition=condition, coordinates=coordinates, t=t[:1], s=s[:1]).items():
             keep[f"denoiser_{name}.{part}"] = value
         given = [v.double() for v in (x, condition)] + [t, s]
@@ -203,7 +211,10 @@ def main():
     a = p.parse_args()
     torch.set_num_threads(1)
     if a.published:
-        CasArbi(networks({}, 50)).save(a.published)
+        CasArbi(networks({}, 50)).save(a.published / "model")
+        keep = {}
+        of_networks(CasArbi.load(a.published / "model"), keep, PUBLISHED)
+        save_file({k: v.float().contiguous() for k, v in keep.items()}, a.published / "reference.safetensors")
         return
     CasArbi(networks(SMALL, 40), SETTINGS).save(a.out / "model")
     model = CasArbi.load(a.out / "model")

@@ -58,8 +58,10 @@ fn items_of(params: &Params) -> u32 {
         // Rows that are sequences outnumber the items; only contexts are looked up by item.
         Params::Attention(p) if p.parts & 2 != 0 => p.n,
         Params::GroupNormStats(p) => p.n,
-        Params::Pointwise(p) => p.n,
+        // Tables are made before there are items.
+        Params::Pointwise(p) if p.parts & 2 != 0 => p.n,
         Params::Attention(_)
+        | Params::Pointwise(_)
         | Params::Gemm(_)
         | Params::NormFinalize(_)
         | Params::NormApply(_)
