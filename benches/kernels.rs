@@ -17,9 +17,9 @@ use tessera::backend::Backend;
 use tessera::backend::cpu::Cpu;
 use tessera::backend::cuda::CudaBackend;
 use tessera::backend::wgpu::WgpuBackend;
+use tessera::graph::layout::Packing;
 use tessera::graph::op::Rearrange;
 use tessera::graph::{Builder, DType, Lifetime, Shape};
-use tessera::graph::layout::Packing;
 use tessera::plan::command::{Dispatch, PackedWeight, Range, Slot, SlotId, SlotKind};
 
 /// A layer: name, parameters, floating-point operations.
