@@ -39,5 +39,6 @@ mod tolerance;
 mod toys;
 mod twin;
 mod upscale;
+mod vae_auto;
 mod vae_modes;
 mod weights;
