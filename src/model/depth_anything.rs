@@ -154,7 +154,7 @@ impl DepthAnything {
             let why = format!("{sides} is smaller than one patch of {patch}x{patch}");
             return Err(Error::new(Kind::Usage, "model", why).advise("enlarge the picture first"));
         }
-        if height % patch != 0 || width % patch != 0 {
+        if !height.is_multiple_of(patch) || !width.is_multiple_of(patch) {
             let why = format!("{sides} is not of whole patches of {patch}x{patch}");
             return Err(Error::new(Kind::Usage, "model", why).advise("resize the picture to multiples of a patch"));
         }

@@ -73,7 +73,7 @@ impl SpixelNet {
     /// own, right, bottom left, bottom and bottom right of the cell it lies in.
     pub fn build(&self, batch: u32, height: u32, width: u32, dtype: DType) -> Result<Graph> {
         let factor = self.factor();
-        if height == 0 || width == 0 || height % factor != 0 || width % factor != 0 {
+        if height == 0 || width == 0 || !height.is_multiple_of(factor) || !width.is_multiple_of(factor) {
             let why = format!("superpixels: {height}x{width} pixels are not multiples of {factor}");
             return Err(Error::new(Kind::Usage, "model", why).advise("pad or resize the picture"));
         }

@@ -3,6 +3,7 @@
 
 use super::Checkpoint;
 use super::header::TensorInfo;
+use super::json::quoted;
 use crate::error::Result;
 use std::collections::HashMap;
 
@@ -85,8 +86,7 @@ impl Fold {
 pub(super) type Folded = (Vec<TensorInfo>, Vec<(usize, Fold)>);
 
 /// Folds the batch norm `{module}.1` behind every convolution `{module}.0`: the norm's bias becomes the
-/// convolution's, and the norm's other tensors are gone. `None` for the first norm that lacks one of its tensors, with
-/// the name of that tensor.
+/// convolution's, and the norm's other tensors are gone. What is wrong with a norm is said of its first tensor that is.
 pub(super) fn batch_norms(tensors: Vec<TensorInfo>) -> std::result::Result<Folded, String> {
     let by_name: HashMap<String, TensorInfo> = tensors.iter().map(|t| (t.name.clone(), t.clone())).collect();
     let is_norm = |module: &str| {
@@ -102,7 +102,7 @@ pub(super) fn batch_norms(tensors: Vec<TensorInfo>) -> std::result::Result<Folde
         };
         let part = |leaf: &str| {
             let name = format!("{module}.1.{leaf}");
-            by_name.get(&name).cloned().ok_or(name)
+            by_name.get(&name).cloned().ok_or_else(|| format!("no tensor `{}`, but others of its norm", quoted(&name)))
         };
         let factor = || Ok::<_, String>(Factor::Norm { weight: part("weight")?, variance: part("running_var")? });
         match (place, leaf) {
@@ -113,6 +113,9 @@ pub(super) fn batch_norms(tensors: Vec<TensorInfo>) -> std::result::Result<Folde
             }
             ("1", "bias") => {
                 let name = format!("{module}.0.bias");
+                if by_name.contains_key(&name) {
+                    return Err(format!("two tensors are `{}`: one is the norm's behind it", quoted(&name)));
+                }
                 folds.push((out.len(), Fold { factor: factor()?, mean: Some(part("running_mean")?) }));
                 out.push(t.renamed(name));
             }

@@ -241,10 +241,7 @@ enum Place<'a> {
 fn select(file: Checkpoint, found: &Found) -> Result<Checkpoint> {
     let views = found.select(&file.path().display().to_string(), file.tensors())?;
     let (views, folds) = match found.part {
-        Part::Superpixel => {
-            let lacking = |name: String| file.error(format!("no tensor `{}`, but others of its norm", quoted(&name)));
-            fold::batch_norms(views).map_err(lacking)?
-        }
+        Part::Superpixel => fold::batch_norms(views).map_err(|why| file.error(why))?,
         Part::Depth => fold::layer_scales(views),
         Part::Unet | Part::Vae | Part::ControlNet | Part::TextEncoder | Part::ImageEncoder | Part::Sam => {
             (views, Vec::new())
