@@ -45,7 +45,7 @@ pub fn common_multiple(a: u32, b: u32) -> u32 {
     while y != 0 {
         (x, y) = (y, x % y);
     }
-    if x == 0 { 0 } else { (a / x).checked_mul(b).unwrap_or(0) }
+    a.checked_div(x).and_then(|a| a.checked_mul(b)).unwrap_or(0)
 }
 
 /// Output side of a picture: `round(side * scale)`, half away from zero, at least 1.
