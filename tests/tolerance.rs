@@ -192,6 +192,9 @@ pub(crate) const CASARBI_F16_DB: f64 = 35.0;
 /// f16, which alone would give 80 dB.
 pub(crate) const CASR_F32_DB: f64 = 60.0;
 
+/// What a switch changes lies below this PSNR, dB: a fifth of a grey level, 5 dB from what the reference's f16 hides.
+pub(crate) const SWITCHED_DB: f64 = 65.0;
+
 /// The same stored in f16: a label of a superpixel may change where two cells are as likely.
 pub(crate) const CASR_F16_DB: f64 = 35.0;
 

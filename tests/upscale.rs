@@ -370,7 +370,7 @@ fn senseless_jobs_are_refused_by_kind() {
     check(&|o| o.size = Size::Scale(0.5), Kind::Usage);
     check(&|o| o.size = Size::Scale(f64::NAN), Kind::Usage);
     check(&|o| o.noise = 2.0, Kind::Usage);
-    check(&|o| o.system = Some("casr".into()), Kind::Usage);
+    check(&|o| o.system = Some("nosuch".into()), Kind::Usage);
     check(&|o| o.device = "cuda:99".into(), Kind::Device);
     check(&|o| o.device = "wgpu:99".into(), Kind::Device);
     check(&|o| o.tile = Some(33), Kind::Usage);
