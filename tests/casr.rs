@@ -77,7 +77,7 @@ fn stages_are_at_most_four_unless_one_jump_is_asked_for() {
     let count = |scale: f64, cascade: Option<Cascade>| {
         let job = job(SOURCE, scale, Sampler { cascade, ..Sampler::default() });
         let program = program(&model, &job, &way(128, 32)).expect("program");
-        program.canvases.iter().filter(|c| c.name.ends_with("colours")).count()
+        program.canvases.iter().filter(|c| c.name.starts_with("colours")).count()
     };
     assert_eq!([count(4.0, None), count(16.0, None), count(18.0, None), count(64.0, None)], [1, 2, 3, 3]);
     assert_eq!(count(18.0, Some(Cascade::Single)), 1);
@@ -133,6 +133,19 @@ fn what_a_job_cannot_have_is_refused() {
     }
     let wide = Job { target: [2400, 3200], ..job(SOURCE, 2.0, Sampler::default()) };
     assert_eq!(program(&model, &wide, &way(128, 32)).expect_err("100 times").kind(), Kind::Usage);
+}
+
+#[test]
+fn options_of_another_system_are_refused_by_name() {
+    let model = model();
+    for (sampler, name) in [
+        (Sampler { steps: Some(3), ..Sampler::default() }, "steps"),
+        (Sampler { base: Some(Base::Original), ..Sampler::default() }, "base"),
+        (Sampler { no_adapter: true, ..Sampler::default() }, "no-adapter"),
+    ] {
+        let e = program(&model, &job(SOURCE, 2.0, sampler), &way(128, 32)).expect_err("refused");
+        assert!(e.kind() == Kind::Usage && e.message().contains(name), "{e}");
+    }
 }
 
 #[test]

@@ -137,6 +137,7 @@ impl CasArbi {
     /// How a job samples.
     pub fn settings(&self, job: &Job) -> Result<Settings> {
         let (mut s, asked) = (self.settings.clone(), &job.sampler);
+        asked.only(SYSTEM, &["steps", "cascade", "guidance", "guidance-reference", "base", "no-adapter"])?;
         if let Some(steps) = asked.steps {
             s.schedule.steps = steps;
         }

@@ -233,6 +233,7 @@ impl Casr {
     /// How a job runs.
     pub fn settings(&self, job: &Job) -> Result<Settings> {
         let (mut s, asked) = (self.settings.clone(), &job.sampler);
+        asked.only(SYSTEM, &["cascade", "off", "cell", "labels", "semantic-reference"])?;
         if let Some(cell) = asked.cell {
             if !CELLS.contains(&cell) {
                 let why = format!(

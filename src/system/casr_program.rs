@@ -306,7 +306,8 @@ impl Laying<'_> {
     }
 
     fn canvas(&mut self, what: &str, extent: [u32; 2], channels: u32) -> CanvasId {
-        let name = format!("{STAGE}{} {what}", self.number + 1);
+        // The names of stages' results begin with the word.
+        let name = format!("{what} of {STAGE}{}", self.number + 1);
         let (extent, residency) = (Extent::Fixed(extent), Residency::Whole);
         self.program.canvases.push(Canvas { name, extent, channels, residency });
         let id = CanvasId(self.program.canvases.len() - 1);

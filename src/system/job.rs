@@ -114,9 +114,33 @@ impl Base {
 }
 
 impl Sampler {
-    /// Whether nothing is asked.
-    pub fn is_empty(&self) -> bool {
-        *self == Sampler::default()
+    /// An error where the job asks for something that `system` does not have; `own` are the options it has, by their
+    /// names on the command line.
+    pub fn only(&self, system: &str, own: &[&str]) -> Result<()> {
+        let asked = [
+            ("steps", self.steps.is_some()),
+            ("cascade", self.cascade.is_some()),
+            ("guidance", self.guidance.is_some()),
+            ("guidance-reference", self.reference.is_some()),
+            ("base", self.base.is_some()),
+            ("no-adapter", self.no_adapter),
+            ("off", !self.off.is_empty()),
+            ("cell", self.cell.is_some()),
+            ("labels", self.rule.is_some()),
+            ("semantic-reference", self.semantic.is_some()),
+        ];
+        let foreign: Vec<String> = asked
+            .iter()
+            .filter(|(name, set)| *set && !own.contains(name))
+            .map(|(name, _)| format!("--{name}"))
+            .collect();
+        if foreign.is_empty() {
+            return Ok(());
+        }
+        let why = format!("the system {system} has no {}", foreign.join(", no "));
+        let has: Vec<String> = own.iter().map(|name| format!("--{name}")).collect();
+        let advice = if has.is_empty() { "leave it away".to_owned() } else { format!("it has {}", has.join(", ")) };
+        Err(Error::new(Kind::Usage, "system", why).advise(advice))
     }
 }
 

@@ -240,11 +240,7 @@ impl System for OneStep {
     }
 
     fn program(&self, job: &Job, shaping: &Shaping, form: Form) -> Result<Program> {
-        if !job.sampler.is_empty() {
-            let why = "the one-step system has one step and no cascade";
-            let e = Error::new(Kind::Usage, "system", why);
-            return Err(e.advise("leave out steps, cascade, guidance, base and adapter, or name another system"));
-        }
+        job.sampler.only(SYSTEM, &[])?;
         match form {
             Form::Joined => OneStep::program(self, job.target, &job.conditioning, shaping),
             Form::Apart(batches) => self.split_program(job.target, &job.conditioning, shaping, batches),
