@@ -192,6 +192,9 @@ pub(crate) const CASARBI_F16_DB: f64 = 35.0;
 /// f16, which alone would give 80 dB.
 pub(crate) const CASR_F32_DB: f64 = 60.0;
 
+/// Relative L2 difference that a part which is left out, or another seed, makes at least.
+pub(crate) const MATTERS: f64 = 1e-3;
+
 /// What a switch changes lies below this PSNR, dB: a fifth of a grey level, 5 dB from what the reference's f16 hides.
 pub(crate) const SWITCHED_DB: f64 = 65.0;
 

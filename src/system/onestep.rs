@@ -15,7 +15,7 @@ pub use super::onestep_index::{Plane, VaeFigures};
 pub use super::onestep_program::Launch;
 use super::program::Program;
 use super::schedule::Schedule;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::fs;
 use crate::graph::{DType, Graph};
 use crate::limits;
