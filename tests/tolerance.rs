@@ -190,3 +190,9 @@ pub(crate) const CASARBI_F16_DB: f64 = 35.0;
 
 /// Relative L2 error of a network of a published size in f32, of a hundred layers and more: the bar of `full`.
 pub(crate) const NETWORK_FULL_SIZE: f64 = 5e-5;
+
+/// Relative L2 difference that a part of CasArbi (its adapter, another seed) makes at least: far above rounding.
+pub(crate) const CASARBI_PART: f64 = 1e-2;
+
+/// PSNR between two samples that differ by a switch, dB: at most this near, or the switch does nothing.
+pub(crate) const CASARBI_APART_DB: f64 = 45.0;

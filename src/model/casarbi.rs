@@ -79,7 +79,7 @@ impl CasArbiDenoiser {
             let why = format!("expected one per block_out_channels, {}", net.channels.len());
             return Err(f.wrong("attention_levels", why));
         }
-        if net.time_proj % 2 != 0 {
+        if !net.time_proj.is_multiple_of(2) {
             return Err(f.wrong("time_proj_dim", "an even number is needed"));
         }
         for (level, &c) in net.channels.iter().enumerate() {
