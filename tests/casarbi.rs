@@ -20,7 +20,10 @@ use tessera::run::connections::Connections;
 use tessera::run::control::Control;
 use tessera::run::executor::{Executor, SharedDevice};
 use tessera::run::interpreter::Interpreter;
-use tessera::run::{Base, Cancel, Cascade, Observer, Progress, Reference, Sampler, Silent, TileOrder};
+use tessera::run::{
+    Base, Cancel, Cascade, Observer, Progress, Reference, Resume, Sampler, Silent, Size, TileOrder, UpscaleOptions,
+    VaeMode, samples, upscale,
+};
 use tessera::system::casarbi::CasArbi;
 use tessera::system::casarbi_stages::whole_picture;
 use tessera::system::job::Form;
@@ -126,7 +129,7 @@ fn the_denoiser_is_what_pytorch_computes() {
         inputs.extend(["x", "condition", "coordinates"].map(|name| (name, part(name).1)));
         hold(case, &network("denoiser", &graph, &inputs, n), &part("out").1);
         // The adapter matters.
-        assert!(relative_l2(&part("out").1, &part("plain").1) > tolerance::MATTERS);
+        assert!(relative_l2(&part("out").1, &part("plain").1) > tolerance::CASARBI_PART);
     }
 }
 
@@ -167,8 +170,7 @@ fn run_on(backend: Box<dyn Backend>, job: &Job, way: &Way) -> Vec<f32> {
     let program = model.program(job, &shaping(way.tile, way.batch, way.dtype), Form::Joined).expect("program");
     let mut executors = executors(backend, &model, &program);
     let mut interpreter = Interpreter::new(&program, &mut executors).expect("prepared");
-    let of = if job.source == [16, 32] { "picture.even" } else { "picture" };
-    let (_, picture) = tensor(of);
+    let (_, picture) = tensor("picture");
     let mut rows = picture.chunks_exact(3 * job.source[1] as usize);
     let mut rows_in = |row: &mut [f32]| {
         row.copy_from_slice(rows.next().expect("a row"));
@@ -222,6 +224,8 @@ fn every_switch_is_pytorchs() {
         ("off", Sampler { reference: Some(Reference::Off), ..base() }),
         ("original", Sampler { reference: Some(Reference::Original), ..base() }),
         ("base", Sampler { base: Some(Base::Original), ..base() }),
+        ("uniform", Sampler { cascade: Some(Cascade::Uniform), ..base() }),
+        ("first", Sampler { cascade: Some(Cascade::RemainderFirst), ..base() }),
         ("single", Sampler { cascade: Some(Cascade::Single), ..base() }),
         ("adapter", Sampler { no_adapter: true, ..base() }),
         ("one", Sampler { steps: Some(1), ..base() }),
@@ -233,23 +237,7 @@ fn every_switch_is_pytorchs() {
         let (near, apart) = (psnr(&got, &expected), psnr(&whole, &expected));
         println!("{name}: {near:.1} dB against PyTorch, {apart:.1} dB from the default");
         assert!(
-            near >= tolerance::CASARBI_F32_DB && apart < tolerance::SWITCHED_DB,
-            "{name}: {near:.1} dB, {apart:.1} dB"
-        );
-    }
-    for (name, scale, cascade) in
-        [("x3.first", 3.0, Cascade::RemainderFirst), ("x2.25.uniform", 2.25, Cascade::Uniform)]
-    {
-        let even = |cascade| {
-            let (source, target) = ([16, 32], [16.0, 32.0].map(|side: f64| (side * scale).round() as u32));
-            let sampler = Sampler { cascade, ..base() };
-            run(&Job { source, target, ..job(scale, sampler) }, &WHOLE)
-        };
-        let (got, whole, expected) = (even(Some(cascade)), even(None), tensor(name).1);
-        let (near, apart) = (psnr(&got, &expected), psnr(&whole, &expected));
-        println!("{name}: {near:.1} dB against PyTorch, {apart:.1} dB from the default");
-        assert!(
-            near >= tolerance::CASARBI_F32_DB && apart < tolerance::SWITCHED_DB,
+            near >= tolerance::CASARBI_F32_DB && apart < tolerance::CASARBI_APART_DB,
             "{name}: {near:.1} dB, {apart:.1} dB"
         );
     }
@@ -269,7 +257,7 @@ fn neither_batch_nor_order_changes_a_bit_and_seeds_do() {
         assert!(run(&job, &way(batch, order)) == want, "{batch} {order:?}");
     }
     let other = run(&Job { seed: 8, ..job }, &way(1, TileOrder::Natural));
-    assert!(relative_l2(&other, &want) > tolerance::MATTERS, "another seed is another sample");
+    assert!(relative_l2(&other, &want) > tolerance::CASARBI_PART, "another seed is another sample");
 }
 
 #[test]
@@ -394,4 +382,110 @@ fn f16_on_the_cpu_is_near_f32() {
     let got = psnr(&run(&job(2.0, Sampler::default()), &Way { dtype: DType::F16, ..WHOLE }), &tensor("x2").1);
     println!("cpu f16: {got:.1} dB against PyTorch");
     assert!(got >= tolerance::CASARBI_F16_DB, "{got:.1} dB");
+}
+
+/// The picture as a file, and a job over it with the small model.
+fn options(folder: &std::path::Path, scale: f64) -> UpscaleOptions {
+    let input = folder.join("in.png");
+    std::fs::write(&input, crate::program::png(20, 14)).expect("written");
+    let mut o = UpscaleOptions::new(input, Size::Scale(scale));
+    (o.output, o.model) = (Some(folder.join("out.png")), Some(self::folder().join("model")));
+    (o.device, o.overwrite) = ("cpu".into(), true);
+    o
+}
+
+fn bytes(path: &std::path::Path) -> Vec<u8> {
+    std::fs::read(path).expect("a file")
+}
+
+#[test]
+fn a_job_by_folder_gives_the_same_bytes_twice_and_its_stages() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut o = options(folder.path(), 5.3);
+    o.save_stages = true;
+    let job = |o: &UpscaleOptions| upscale(o, &mut Silent, &Cancel::new()).expect("upscales");
+    let report = job(&o);
+    assert_eq!((report.system.as_str(), report.vae.as_str(), report.output), ("casarbi", "none", (106, 74)));
+    let first = bytes(&report.path);
+    for (number, size) in [("1", (40, 28)), ("2", (80, 56))] {
+        let header = tessera::image::probe(&folder.path().join(format!("out_stage{number}.png"))).expect("a stage");
+        assert_eq!((header.width, header.height), size);
+    }
+    o.save_stages = false;
+    assert_eq!(bytes(&job(&o).path), first);
+    o.seed = 1;
+    assert_ne!(bytes(&job(&o).path), first, "another seed");
+    // A plan is told and nothing is written.
+    std::fs::remove_file(&report.path).expect("removed");
+    o.dry_run = true;
+    let plan = job(&o);
+    assert!(plan.dry_run && plan.estimate.is_some() && plan.host_bytes > 0 && !report.path.exists());
+    // Caps hold: smaller windows where they must be, a refusal that names what would do where nothing can.
+    o.ram = Some(1 << 20);
+    let e = upscale(&o, &mut Silent, &Cancel::new()).expect_err("a megabyte");
+    assert!(e.kind() == Kind::Memory && e.advice().is_some_and(|a| a.contains("--ram")), "{e}");
+    // The model says which system it is for.
+    (o.ram, o.system) = (None, Some("onestep".into()));
+    assert_eq!(upscale(&o, &mut Silent, &Cancel::new()).expect_err("another system's").kind(), Kind::Weights);
+    (o.system, o.vae) = (None, VaeMode::Exact);
+    assert_eq!(upscale(&o, &mut Silent, &Cancel::new()).expect_err("no autoencoder").kind(), Kind::Usage);
+}
+
+#[test]
+fn an_interrupted_job_goes_on_and_makes_the_same_bytes() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut o = options(folder.path(), 3.0);
+    (o.tile, o.resume) = (Some(16), Resume::Always);
+    let job = |o: &UpscaleOptions, observer: &mut dyn Observer, cancel: &Cancel| upscale(o, observer, cancel);
+    let whole = job(&o, &mut Silent, &Cancel::new()).expect("upscales");
+    let want = bytes(&whole.path);
+    std::fs::remove_file(&whole.path).expect("removed");
+    o.overwrite = false;
+    let mut resumed = 0;
+    for launches in [20, 90, 160, 230] {
+        let cancel = Cancel::new();
+        let mut observer = Impatient(cancel.clone(), launches);
+        match job(&o, &mut observer, &cancel) {
+            Ok(report) => {
+                resumed = report.resumed_rows.max(resumed);
+                break;
+            }
+            Err(e) => assert_eq!(e.kind(), Kind::Cancelled),
+        }
+    }
+    if !whole.path.exists() {
+        resumed = job(&o, &mut Silent, &Cancel::new()).expect("goes on").resumed_rows.max(resumed);
+    }
+    println!("{resumed} rows were there");
+    assert_eq!(bytes(&whole.path), want);
+}
+
+#[test]
+fn samples_come_with_their_mean_and_deviation() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut o = options(folder.path(), 2.0);
+    o.seed = 5;
+    let done = samples(&o, 3, &mut Silent, &Cancel::new()).expect("samples");
+    let names: Vec<String> =
+        done.reports.iter().map(|r| r.path.file_name().expect("a name").to_string_lossy().into()).collect();
+    assert_eq!(names, ["out_sample5.png", "out_sample6.png", "out_sample7.png"]);
+    let rows = |path: &std::path::Path| -> Vec<f32> {
+        let mut source = tessera::image::open(path).expect("a picture");
+        let (len, height) = (source.header().row_len(), source.header().height);
+        let mut all = vec![0.0; len * height as usize];
+        all.chunks_exact_mut(len).for_each(|row| source.read_row(row).expect("a row"));
+        all
+    };
+    let all: Vec<Vec<f32>> = done.reports.iter().map(|r| rows(&r.path)).collect();
+    let (mean, deviation) = (rows(&done.pictures[0]), rows(&done.pictures[1]));
+    // Both are rounded to 8 bits.
+    let (step, far) = (1.0 / 255.0, 4.0 / 255.0);
+    for i in 0..mean.len() {
+        let (a, b, c) = (all[0][i], all[1][i], all[2][i]);
+        let m = (a + b + c) / 3.0;
+        let d = (((a - m).powi(2) + (b - m).powi(2) + (c - m).powi(2)) / 3.0).sqrt();
+        assert!((mean[i] - m).abs() < step && (deviation[i] - d).abs() < step, "{i}");
+    }
+    assert!(deviation.iter().any(|&d| d > far), "samples differ");
+    assert_eq!(samples(&o, 0, &mut Silent, &Cancel::new()).expect_err("none").kind(), Kind::Usage);
 }

@@ -192,9 +192,6 @@ pub(crate) const CASARBI_F16_DB: f64 = 35.0;
 /// f16, which alone would give 80 dB.
 pub(crate) const CASR_F32_DB: f64 = 60.0;
 
-/// Relative L2 difference that a part which is left out, or another seed, makes at least.
-pub(crate) const MATTERS: f64 = 1e-3;
-
 /// What a switch changes lies below this PSNR, dB: a fifth of a grey level, 5 dB from what the reference's f16 hides.
 pub(crate) const SWITCHED_DB: f64 = 65.0;
 
@@ -206,3 +203,9 @@ pub(crate) const PREPARED: f64 = 2e-6;
 
 /// Relative L2 error of a network of a published size in f32, of a hundred layers and more: the bar of `full`.
 pub(crate) const NETWORK_FULL_SIZE: f64 = 5e-5;
+
+/// Relative L2 difference that a part of CasArbi (its adapter, another seed) makes at least: far above rounding.
+pub(crate) const CASARBI_PART: f64 = 1e-2;
+
+/// PSNR between two samples that differ by a switch, dB: at most this near, or the switch does nothing.
+pub(crate) const CASARBI_APART_DB: f64 = 45.0;

@@ -11,12 +11,12 @@ use super::program::{
     Canvas, CanvasId, Extent, GraphId, GridId, PICTURE, Program, Ratio, Residency, Saved, SavedId, Table, TableId,
 };
 use crate::error::Result;
-use crate::graph::op::{Axis, Pointwise};
+use crate::graph::op::{Axis as Way, Pointwise};
 use crate::graph::{Act, Builder, DType, Graph, Lifetime, Op, Shape, ValueId};
 use crate::model::casarbi::Seen;
 use crate::model::liif::{CUBIC, LiifExtents, along, narrow};
 use crate::tile::geometry::{Placement, Tiling};
-use crate::tile::{Grid, Ramp};
+use crate::tile::{Axis, Grid, Ramp};
 
 /// What noise is for: the start of a stage, and what each step adds.
 const START: u16 = 0;
@@ -75,8 +75,8 @@ fn tables(b: &mut Builder, name: &str, n: u32, out: [u32; 2], taps: [u32; 2]) ->
 
 /// `x` by the tables of both axes, rows first.
 fn resized(b: &mut Builder, name: &str, x: ValueId, [rows, columns]: [ValueId; 2], taps: [u32; 2]) -> Result<ValueId> {
-    let x = along(b, &format!("{name}.down"), Axis::Rows, taps[0], x, rows)?;
-    along(b, &format!("{name}.across"), Axis::Columns, taps[1], x, columns)
+    let x = along(b, &format!("{name}.down"), Way::Rows, taps[0], x, rows)?;
+    along(b, &format!("{name}.across"), Way::Columns, taps[1], x, columns)
 }
 
 impl CasArbi {
@@ -216,8 +216,13 @@ pub(super) fn program(model: &CasArbi, job: &Job, shaping: &Shaping) -> Result<P
     for stage in all.iter().rev().take(1).chain(&all[..all.len() - 1]) {
         let stride = model.denoiser.stride();
         let placement = if shaping.fitted { Placement::Fitted } else { Placement::Even };
-        let t = Tiling { tile: shaping.tile, overlap: shaping.overlap, stride, quantum: stride, placement };
-        program.grids.push(Grid::new(stage.to[0], stage.to[1], &t)?);
+        let [rows, cols] = stage.to.map(|side| {
+            // One window is the side itself, whatever its length: the networks take any.
+            let stride = if side <= shaping.tile { 1 } else { stride };
+            let t = Tiling { tile: shaping.tile, overlap: shaping.overlap, stride, quantum: 1, placement };
+            Axis::new(side, &t)
+        });
+        program.grids.push(Grid { rows: rows?, cols: cols? });
     }
     let mut input = picture;
     for (number, stage) in all.iter().enumerate() {
