@@ -113,7 +113,7 @@ fn method(text: &str) -> Result<Method> {
         Some((name, head)) => (name.to_owned(), head),
         None => (text.to_owned(), head),
     };
-    if name.is_empty() || head.is_empty() {
+    if name.is_empty() || head.trim_start_matches("cascade:").is_empty() {
         return Err(refuse("it has no name".into()));
     }
     if head == "bicubic" {

@@ -234,9 +234,8 @@ impl Executor {
             }
         }
         drop(guard);
-        for (port, values) in std::mem::take(&mut executor.plan.constants) {
-            executor.write_port(&port, &values)?;
-            executor.plan.constants.push((port, values));
+        for (port, values) in &executor.plan.constants {
+            write_port(port, values, &mut executor.staging, &executor.buffers, &executor.device)?;
         }
         Ok(executor)
     }
@@ -318,30 +317,7 @@ impl Executor {
         let Some(index) = self.plan.inputs.iter().position(|p| p.name == name) else {
             return self.plan.input(name).map(|_| ());
         };
-        let port = self.plan.inputs[index].clone();
-        self.write_port(&port, values)
-    }
-
-    fn write_port(&mut self, port: &Port, values: &[f32]) -> Result<()> {
-        let name = &port.name;
-        let count = items_in(port, values.len())?;
-        let bytes = extent::to_usize(name, port.range.bytes)?;
-        let item_bytes = bytes / port.shape.n as usize;
-        let staging = &mut self.staging[..bytes];
-        let finite = encode(port, values, &mut staging[..item_bytes * count]);
-        if !finite {
-            return Err(Error::new(
-                Kind::NonFinite,
-                "run",
-                format!("input `{name}` has a value that {} cannot hold", port.dtype.name()),
-            ));
-        }
-        for i in count..port.shape.n as usize {
-            staging.copy_within(..item_bytes, i * item_bytes);
-        }
-        let (slot, offset) = (port.range.slot, port.range.offset);
-        let buffer = self.buffers[slot.0 as usize];
-        self.device.lock().backend.write(buffer, offset, &self.staging[..bytes])
+        write_port(&self.plan.inputs[index], values, &mut self.staging, &self.buffers, &self.device)
     }
 
     /// Runs what does not depend on the window. Call it after the inputs that outlive a window are written.
@@ -479,4 +455,32 @@ pub(super) fn packed(recipe: &PackedWeight, room: u64, weights: &mut WeightSourc
     }
     bytes.resize(bytes.len().next_multiple_of(4), 0);
     Ok(bytes)
+}
+
+/// Writes the values of a port: see [`Executor::write_input`]. Nothing is allocated.
+fn write_port(
+    port: &Port,
+    values: &[f32],
+    staging: &mut [u8],
+    buffers: &[BufferId],
+    device: &SharedDevice,
+) -> Result<()> {
+    let name = &port.name;
+    let count = items_in(port, values.len())?;
+    let bytes = extent::to_usize(name, port.range.bytes)?;
+    let item_bytes = bytes / port.shape.n as usize;
+    let staging = &mut staging[..bytes];
+    let finite = encode(port, values, &mut staging[..item_bytes * count]);
+    if !finite {
+        return Err(Error::new(
+            Kind::NonFinite,
+            "run",
+            format!("input `{name}` has a value that {} cannot hold", port.dtype.name()),
+        ));
+    }
+    for i in count..port.shape.n as usize {
+        staging.copy_within(..item_bytes, i * item_bytes);
+    }
+    let (slot, offset) = (port.range.slot, port.range.offset);
+    device.lock().backend.write(buffers[slot.0 as usize], offset, staging)
 }
