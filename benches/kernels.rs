@@ -9,16 +9,17 @@
 use std::time::Instant;
 use tessera::Result;
 use tessera::abi::params::{
-    ACT_SILU, AttentionParams, Conv2dParams, GemmParams, GroupNormStatsParams, LayerNormParams, NORM_BLOCK,
-    NormApplyParams,
+    ACT_SILU, AttentionParams, Conv2dParams, GemmParams, GroupNormStatsParams, LayerNormParams, ModulateParams,
+    NORM_BLOCK, NormApplyParams, ResampleParams,
 };
 use tessera::abi::{Access, BackendKind, Item, Params, Types, operands, table};
 use tessera::backend::Backend;
 use tessera::backend::cpu::Cpu;
 use tessera::backend::cuda::CudaBackend;
 use tessera::backend::wgpu::WgpuBackend;
-use tessera::graph::DType;
 use tessera::graph::layout::Packing;
+use tessera::graph::op::Rearrange;
+use tessera::graph::{Builder, DType, Lifetime, Shape};
 use tessera::plan::command::{Dispatch, PackedWeight, Range, Slot, SlotId, SlotKind};
 
 /// A layer: name, parameters, floating-point operations.
@@ -122,6 +123,44 @@ fn norm(rows: u32, c: u32) -> Layer {
     }
 }
 
+/// Self attention with relative positions: `n` sequences of `side` by `side` tokens.
+fn relative(name: &str, n: u32, side: u32, heads: u32, head_dim: u32) -> Layer {
+    let mut layer = attention(name, side * side, side * side, heads, head_dim);
+    if let Params::Attention(p) = &mut layer.params {
+        (p.n, p.rel_h, p.rel_w, p.parts) = (n, side, side, 4);
+    }
+    Layer { name: format!("{} relative x{n}", layer.name), flops: layer.flops * f64::from(n), ..layer }
+}
+
+/// A square map resized by `taps` weights a pixel along one axis.
+fn resample(side: u32, c: u32, out: u32, taps: u32, axis: u32) -> Layer {
+    let (pitch_c, pitch_table) = (pitch(c), pitch(taps + 1));
+    let (h, w) = (side, side);
+    let params =
+        ResampleParams { n: 1, h, w, pitch: pitch_c, out, axis, taps, pitch_table, ..ResampleParams::default() };
+    let flops = 2.0 * f64::from(side) * f64::from(out) * f64::from(c * taps);
+    let name = format!("resample {} {taps} taps {c} @{side}->{out}", if axis == 0 { "rows" } else { "columns" });
+    Layer { name, params: Params::Resample(params), flops }
+}
+
+/// A move of a square map, as the planner would ask for it.
+fn moved(side: u32, c: u32, what: &str, op: Rearrange) -> Layer {
+    let mut b = Builder::new("move", DType::F32);
+    let x = b.input("x", Shape::new(1, side, side, c), DType::F32, Lifetime::Window);
+    let y = b.rearrange("y", x, op).expect("a move that fits");
+    b.output("y", y);
+    let plan = tessera::plan::compile(b.finish(), &tessera::abi::Caps::cpu()).expect("plans");
+    Layer { name: format!("rearrange {what} {c} @{side}"), params: plan.body[0].params, flops: 0.0 }
+}
+
+fn modulate(side: u32, c: u32) -> Layer {
+    let (p, pitch_gb) = (pitch(c), pitch(2 * c));
+    let params =
+        ModulateParams { pixels: side * side, c, pitch: p, pitch_gb, act: ACT_SILU, ..ModulateParams::default() };
+    let flops = 2.0 * f64::from(side * side * c);
+    Layer { name: format!("modulate+silu {c} @{side}"), params: Params::Modulate(params), flops }
+}
+
 /// The SD 2.1 autoencoder's decoder at 512x512, its UNet at 64x64 latents, and a small network.
 fn layers() -> Vec<Layer> {
     vec![
@@ -167,6 +206,25 @@ fn layers() -> Vec<Layer> {
         stats(512, 128),
         stats(512, 16),
         norm(4096, 320),
+        // SAM ViT-B: windows of 14 x 14 and all of 64 x 64 tokens; and the same without relative positions.
+        relative("sam", 25, 14, 12, 64),
+        relative("sam", 1, 64, 12, 64),
+        attention("sam", 4096, 4096, 12, 64),
+        moved(64, 768, "windows", Rearrange::Windows { size: 14 }),
+        moved(64, 768, "heads", Rearrange::SplitChannels { parts: 12 }),
+        moved(64, 1024, "depth to space", Rearrange::DepthToSpace { factor: 2 }),
+        moved(512, 64, "depth to space", Rearrange::DepthToSpace { factor: 2 }),
+        moved(518, 3, "space to depth", Rearrange::SpaceToDepth { factor: 14 }),
+        moved(512, 8, "windows", Rearrange::Windows { size: 8 }),
+        resample(37, 256, 74, 2, 0),
+        resample(256, 128, 512, 2, 0),
+        resample(256, 128, 512, 2, 1),
+        resample(1024, 3, 4096, 4, 0),
+        resample(1024, 3, 4096, 4, 1),
+        resample(2048, 3, 512, 16, 0),
+        resample(2048, 3, 512, 16, 1),
+        modulate(64, 320),
+        modulate(512, 64),
     ]
 }
 
@@ -223,9 +281,16 @@ fn measure(backend: &mut dyn Backend, layer: &Layer, dtype: DType) -> Result<Fig
         let slot = Slot { kind, bytes: operand.bytes };
         let buffer = backend.alloc(&slot)?;
         if binding.access != Access::Control {
-            let values: Vec<f32> = (0..operand.bytes / 4)
+            let mut values: Vec<f32> = (0..operand.bytes / 4)
                 .map(|i| ((i.wrapping_mul(2_654_435_761) >> 8) % 1999) as f32 / 1e5 - 0.01)
                 .collect();
+            // Tables of taps are read in order across the side.
+            if let (Params::Resample(p), "table") = (&layer.params, binding.name) {
+                let side = if p.axis == 0 { p.h } else { p.w };
+                for (o, row) in values.chunks_exact_mut(p.pitch_table as usize).enumerate() {
+                    row[0] = (o * side as usize / p.out as usize) as f32;
+                }
+            }
             backend.write(buffer, 0, bytemuck::cast_slice(&values))?;
         }
         bindings.push(Some(Range { slot: SlotId(slots.len() as u32), offset: 0, bytes: operand.bytes }));

@@ -236,7 +236,10 @@ fn every_switch_is_pytorchs() {
         let got = run(&job(3.3, sampler), &WHOLE);
         let (near, apart) = (psnr(&got, &expected), psnr(&whole, &expected));
         println!("{name}: {near:.1} dB against PyTorch, {apart:.1} dB from the default");
-        assert!(near >= tolerance::CASARBI_F32_DB && apart < tolerance::CASARBI_APART_DB, "{name}: {near:.1} dB, {apart:.1} dB");
+        assert!(
+            near >= tolerance::CASARBI_F32_DB && apart < tolerance::CASARBI_APART_DB,
+            "{name}: {near:.1} dB, {apart:.1} dB"
+        );
     }
     // Strength 0 is no guidance.
     let silent = run(&job(3.3, Sampler { guidance: Some(vec![0.0]), ..base() }), &WHOLE);

@@ -122,7 +122,9 @@ fn random_op(
             let filter = r.pick(&[Filter::Nearest, Filter::Bilinear, Filter::Bicubic { a: -0.75, antialias: true }]);
             b.resize(&name, x, [r.pick(&[4, 7, 8, 12]), r.pick(&[5, 8, 16])], filter)
         }
-        14 if s.h % 2 == 0 && s.w % 2 == 0 => b.rearrange(&name, x, Rearrange::SpaceToDepth { factor: 2 }),
+        14 if s.h.is_multiple_of(2) && s.w.is_multiple_of(2) => {
+            b.rearrange(&name, x, Rearrange::SpaceToDepth { factor: 2 })
+        }
         14 if s.h <= 8 => b.conv_transpose(&name, x, r.pick(&[4, 8]), 2, 2, 0),
         15 => {
             // Attention in windows, with relative positions.

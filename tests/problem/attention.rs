@@ -69,7 +69,7 @@ impl Problem {
         };
         let [rh, rw] = self.relative.unwrap_or_default();
         let rel_c = (2 * (rh + rw)).saturating_sub(2);
-        let pr = pitch(rel_c);
+        let pr = pitch(rel_c.max(1));
         let rel = rng.matrix(self.n * self.queries * self.heads, rel_c, pr, false, 2.0, t);
         let lift = |item: usize, query: usize, head: usize, key: usize| match self.relative {
             None => 0.0,

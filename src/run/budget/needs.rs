@@ -173,7 +173,8 @@ impl HostNeeds {
 
     /// What the values of the largest port of `plan` are stored in on their way: each executor has it.
     pub fn stored_port(plan: &Plan) -> u64 {
-        plan.inputs.iter().chain(&plan.outputs).map(|p| p.range.bytes).max().unwrap_or(0)
+        let constants = plan.constants.iter().map(|(p, _)| p);
+        plan.inputs.iter().chain(constants).chain(&plan.outputs).map(|p| p.range.bytes).max().unwrap_or(0)
     }
 
     /// Most host bytes that one weight of `plan` takes on its way to the device: as stored, as f32, packed.

@@ -2,8 +2,8 @@
 
 use super::{Attention, Feed, Part, grid, window_extent};
 use crate::error::Result;
+use crate::graph::ValueId;
 use crate::graph::cut::{self, Cut, MOMENTS};
-use crate::graph::{Op, ValueId};
 use crate::system::phase::{Contexts, Sink, Source, WindowPhase};
 use crate::system::program::{
     Affine, Canvas, CanvasId, Extent, GraphId, GridId, Program, Ratio, Residency, Statistic, StatisticId, wrong,
@@ -86,12 +86,12 @@ pub fn lay(program: &mut Program, part: &Part<'_>, like: Option<&Laid>) -> Resul
         });
     }
     let mut feeds = Vec::new();
-    for node in part.graph.nodes.iter().filter(|n| matches!(n.op, Op::Input(_))) {
-        let name = &part.graph.value(node.output).name;
+    for (input, _) in part.graph.inputs() {
+        let name = &part.graph.value(input).name;
         let Some(feed) = part.feeds.iter().find(|f| f.name == *name) else {
             return Err(wrong(format!("{}: nothing feeds `{name}`", part.name)));
         };
-        feeds.push((node.output, feed.clone()));
+        feeds.push((input, feed.clone()));
     }
     let scale = |v: &crate::graph::op::Value| (v.shape.h / from[0].max(1), v.shape.c);
     Ok(Laid {
