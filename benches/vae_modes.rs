@@ -3,8 +3,8 @@
 //!
 //! Encodes or decodes one picture (enlarged or shrunk to a square; the decoder's latent is the encoder's mean of it)
 //! in every mode and prints, as rows of a table: PSNR to `whole` (peak 2, as values run from -1 to 1; for latents the
-//! largest less the least of `whole`), the mean step across borders of windows over the mean of the steps one pixel
-//! before and after them, seconds, the peak of the process's memory, bytes moved between states and the network, and a
+//! largest less the least of `whole`), the mean step across borders of windows over the mean of the steps one pixel, two
+//! pixels and one latent before and after them (`whole`, which has no borders, at the same places), seconds, the peak of the process's memory, bytes moved between states and the network, and a
 //! hash of the result's bytes.
 
 use std::path::PathBuf;
@@ -208,11 +208,13 @@ impl Job {
     }
 }
 
-/// Mean step across borders of windows' cells, over the mean of the steps one pixel before and after them.
-fn border(run: &Run, extent: [u32; 2], scale: u32, channels: usize) -> f64 {
+/// Mean step across borders of windows' cells, over the mean of the steps `away` pixels before and after them. Borders lie at
+/// whole latents, so that an even distance compares steps at the same phase of a doubling, and a latent's pixels (the
+/// last one) at the same phase of all of them.
+fn border(run: &Run, extent: [u32; 2], scale: u32, channels: usize, away: usize) -> f64 {
     let width = extent[1] as usize;
     let at = |y: usize, x: usize, c: usize| f64::from(run.values[(y * width + x) * channels + c]);
-    let (mut across, mut away) = (0.0, 0.0);
+    let (mut across, mut beside) = (0.0, 0.0);
     let axes = [(&run.grid.rows, true), (&run.grid.cols, false)];
     for (axis, down) in axes {
         let along = if down { extent[1] } else { extent[0] } as usize;
@@ -225,12 +227,12 @@ fn border(run: &Run, extent: [u32; 2], scale: u32, channels: usize) -> f64 {
                         (b - a).abs()
                     };
                     across += step(border);
-                    away += 0.5 * (step(border - 1) + step(border + 1));
+                    beside += 0.5 * (step(border - away) + step(border + away));
                 }
             }
         }
     }
-    across / away
+    across / beside
 }
 
 fn psnr(a: &[f32], b: &[f32], peak: f64) -> f64 {
@@ -297,8 +299,10 @@ fn main() -> Result<()> {
     if let Some(only) = value("only") {
         modes.retain(|(name, _)| *name == "whole" || only.split(',').any(|o| name.contains(o)));
     }
-    println!("| mode | PSNR to whole, dB | relative L2 | border step | seconds | peak MiB | MiB moved | bytes |");
-    println!("|---|---|---|---|---|---|---|---|");
+    println!(
+        "| mode | PSNR to whole, dB | relative L2 | border step | 2 away | {f} away | seconds | peak MiB | MiB moved | bytes |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     let (scale, channels) = if encoder { (1, 2 * z) } else { (f, 3) };
     let extent = latents.map(|v| v * scale);
     let mut whole: Option<Run> = None;
@@ -312,10 +316,11 @@ fn main() -> Result<()> {
             Some(_) => format!("{:.1} | {:.1e}", psnr(&run.values, reference, peak), relative(&run.values, reference)),
             None => "- | -".into(),
         };
-        let step = border(&run, extent, scale, channels);
+        let [step, two, latent] = [1, 2, f as usize].map(|away| border(&run, extent, scale, channels, away));
         let mib = |b: u64| b >> 20;
         let (peak, moved, hash) = (mib(run.peak), mib(run.moved), hash(&run.values));
-        println!("| {name} | {db} | {step:.4} | {:.2} | {peak} | {moved} | {hash:08x} |", run.seconds);
+        let steps = format!("{step:.4} | {two:.4} | {latent:.4}");
+        println!("| {name} | {db} | {steps} | {:.2} | {peak} | {moved} | {hash:08x} |", run.seconds);
         if whole.is_none() {
             whole = Some(run);
         }

@@ -25,6 +25,8 @@ pub const MAX_EXIF_BYTES: usize = 1 << 20;
 pub const MAX_DECODE_BYTES: u64 = 16 << 30;
 /// Largest decoded picture that stays in memory where there is a spool for larger ones, bytes.
 pub const DECODED_IN_MEMORY: u64 = 64 << 20;
+/// Most bytes in files at once, beside the picture, of a mode of the autoencoder that nobody asked for by name.
+pub const AUTO_FILES: u64 = 16 << 30;
 /// Bytes of the buffer in which a part of a picture is turned by 90 degrees.
 pub const TURNING_BUFFER: u64 = 16 << 20;
 /// Most scans of a progressive JPEG: each walks the whole picture, so many of them are a bomb.

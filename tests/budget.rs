@@ -17,7 +17,7 @@ use tessera::run::budget;
 use tessera::run::executor::{Executor, SharedDevice, SharedWeights};
 use tessera::run::executors::Executors;
 use tessera::run::loader::Loader;
-use tessera::run::{Cancel, Engine, Report, Silent, Size, UpscaleOptions, upscale_with};
+use tessera::run::{Cancel, Engine, Report, Silent, Size, UpscaleOptions, VaeMode, upscale_with};
 use tessera::system::onestep::{Conditioning, OneStep};
 
 fn shipped() -> OneStep {
@@ -291,7 +291,10 @@ fn published_size(folder: &Path) -> PathBuf {
     let scheduler = r#"{"beta_start":0.00085,"beta_end":0.012,"beta_schedule":"scaled_linear","num_train_timesteps":1000,
         "prediction_type":"epsilon","clip_sample":false}"#;
     for (name, text) in [
-        ("model_index.json", r#"{"_class_name":"OneStepSuperResolution","timestep":999}"#.to_owned()),
+        (
+            "model_index.json",
+            r#"{"_class_name":"OneStepSuperResolution","timestep":999,"vae_modes":{"tile_psnr":{"1":60}}}"#.to_owned(),
+        ),
         ("scheduler/scheduler_config.json", scheduler.to_owned()),
         ("vae/config.json", text("sd_vae.json")),
         ("unet/config.json", text("sd21_unet.json")),
@@ -330,7 +333,8 @@ fn networks_of_the_published_size_are_planned_for_8k_in_2_gib() {
 
         let net = OneStep::open(&model).expect("configs");
         let conditioning = Conditioning { noise: 0.0, jpeg: 0.0, scale: 4.0 };
-        let choice = budget::choose(&mut engine, &net, &options, [4320, 7680], &conditioning, 0, None).expect("again");
+        let choice =
+            budget::choose(&mut engine, &net, &options, [4320, 7680], &conditioning, 0, None, None).expect("again");
         engine.limit(choice.cap);
         let device = engine.device().clone();
         let zeros: SharedWeights = Arc::new(|w| Ok(vec![0; (w.packing.elements() * w.dtype.bytes()) as usize]));
@@ -349,10 +353,39 @@ fn networks_of_the_published_size_are_planned_for_8k_in_2_gib() {
             }
             executor.run(&[Item::default()]).expect("every check of the null backend");
         }
-        let planned = choice.needs.device.allocated();
+        let planned = choice.taken.needs.device.allocated();
         assert!(device.peak() <= planned, "{} held, {planned} planned", device.peak());
         assert!(planned <= choice.cap.expect("bounded"));
     }
+}
+
+/// Host staging of `exact`: an executor for each segment with its largest port, but one place for the values of all of them.
+#[test]
+fn a_chain_has_one_staging() {
+    let folder = tempfile::tempdir().expect("folder");
+    let input = picture(folder.path(), 64, 64, Colour::Rgb);
+    let mut engine = Engine::open("cpu", None).expect("cpu");
+    let mut options = options(folder.path(), &input, 4.0, "cpu");
+    (options.tile, options.vae) = (Some(128), VaeMode::Exact);
+    let net = shipped();
+    let conditioning = Conditioning { noise: 0.0, jpeg: 0.0, scale: 4.0 };
+    let choice =
+        budget::choose(&mut engine, &net, &options, [256, 256], &conditioning, 0, None, None).expect("a plan").taken;
+    let plans: Vec<&Plan> = choice.parts.iter().map(|p| p.plan.as_ref()).collect();
+    let ports = |p: &Plan| p.inputs.iter().chain(&p.outputs).map(|p| p.range.bytes).collect::<Vec<_>>();
+    let stored: u64 = plans.iter().map(|p| ports(p).into_iter().max().unwrap_or(0)).sum();
+    let all: u64 = plans.iter().flat_map(|p| ports(p)).sum();
+    let planned = choice.needs.host.staging;
+    println!("{} segments: {planned} planned, {stored} stored, {all} in all ports", plans.len());
+    assert!(plans.len() > 10 && planned >= stored && planned < stored + all / 4, "{planned}");
+    let pack = packed(&net);
+    let executors: Vec<Executor> = plans
+        .iter()
+        .map(|p| Executor::new(engine.device(), (*p).clone(), None, &mut |w| pack(w)).expect("loads"))
+        .collect();
+    // Control words beside: some bytes an item.
+    let held: u64 = executors.iter().map(Executor::host_bytes).sum();
+    assert!(held <= planned, "{held} held, {planned} planned");
 }
 
 /// The same picture through wgpu under different caps: what is allocated on the device never exceeds them, and

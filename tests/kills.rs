@@ -74,6 +74,42 @@ fn a_killed_job_is_resumed_to_equal_bytes() {
     assert!(caught >= 3, "only {caught} of 5 runs were still at work");
 }
 
+/// Modes of several passes: killed between passes, where states of the whole picture are saved, and in the last one.
+#[test]
+fn a_killed_job_of_several_passes_is_resumed_to_equal_bytes() {
+    for mode in ["exact", "shared"] {
+        let bench = Bench::new();
+        let job = |out: &str| -> Vec<String> {
+            let mut args = job(&bench, out);
+            args.extend(["--vae".to_owned(), mode.to_owned()]);
+            args
+        };
+        let r = program::run(&job("whole.png"));
+        assert_eq!(r.code, Some(0), "{r:?}");
+        let expected = std::fs::read(bench.at("whole.png")).expect("made");
+        let before = program::snapshot(bench.folder.path()).len();
+        let journal = bench.at("out.png.tessera/journal");
+        let points = || std::fs::read_to_string(&journal).is_ok_and(|t| t.lines().any(|l| l.contains(" point ")));
+        let mut caught = 0;
+        for done in [None, Some(1), Some(600)] {
+            let args = job("out.png");
+            let mut child = program::command(&args).spawn().expect("started");
+            wait_until(&mut child, || done.map_or_else(points, |done| rows(&journal).is_some_and(|r| r >= done)));
+            caught += u32::from(child.try_wait().expect("asked").is_none());
+            child.kill().expect("killed");
+            child.wait().expect("ended");
+            let now = std::fs::read(bench.at("out.png")).ok();
+            assert!(now.is_none() || now.as_ref() == Some(&expected), "{mode}: torn after {done:?} rows");
+            let r = program::run(&args);
+            assert!(r.code == Some(0) || now.is_some() && r.stderr.contains("exists"), "{mode}: {r:?}");
+            assert!(std::fs::read(bench.at("out.png")).expect("made") == expected, "{mode}: resumed after {done:?}");
+            std::fs::remove_file(bench.at("out.png")).expect("removed");
+            assert_eq!(program::snapshot(bench.folder.path()).len(), before, "{mode}: something was left");
+        }
+        assert!(caught >= 2, "{mode}: only {caught} of 3 runs were still at work");
+    }
+}
+
 #[test]
 fn a_job_killed_while_it_encodes_is_encoded_again() {
     let bench = Bench::new();

@@ -39,6 +39,7 @@ mod tolerance;
 mod toys;
 mod twin;
 mod upscale;
+mod vae_auto;
 mod vae_modes;
 mod vision;
 mod weights;

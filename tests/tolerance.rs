@@ -155,6 +155,10 @@ pub(crate) const ADAPTER_MERGE: f32 = 1e-6;
 /// the whole picture, f32: sums in another order. The bar is 1e-4; measured: 3e-6 at most.
 pub(crate) const VAE_EXACT: f64 = 1e-4;
 
+/// Mean step across borders of windows over the mean step beside them: that of `exact` over that of `whole` at the same places
+/// differs from 1 by no more than this. `whole` has no borders, and values differ by less than [`VAE_EXACT`].
+pub(crate) const VAE_EXACT_BORDER: f64 = 1e-4;
+
 /// Two steps of guided MultiDiffusion in f32 on wgpu against cpu, relative L2: the network's own tolerance
 /// ([`NETWORK_F32`]) times the steps and the gain of guidance (3), with room for what the steps amplify.
 pub(crate) const MULTIDIFFUSION_WGPU_F32: f64 = 3e-5;

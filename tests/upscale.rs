@@ -13,7 +13,8 @@ use tessera::system::onestep::{Conditioning, OneStep, Shaping};
 
 const INDEX: &str = r#"{"_class_name":"OneStepSuperResolution","timestep":999,"prediction_type":"v_prediction",
     "num_inference_steps":1,"add_noise":false,"latent":"mean * scaling_factor","residual":{"base":"bicubic","gain":1.0},
-    "conditioning":{"planes":["noise_strength","jpeg_strength","inverse_scale"]}}"#;
+    "conditioning":{"planes":["noise_strength","jpeg_strength","inverse_scale"]},
+    "vae_modes":{"tile_psnr":{"1":60}}}"#;
 const VAE: &str = r#"{"_class_name":"AutoencoderKL","block_out_channels":[8,16],"down_block_types":["DownEncoderBlock2D",
     "DownEncoderBlock2D"],"up_block_types":["UpDecoderBlock2D","UpDecoderBlock2D"],"latent_channels":5,
     "norm_num_groups":2,"layers_per_block":1,"mid_block_add_attention":false,"scaling_factor":0.7,"act_fn":"silu"}"#;

@@ -26,6 +26,7 @@ use tessera::run::{Cancel, Silent, TileOrder};
 use tessera::system::Program;
 use tessera::system::program::{Canvas, CanvasId, Extent, Residency};
 use tessera::system::vae_modes::{self, Attention, Feed, Keep, Part, Proxy};
+use tessera::tile::Grid;
 use tessera::weights::Checkpoint;
 
 /// An autoencoder with its weights.
@@ -289,6 +290,51 @@ fn the_shipped_autoencoder_has_no_seams() {
     let d = difference(&got, &whole);
     println!("shipped decoder: {d:e}");
     assert!(d <= tolerance::VAE_EXACT, "{d:e}");
+    // A border of windows is a place like any other: `whole`, which has none, steps as much there.
+    let f = vae.net.factor();
+    let grid = vae_modes::grid(latents, 20, vae_modes::halo(&graph(&vae, Side::Decoder, 1, DType::F32)).expect("cut"));
+    let grid = grid.expect("windows");
+    // One pixel away; two, the same phase of a doubling; one latent, the same phase of all doublings.
+    for away in [1, 2, f as usize] {
+        let at_borders = |values: &[f32]| border_step(values, &grid, f, away);
+        let (expected, found) = (at_borders(&whole), at_borders(&got));
+        println!("step across borders over the step {away} away: whole {expected:.5}, exact {found:.5}");
+        assert!((found / expected - 1.0).abs() <= tolerance::VAE_EXACT_BORDER, "{found} and {expected}");
+        // What a seam of a hundredth would do.
+        let seam = |i: usize, v: &f32| {
+            let row = (i / 3) as u32 / (latents[1] * f) / f;
+            v + if (0..grid.rows.count())
+                .any(|k| k % 2 == 1 && (grid.rows.cell(k)[0]..grid.rows.cell(k)[1]).contains(&row))
+            {
+                0.01
+            } else {
+                0.0
+            }
+        };
+        let spoiled: Vec<f32> = got.iter().enumerate().map(|(i, v)| seam(i, v)).collect();
+        assert!((at_borders(&spoiled) / expected - 1.0).abs() > tolerance::VAE_EXACT_BORDER, "a seam would be seen");
+    }
+}
+
+/// Mean step across borders of windows' cells, over the mean of the steps `away` pixels before and after them.
+fn border_step(values: &[f32], grid: &Grid, scale: u32, away: usize) -> f64 {
+    let width = (grid.cols.extent * scale) as usize;
+    let at = |y: usize, x: usize| &values[(y * width + x) * 3..][..3];
+    let (mut across, mut beside) = (0.0, 0.0);
+    for (axis, along, down) in [(&grid.rows, grid.cols.extent, true), (&grid.cols, grid.rows.extent, false)] {
+        for k in 1..axis.count() {
+            let border = (axis.cell(k)[0] * scale) as usize;
+            for i in 0..(along * scale) as usize {
+                let step = |p: usize| -> f64 {
+                    let (a, b) = if down { (at(p - 1, i), at(p, i)) } else { (at(i, p - 1), at(i, p)) };
+                    a.iter().zip(b).map(|(a, b)| f64::from((a - b).abs())).sum()
+                };
+                across += step(border);
+                beside += 0.5 * (step(border - away) + step(border + away));
+            }
+        }
+    }
+    across / beside
 }
 
 /// Upscales the example by 2.03 through the program with `arguments`; the picture's bytes.

@@ -210,7 +210,7 @@ fn dry_run_text(r: &Report) -> String {
             "windows".into(),
             format!("{} of {}x{}, overlap {}, {} a launch", r.windows, r.tile.1, r.tile.0, r.overlap, batches(r)),
         ),
-        ("autoencoder".into(), r.vae.clone()),
+        ("autoencoder".into(), autoencoder(r)),
         ("work".into(), format!("{:.1} GFLOP a launch", r.flops as f64 / 1e9)),
         ("residency".into(), r.residency.clone()),
         ("device memory".into(), memory(r.device_bytes, &r.bounds[0], &r.device_parts)),
@@ -221,6 +221,11 @@ fn dry_run_text(r: &Report) -> String {
     }
     rows.extend(r.notes.iter().map(|n| ("note".to_string(), n.clone())));
     rows.iter().map(|(name, value)| format!("{name:14} {value}")).collect::<Vec<_>>().join("\n")
+}
+
+/// The autoencoder's mode and why it was chosen.
+fn autoencoder(r: &Report) -> String {
+    if r.vae_why.is_empty() { r.vae.clone() } else { format!("{} (auto: {})", r.vae, r.vae_why) }
 }
 
 /// A peak, what it is held to, and what it consists of.
@@ -274,6 +279,7 @@ pub(super) fn report_json(r: &Report) -> Value {
         "seconds": r.seconds,
         "residency": r.residency,
         "vae": r.vae,
+        "vae_why": r.vae_why,
         "batches": r.batches,
         "device_bytes": r.device_bytes,
         "device_parts": parts(&r.device_parts),

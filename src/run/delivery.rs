@@ -2,7 +2,7 @@
 //! picture is encoded in a last pass, so that a job that was interrupted goes on where it ended.
 
 use super::key::Deciding;
-use super::options::{Cancel, Resume, UpscaleOptions};
+use super::options::{Cancel, Resume, UpscaleOptions, VaeMode};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::fs;
@@ -117,6 +117,14 @@ pub(super) fn earlier_tile(options: &UpscaleOptions, output: &Path) -> Option<u3
         return None;
     }
     spool::key_part(&spool_of(options, output), "windows")?.split('+').next()?.parse().ok()
+}
+
+/// The mode of the autoencoder of that job: what `auto` takes depends on memory as well.
+pub(super) fn earlier_mode(options: &UpscaleOptions, output: &Path) -> Option<VaeMode> {
+    if options.resume != Resume::Always || image::is_pipe(output) {
+        return None;
+    }
+    VaeMode::parse(&spool::key_part(&spool_of(options, output), "vae")?)
 }
 
 impl Delivery {

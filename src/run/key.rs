@@ -39,7 +39,7 @@ impl Deciding {
         model: &Path,
         choice: &Choice,
     ) -> Deciding {
-        let program = &choice.program;
+        let program = &choice.taken.program;
         // What the windows and phases are; the networks follow from model, options and version, their batch is free.
         let states = (&program.target, &program.canvases, &program.saved, &program.statistics, program.seed);
         let windows = text_hash(&format!("{states:?} {:?} {:?}", program.grids, program.blocks));
@@ -48,8 +48,9 @@ impl Deciding {
             .with("version", env!("CARGO_PKG_VERSION"))
             .with("rows", rows)
             .with("options", text_hash(&format!("{:?} {:?}", deciding(options), target.scale.to_bits())))
-            .with("device", format!("{:?}:{}:{}", engine.caps().kind, engine.name(), choice.shaping.dtype.name()))
-            .with("windows", format!("{}+{}:{windows}", choice.shaping.tile, choice.shaping.overlap));
+            .with("device", format!("{:?}:{}:{}", engine.caps().kind, engine.name(), choice.taken.shaping.dtype.name()))
+            .with("vae", choice.vae.name())
+            .with("windows", format!("{}+{}:{windows}", choice.taken.shaping.tile, choice.taken.shaping.overlap));
         let (input, model) = (options.input.clone(), model.to_owned());
         Deciding { parts, stamp: fs::stamp(&input), input, model }
     }

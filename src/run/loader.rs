@@ -33,7 +33,8 @@ impl<'a> Loader<'a> {
     /// Loads what stays, or the first part; where memory runs out with fewer items a launch. `scope` names the
     /// model whose weights `weights` packs.
     pub fn new(engine: &'a mut Engine, choice: &'a Choice, scope: &str, weights: SharedWeights) -> Result<Loader<'a>> {
-        let (graphs, parts, residency) = (choice.program.graphs.as_slice(), choice.parts.clone(), choice.residency);
+        let (graphs, parts, residency) =
+            (choice.taken.program.graphs.as_slice(), choice.taken.parts.clone(), choice.taken.residency);
         let held = parts.iter().map(|_| None).collect();
         let (scope, cap, notes) = (scope.to_owned(), choice.cap, Vec::new());
         let mut loader =

@@ -104,7 +104,8 @@ pub enum TileOrder {
 /// How the autoencoder works on pictures larger than a window, see `docs/vae-modes.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum VaeMode {
-    /// The best that memory and the measured figures justify.
+    /// The cheapest that measured figures justify; without them the best that fits and does not take out of
+    /// proportion long.
     #[default]
     Auto,
     /// The whole picture in one graph.
@@ -370,6 +371,8 @@ pub struct Report {
     pub residency: String,
     /// What the autoencoder did, see [`VaeMode`].
     pub vae: String,
+    /// Why, where `auto` chose it; else empty.
+    pub vae_why: String,
     /// Windows per launch of each network, where they take turns; else of all.
     pub batches: Vec<u32>,
     /// What device and host memory are bounded by, in words, where they are.

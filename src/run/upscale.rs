@@ -19,7 +19,6 @@ use crate::extent;
 use crate::image::{self, Header, WriteOptions};
 use crate::limits;
 use crate::system::onestep::{self, Checkpoints, Conditioning, OneStep};
-use crate::system::onestep_latent;
 use crate::system::program::Residency as Placed;
 use std::path::Path;
 use std::sync::Arc;
@@ -103,10 +102,11 @@ pub fn upscale_with(
     }
     let held = resident_bytes.saturating_add(image::output_resident_bytes_with(&path, &out_header, &writing)?);
     let rows = rows::host_bytes(&header, &target, held)?;
-    let mut choice = budget::choose(engine, &model, options, to, &conditioning, rows, None)?;
-    if let Some(tile) = delivery::earlier_tile(options, &path).filter(|&tile| tile < choice.shaping.tile) {
-        let earlier = budget::choose(engine, &model, options, to, &conditioning, rows, Some(tile + 1));
-        choice = earlier.ok().filter(|c| c.shaping.tile == tile).unwrap_or(choice);
+    let mode = delivery::earlier_mode(options, &path);
+    let mut choice = budget::choose(engine, &model, options, to, &conditioning, rows, None, mode)?;
+    if let Some(tile) = delivery::earlier_tile(options, &path).filter(|&tile| tile < choice.taken.shaping.tile) {
+        let earlier = budget::choose(engine, &model, options, to, &conditioning, rows, Some(tile + 1), mode);
+        choice = earlier.ok().filter(|c| c.taken.shaping.tile == tile).unwrap_or(choice);
     }
     clock.lap("plan");
 
@@ -120,6 +120,9 @@ pub fn upscale_with(
         (report.windows, report.flops) = (0, 0);
     }
     observer.note(&format!("device: {} ({})", engine.name(), engine.why()));
+    if !report.vae_why.is_empty() {
+        observer.note(&format!("autoencoder: {} ({})", report.vae, report.vae_why));
+    }
     report.notes.iter().for_each(|note| observer.note(note));
     if options.dry_run {
         report.dry_run = true;
@@ -140,8 +143,8 @@ pub fn upscale_with(
     let keep = |engine: &Engine, choice: &Choice| {
         let depth = image::output_depth(&path, &out_header, &writing)?;
         let deciding = Deciding::new(engine, options, &header, &target, depth, &folder, choice);
-        let window_rows = choice.program.grids[0].rows.count();
-        let in_files = choice.program.canvases.iter().any(|c| c.residency == Placed::Spool);
+        let window_rows = choice.taken.program.grids[0].rows.count();
+        let in_files = choice.taken.program.canvases.iter().any(|c| c.residency == Placed::Spool);
         Delivery::open(options, &path, &out_header, deciding, window_rows, placed, decoded_to_disk || in_files)
     };
     let mut delivery = keep(engine, &choice)?;
@@ -177,11 +180,11 @@ pub fn upscale_with(
             };
             // Others may hold a part of the device's memory. With smaller windows everything is done again: there are
             // never two geometries in one picture.
-            let tile = choice.shaping.tile;
+            let tile = choice.taken.shaping.tile;
             let may = e.kind() == Kind::Memory && options.tile.is_none();
             let piped = image::is_pipe(&options.input) || image::is_pipe(&path);
             let smaller = (may && !piped)
-                .then(|| budget::choose(engine, &model, options, to, &conditioning, rows, Some(tile)).ok());
+                .then(|| budget::choose(engine, &model, options, to, &conditioning, rows, Some(tile), None).ok());
             let Some(smaller) = smaller.flatten() else { return Err(delivery.fail(e)) };
             delivery.abandon()?;
             choice = smaller;
@@ -190,7 +193,7 @@ pub fn upscale_with(
             let before = std::mem::take(&mut report);
             report = self::report(engine, &header, &target, &path, &folder, &choice);
             (report.notes, report.resumed_rows) = (before.notes, delivery.done());
-            let why = format!("no room for windows of {tile}, trying {}: {}", choice.shaping.tile, e.message());
+            let why = format!("no room for windows of {tile}, trying {}: {}", choice.taken.shaping.tile, e.message());
             observer.note(&why);
             report.notes.push(why);
         }
@@ -228,9 +231,9 @@ fn checked(model: &OneStep) -> Result<Checkpoints> {
 }
 
 fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder: &Path, choice: &Choice) -> Report {
-    let grid = &choice.program.grids[0];
+    let grid = &choice.taken.program.grids[0];
     // Windows over latent canvases are counted in latents.
-    let scale = choice.program.target[0].div_ceil(grid.rows.extent.max(1)).max(1);
+    let scale = choice.taken.program.target[0].div_ceil(grid.rows.extent.max(1)).max(1);
     Report {
         input: (header.width, header.height),
         output: (target.width, target.height),
@@ -240,20 +243,21 @@ fn report(engine: &Engine, header: &Header, target: &Target, path: &Path, folder
         system: SYSTEM.into(),
         device: engine.name().into(),
         why: engine.why().into(),
-        dtype: choice.shaping.dtype.name().into(),
+        dtype: choice.taken.shaping.dtype.name().into(),
         tile: (grid.rows.size * scale, grid.cols.size * scale),
-        vae: choice.program.name.strip_prefix(onestep_latent::NAME).map_or("tile", str::trim).to_owned(),
-        overlap: choice.shaping.overlap,
-        batch: choice.shaping.batch,
+        vae: choice.vae.name().into(),
+        vae_why: choice.why.clone(),
+        overlap: choice.taken.shaping.overlap,
+        batch: choice.taken.shaping.batch,
         windows: grid.count() as u64,
-        flops: choice.parts.iter().map(|p| p.plan.cost.flops).sum(),
-        device_bytes: choice.needs.device.total(),
-        host_bytes: choice.needs.host.total(),
-        residency: choice.residency_words(),
-        batches: choice.batches_used(),
+        flops: choice.taken.parts.iter().map(|p| p.plan.cost.flops).sum(),
+        device_bytes: choice.taken.needs.device.total(),
+        host_bytes: choice.taken.needs.host.total(),
+        residency: choice.taken.residency_words(),
+        batches: choice.taken.batches_used(),
         bounds: choice.bounds.clone(),
-        device_parts: choice.needs.device.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
-        host_parts: choice.needs.host.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
+        device_parts: choice.taken.needs.device.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
+        host_parts: choice.taken.needs.host.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
         allocations: Allocations::default(),
         ..Report::default()
     }

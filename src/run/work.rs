@@ -49,14 +49,14 @@ impl Work<'_> {
 
         let device = loader.device();
         // What is loaded in turn differs from moment to moment: held beside it.
-        let beside = |loader: &Loader<'_>| match choice.residency {
+        let beside = |loader: &Loader<'_>| match choice.taken.residency {
             Residency::All | Residency::OneArena => device.allocated(),
             Residency::Networks => device.allocated().saturating_sub(loader.device_bytes()),
         };
         report.allocations.device_before = beside(&loader);
         delivery.begin();
         let done = {
-            let mut interpreter = Interpreter::new(&choice.program, &mut loader)?;
+            let mut interpreter = Interpreter::new(&choice.taken.program, &mut loader)?;
             if let Some(folder) = delivery.folder() {
                 interpreter.set_spool(folder);
             }

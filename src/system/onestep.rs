@@ -9,8 +9,8 @@
 //! out = (x + y) / 2 + 0.5                      without a residual: y / 2 + 0.5
 //! ```
 
-pub use super::onestep_index::Plane;
 use super::onestep_index::{Index, wrong};
+pub use super::onestep_index::{Plane, VaeFigures};
 pub use super::onestep_program::Launch;
 use super::schedule::Schedule;
 use crate::error::{Error, Kind, Result};
@@ -50,6 +50,8 @@ pub struct OneStep {
     pub planes: Vec<Plane>,
     /// The decoder's picture is added to the enlarged one.
     pub residual: bool,
+    /// What was measured of the autoencoder's modes.
+    pub figures: VaeFigures,
 }
 
 /// What a job asks of the network besides the picture.
@@ -130,6 +132,7 @@ impl OneStep {
             timestep,
             planes: index.planes()?,
             residual: index.residual()?,
+            figures: index.vae_figures()?,
             vae,
             unet,
         };

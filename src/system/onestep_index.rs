@@ -26,6 +26,23 @@ impl Plane {
     }
 }
 
+/// How near the modes of the autoencoder come to `whole`, as measured for a model: PSNR in dB of whole jobs' pictures to the
+/// one that `whole` makes, the lowest of all pictures measured.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct VaeFigures {
+    /// `tile`: side of the windows in output pixels, and dB; by rising side.
+    pub tile: Vec<(u32, f64)>,
+    /// `shared`: the same.
+    pub shared: Vec<(u32, f64)>,
+}
+
+impl VaeFigures {
+    /// The figure of `list` that holds for windows of `side`: of the largest measured that are no larger.
+    pub fn at(list: &[(u32, f64)], side: u32) -> Option<f64> {
+        list.iter().rev().find(|(measured, _)| *measured <= side).map(|(_, db)| *db)
+    }
+}
+
 pub(super) fn wrong(message: impl Into<String>) -> Error {
     Error::new(Kind::Weights, "system", message)
 }
@@ -77,6 +94,27 @@ impl Index<'_> {
             _ => Err(self.bad("conditioning", "planes among noise_strength, jpeg_strength, inverse_scale")),
         };
         list.iter().map(plane).collect()
+    }
+
+    pub(super) fn vae_figures(&self) -> Result<VaeFigures> {
+        let Some(section) = self.map.get("vae_modes").filter(|v| !v.is_null()) else {
+            return Ok(VaeFigures::default());
+        };
+        let bad =
+            || self.bad("vae_modes", "an object of `tile_psnr` and `shared_psnr`, each dB by side of the windows");
+        let list = |key: &str| -> Result<Vec<(u32, f64)>> {
+            let section = section.as_object().ok_or_else(bad)?;
+            let Some(list) = section.get(key) else { return Ok(Vec::new()) };
+            let one = |(side, db): (&String, &Json)| {
+                let db = db.as_f64().filter(|db| db.is_finite());
+                Some((side.parse().ok()?, db?))
+            };
+            let figures = list.as_object().ok_or_else(bad)?.iter().map(one).collect::<Option<Vec<_>>>();
+            let mut figures = figures.ok_or_else(bad)?;
+            figures.sort_by_key(|f| f.0);
+            Ok(figures)
+        };
+        Ok(VaeFigures { tile: list("tile_psnr")?, shared: list("shared_psnr")? })
     }
 
     pub(super) fn residual(&self) -> Result<bool> {

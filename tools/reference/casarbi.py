@@ -15,13 +15,15 @@ each with config.json and diffusion_pytorch_model.safetensors. Arithmetic of one
     y    = gain (bicubic(I) - base)    residual pictures are enlarged by `gain`
     x_T  = y + kappa sqrt_eta_T n_T
     for t = T..1:
-        x0   = denoiser(x_t / sqrt(1 + kappa^2 eta_t), condition, 1000 sqrt_eta_t, 1000 / s)
+        x0   = denoiser(c_t x_t, condition, 1000 sqrt_eta_t, 1000 / s)
         u    = base + x0 / gain
         u   <- u - strength s_h s_w A^T (A u - b)          guidance: A reduces by antialiased bicubic to b's size
         x0   = gain (u - base)
         x_{t-1} = (eta_{t-1} / eta_t) x_t + (alpha_t / eta_t) x0 + kappa sqrt(eta_{t-1} alpha_t / eta_t) n_{t-1}
     the stage's result is base + x0 / gain of the last step, unclamped; the last stage's is clamped.
 
+c_t = 1 / sqrt(1 + v) (input_scaling "variance", ResShift's) or d^2 / (d^2 + v) ("wiener": what the best linear estimate of a
+residual of deviation d = data_deviation keeps of x_t, so that steps of pure noise reach the network faintly), v = kappa^2 eta_t.
 eta_0 = 0, alpha_t = eta_t - eta_{t-1}; s = s_h s_w under the root: sqrt((H / H_in) (W / W_in)).
 """
 
@@ -48,6 +50,9 @@ PIPELINE = {
     "etas_end": 0.99,
     "min_noise_level": 0.04,
     "gain": 4.0,
+    # what x_t is multiplied by before the network: "variance" or "wiener" (see above)
+    "input_scaling": "variance",
+    "data_deviation": 0.25,
     # guidance: "off", "original" (the LR picture) or "previous" (the stage input); strengths per stage, last repeated
     "guidance": "previous",
     "guidance_strength": [0.5],
@@ -89,6 +94,14 @@ def sqrt_etas(steps, kappa=2.0, power=0.3, etas_end=0.99, min_noise_level=0.04):
     if steps == 1:
         return [etas_end]
     return [first * (etas_end / first) ** ((t / (steps - 1)) ** power) for t in range(steps)]
+
+
+def input_scale(root, config):
+    """c_t for root = sqrt(eta_t)."""
+    v = (config["kappa"] * root) ** 2
+    if config["input_scaling"] == "wiener":
+        return config["data_deviation"] ** 2 / (config["data_deviation"] ** 2 + v)
+    return 1 / math.sqrt(1 + v)
 
 
 # ---------------------------------------------------------------- model
@@ -168,7 +181,7 @@ class CasArbi:
         x = x + kappa * roots[-1] * noise(index, len(roots), x.shape)
         for t in range(len(roots), 0, -1):
             eta, before = roots[t - 1] ** 2, roots[t - 2] ** 2 if t > 1 else 0.0
-            x0 = denoiser(x / math.sqrt(1 + kappa**2 * eta), condition, torch.full((n,), 1000 * roots[t - 1]), s, coordinates)
+            x0 = denoiser(input_scale(roots[t - 1], c) * x, condition, torch.full((n,), 1000 * roots[t - 1]), s, coordinates)
             u = base + x0 / gain
             if reference is not None and strength != 0 and "guidance" not in self.off:
                 h, w = reference.shape[2:]

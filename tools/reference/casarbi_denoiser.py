@@ -195,14 +195,15 @@ class Denoiser(nn.Module):
     first = conv_in(x_t) + condition, condition = conv_condition([E_lr enlarged by bicubic, E_hr]) (once per stage: one
     convolution of [x_t, E_lr, E_hr], split by its inputs). Way down: resnets modulated by the adapter, attention where
     attention_levels says so, skips as diffusers keeps them (first, every resnet, every downsampling). Middle: resnet,
-    attention, resnet. Way up: layers_per_block + 1 resnets on [x, skip]. conv_norm_out, SiLU, conv_out.
+    attention, resnet. Way up: layers_per_block + 1 resnets on [x, skip]. conv_norm_out, SiLU, conv_out; with `input_skip`
+the network's input (c_t x_t) is added to that.
     """
 
     CONFIG = dict(
         in_channels=3, out_channels=3, lr_channels=64, hr_channels=64, block_out_channels=[64, 128, 256, 512, 512],
         layers_per_block=2, attention_levels=[False, False, False, True, False], attention_window=16,
         num_attention_heads=1, norm_num_groups=32, norm_eps=1e-5, time_proj_dim=64, time_embedding_dim=256,
-        adapter=True, coordinate_bands=10, coordinate_channels=64,
+        adapter=True, coordinate_bands=10, coordinate_channels=64, input_skip=False,
     )
 
     def __init__(self, config):
@@ -254,6 +255,7 @@ class Denoiser(nn.Module):
         c = self.config
         t_row, s_row = sinusoid(t, c["time_proj_dim"]), sinusoid(s, c["time_proj_dim"])
         row = F.silu(self.time_embedding["linear_2"](F.silu(self.time_embedding["linear_1"](t_row))))
+        skip = x if c["input_skip"] else 0
         x = self.conv_in(x) + condition
         gb = iter(self.adapter(x, coordinates, t_row, s_row)) if coordinates is not None else None
         skips = [x]
@@ -271,4 +273,4 @@ class Denoiser(nn.Module):
                 x = level.attend(j, resnet(torch.cat([x, skips.pop()], 1), row))
             if hasattr(level, "upsamplers"):
                 x = level.upsamplers[0](x, *skips[-1].shape[2:])
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(F.silu(self.conv_norm_out(x))) + skip

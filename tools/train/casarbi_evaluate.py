@@ -113,7 +113,7 @@ def main():
     pictures = photographs(a.extra) | (from_folder(a.folder) if a.folder else {})
     with torch.no_grad():
         out = {"figures": table(model, pictures, a.scales, a.steps, a.side)}
-        model.config["num_inference_steps"] = a.steps[0]
+        model.config["num_inference_steps"] = a.steps[0]  # the table left the last of them
         out["deep"] = [row for scale in a.deep for row in deep(model, pictures, scale, a.seeds, a.side)]
     if a.json:
         a.json.write_text(json.dumps(out | {"set": overrides}, indent=1))

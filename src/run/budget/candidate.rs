@@ -72,6 +72,34 @@ pub struct Room {
     pub rows: u64,
 }
 
+impl Candidate {
+    /// What stays on the device, in words.
+    pub fn residency_words(&self) -> String {
+        let streamed: Vec<&Part> = self.parts.iter().filter(|p| p.streamed.is_some()).collect();
+        match (self.residency, streamed.as_slice()) {
+            (Residency::All | Residency::OneArena, _) => "all networks resident".into(),
+            (Residency::Networks, []) => "one network at a time".into(),
+            (Residency::Networks, some) => {
+                let pieces: Vec<String> =
+                    some.iter().filter_map(|p| p.streamed.as_ref()).map(|s| s.body.len().to_string()).collect();
+                let kept = some.iter().all(|p| p.streamed.as_ref().is_some_and(|s| p.keep >= s.kept_bytes()));
+                let from = if kept { "host memory" } else { "the file" };
+                format!(
+                    "one network at a time, blocks of {} of {} streamed from {from} in {} pieces",
+                    some.len(),
+                    self.parts.len(),
+                    pieces.join(" and ")
+                )
+            }
+        }
+    }
+
+    /// Windows per launch of each graph.
+    pub fn batches_used(&self) -> Vec<u32> {
+        self.parts.iter().map(|p| p.plan.items).collect()
+    }
+}
+
 impl Part {
     /// `graph` with resident weights.
     fn resident(engine: &mut Engine, folder: &str, graph: &Graph) -> Result<Part> {
@@ -161,7 +189,13 @@ pub(super) fn candidate(
     let readings = if residency == Residency::Networks { 2 } else { 1 };
     let mut host = HostNeeds::fixed(&caps, readings * room.rows);
     host.canvases = program.host_bytes();
-    host.staging += parts.iter().map(|p| HostNeeds::staging(&p.plan)).sum::<u64>();
+    let plans: Vec<&Plan> = parts.iter().map(|p| p.plan.as_ref()).collect();
+    let stored = plans.iter().map(|p| HostNeeds::stored_port(p));
+    let mut stored = match residency {
+        Residency::All | Residency::OneArena => stored.sum::<u64>(),
+        Residency::Networks => stored.max().unwrap_or(0),
+    };
+    host.staging += HostNeeds::ports(&program, &plans) + stored;
     if residency == Residency::Networks {
         let mut left = if least { 0 } else { room.device.saturating_sub(fixed.total()) };
         if caps.kind == BackendKind::Cpu {
@@ -214,6 +248,9 @@ pub(super) fn candidate(
         for graph in &program.graphs {
             let wide = Part::wide(engine, folder, graph, dtype, 0)?;
             wide_weights = wide_weights.max(wide.host_weights());
+            // It takes the place of the others.
+            let more = HostNeeds::stored_port(&wide.plan).saturating_sub(stored);
+            (host.staging, stored) = (host.staging + more, stored + more);
             let needs = fixed.and(wide.needs());
             if needs.total() > device.total() {
                 device = needs;

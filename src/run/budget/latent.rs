@@ -2,12 +2,13 @@
 //! is kept on the device, in host memory or in the spool, or computed again, whichever costs least within the memory
 //! allowed.
 
-use super::candidate::{self, Residency};
+use super::candidate::{self, Candidate, Residency};
 use super::cost::Rates;
 use super::needs::DeviceNeeds;
-use super::{Bounds, Choice, Search, refusal};
+use super::search::{Search, refusal};
 use crate::abi::BackendKind;
 use crate::error::{Error, Kind, Result};
+use crate::image;
 use crate::system::Program;
 use crate::system::onestep::Shaping;
 use crate::system::onestep_latent::{LatentPlan, Norms, Stages};
@@ -134,14 +135,14 @@ fn describe(stages: &[Stages; 2], keep: &[Vec<Keep>; 2], program: &Program) -> S
 }
 
 impl Search<'_> {
-    /// The latent-canvas form with norms as asked, at the largest window that fits.
-    pub(super) fn latent(&mut self, norms: Norms, tiles: &[u32], bounds: &Bounds) -> Result<Choice> {
+    /// The latent-canvas form with norms as asked, at the largest window that fits; with sentences about it.
+    pub(super) fn latent(&mut self, norms: Norms) -> Result<(Candidate, Vec<String>)> {
         let mut failed = Vec::new();
         let mut last = None;
-        for &tile in tiles {
+        for tile in self.tiles.clone() {
             match self.latent_at(norms, tile) {
-                Ok((choice, true)) => return Ok(choice),
-                Ok((choice, false)) => failed.push((tile, choice.needs)),
+                Ok((found, notes)) if found.fits => return Ok((found, notes)),
+                Ok((found, _)) => failed.push((tile, found.needs)),
                 // A window may be too small for its halo, or a value too large for the device.
                 Err(e) if matches!(e.kind(), Kind::Limit | Kind::Memory | Kind::Usage) => last = Some(e),
                 Err(e) => return Err(e),
@@ -150,11 +151,11 @@ impl Search<'_> {
         if failed.is_empty() {
             return Err(last.unwrap_or_else(|| Error::new(Kind::Memory, "budget", "no window size can be planned")));
         }
-        Err(refusal(&failed, bounds, self.room))
+        Err(refusal(&failed, &self.bounds, self.room))
     }
 
-    /// One window size; whether it fits.
-    fn latent_at(&mut self, norms: Norms, tile: u32) -> Result<(Choice, bool)> {
+    /// One window size.
+    fn latent_at(&mut self, norms: Norms, tile: u32) -> Result<(Candidate, Vec<String>)> {
         let overlap = super::overlap_for(self.options, tile, self.model.stride())?;
         let (caps, batch) = (self.engine.caps().clone(), self.options.batch.unwrap_or(1));
         let shaping = Shaping { tile, fitted: true, overlap, batch, dtype: caps.storage };
@@ -174,18 +175,20 @@ impl Search<'_> {
                 }
             }
         }
+        let piped = self.options.output.as_deref().is_some_and(image::is_pipe);
         let picture_bytes = 12 * self.target.iter().map(|&v| u64::from(v)).product::<u64>();
         let fixed = DeviceNeeds::fixed(&caps).total();
         let mut space = Space {
             device: self.room.device.saturating_sub(fixed),
             host: self.room.host.saturating_sub(self.room.rows),
-            spool: u64::MAX / 4,
+            // Beside a pipe there is no folder for files.
+            spool: if piped { 0 } else { u64::MAX / 4 },
         };
         if caps.kind == BackendKind::Cpu {
             // One memory; what lies on the "device" is copied without a detour.
             (space.device, space.host) = (space.device.min(space.host), 0);
         }
-        let mut picture = if picture_bytes <= self.room.host / 8 { Placed::Whole } else { Placed::Spool };
+        let mut picture = if piped || picture_bytes <= self.room.host / 8 { Placed::Whole } else { Placed::Spool };
         let mut result = None;
         for round in 0..ROUNDS {
             let keep = match norms {
@@ -196,7 +199,7 @@ impl Search<'_> {
             let program = self.model.latent_program(self.target, self.conditioning, &shaping, &plan)?;
             let (room, batches) = (self.room, [batch; 3]);
             let one = Residency::OneArena;
-            let c = candidate::candidate(self.engine, &folder, program, shaping, batches, one, room, false)?;
+            let mut c = candidate::candidate(self.engine, &folder, program, shaping, batches, one, room, false)?;
             let over = |need: u64, have: u64| need.saturating_sub(have);
             let (device, host) = (over(c.needs.device.total(), room.device), over(c.needs.host.total(), room.host));
             let mut notes = Vec::new();
@@ -209,26 +212,16 @@ impl Search<'_> {
                      than {GLOBAL_TOKENS}"
                 ));
             }
+            // Written once and read once at least.
+            let in_files = keep.iter().zip(&stages).flat_map(|(keep, s)| keep.iter().zip(&s.states));
+            let in_files: u64 = in_files.filter(|(k, _)| **k == Keep::Spool).map(|(_, bytes)| *bytes).sum();
+            c.seconds += 2.0 * in_files as f64 / SPOOL_RATE;
             let fits = c.fits;
-            result = Some((
-                Choice {
-                    shaping,
-                    batches: c.batches,
-                    program: c.program,
-                    residency: c.residency,
-                    parts: c.parts,
-                    needs: c.needs,
-                    seconds: c.seconds,
-                    cap: None,
-                    bounds: [None, None],
-                    notes,
-                },
-                fits,
-            ));
+            result = Some((c, notes));
             if fits || (norms != Norms::Exact && picture == Placed::Spool) {
                 break;
             }
-            if host > 0 {
+            if host > 0 && !piped {
                 picture = Placed::Spool;
             }
             // Less room for states by what was missing, and in the end by half of it each time.

@@ -3,7 +3,9 @@
 use crate::abi::{BackendKind, Caps};
 use crate::extent::round_up;
 use crate::limits::{CUDA_BESIDE_BYTES, CUDA_STAGING_BYTES, WGPU_STAGING_BYTES};
-use crate::plan::command::{Plan, SlotKind};
+use crate::plan::command::{Plan, Port, SlotKind};
+use crate::system::Program;
+use crate::system::phase::{Nesting, Phase};
 
 /// Beside what is planned: code, stacks, decoder and encoder buffers of the image libraries.
 const HOST_OVERHEAD: u64 = 48 << 20;
@@ -147,10 +149,29 @@ impl HostNeeds {
         HostNeeds { rows, staging: pinned, program: HOST_OVERHEAD, ..HostNeeds::default() }
     }
 
-    /// Staging of every input, constant and output of `plan`: once as f32 without pitch padding, once with.
-    pub fn staging(plan: &Plan) -> u64 {
+    /// What inputs and outputs of all phases pass through as f32 without pitch padding: of a phase by itself every
+    /// port has a place of its own; the phases of a chain have one place for the largest port of all.
+    pub fn ports(program: &Program, plans: &[&Plan]) -> u64 {
+        let bytes = |p: &Port| u64::from(p.shape.n) * p.shape.pixels() * u64::from(p.shape.c) * 4;
+        let (mut own, mut shared) = (0, 0);
+        for block in &program.blocks {
+            for phase in &block.phases {
+                let Phase::Windows(phase) = phase else { continue };
+                let Some(plan) = plans.get(phase.graph.0) else { continue };
+                let ports = plan.inputs.iter().chain(&plan.outputs);
+                match block.nesting {
+                    Nesting::Chained => shared = ports.map(bytes).max().unwrap_or(0).max(shared),
+                    Nesting::StepOutside | Nesting::WindowOutside => own += ports.map(bytes).sum::<u64>(),
+                }
+            }
+        }
+        own + shared
+    }
+
+    /// What the values of the largest port of `plan` are stored in on their way: each executor has it.
+    pub fn stored_port(plan: &Plan) -> u64 {
         let constants = plan.constants.iter().map(|(p, _)| p);
-        2 * plan.inputs.iter().chain(constants).chain(&plan.outputs).map(|p| p.range.bytes).sum::<u64>()
+        plan.inputs.iter().chain(constants).chain(&plan.outputs).map(|p| p.range.bytes).max().unwrap_or(0)
     }
 
     /// Most host bytes that one weight of `plan` takes on its way to the device: as stored, as f32, packed.

@@ -1,126 +1,23 @@
 //! The spool of an unfinished picture: its finished rows in a folder of its own beside the output, and the
 //! journal that proves them. A run that was killed at any moment is continued from there.
 
+mod place;
+mod points;
+
 use super::journal::{Journal, Key, Proved, Record, Stored};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
-use crate::fs::{self, Lock, LockedFolder, RowFile};
+use crate::fs::{self, LockedFolder, RowFile};
 use flate2::Crc;
-use std::path::{Path, PathBuf};
+pub use place::{ENDING, Found, JOURNAL, ROWS, is_busy, is_ours, key_part, look, path_of, placed, remove};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What the name of every spool ends in.
-pub const ENDING: &str = ".tessera";
-/// The journal's file.
-pub const JOURNAL: &str = "journal";
-/// The finished rows' file.
-pub const ROWS: &str = "output.rows";
 /// Finished rows are journalled when a row of windows is complete, but not more often than this: two syncs
 /// take some milliseconds.
 const EVERY: Duration = Duration::from_millis(250);
 /// Bytes read at a time where the spool is checked.
 const CHUNK: usize = 1 << 20;
-/// Longest name of an output that is repeated in its spool's name; file systems allow 255 bytes.
-const LONGEST_NAME: usize = 200;
-
-/// Where the spool of `output` lies: `<output>.tessera` beside it, or in `dir` under a name that no other
-/// output's spool has.
-pub fn path_of(output: &Path, dir: Option<&Path>) -> PathBuf {
-    let name = output.file_name().unwrap_or_default();
-    let mut hash = 0;
-    if dir.is_some() || name.len() > LONGEST_NAME {
-        // Absolute, so that one picture has one spool wherever the program is started.
-        let folder = std::path::absolute(fs::parent(output)).unwrap_or_else(|_| fs::parent(output).to_owned());
-        let folder = std::fs::canonicalize(&folder).unwrap_or(folder);
-        // FNV-1a: names must only be told apart, and the same in every run.
-        hash = folder
-            .join(name)
-            .as_os_str()
-            .as_encoded_bytes()
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-    }
-    let mut own = std::ffi::OsString::new();
-    if name.len() <= LONGEST_NAME {
-        own.push(name);
-    }
-    if hash != 0 {
-        own.push(format!("-{hash:016x}"));
-    }
-    own.push(ENDING);
-    dir.map_or_else(|| output.with_file_name(&own), |dir| dir.join(&own))
-}
-
-/// What lies at the place of a spool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
-    /// Nothing, or nothing worth keeping.
-    Nothing,
-    /// A spool in which something is finished.
-    Unfinished,
-    /// A spool that a living run works in.
-    Busy,
-}
-
-/// Looks for a spool at `path`.
-pub fn look(path: &Path) -> Result<Found> {
-    if !path.join(JOURNAL).exists() {
-        return Ok(Found::Nothing);
-    }
-    let folder = match LockedFolder::open(path)? {
-        Lock::Absent => return Ok(Found::Nothing),
-        Lock::Busy => return Ok(Found::Busy),
-        Lock::Held(folder) => folder,
-    };
-    Ok(match Journal::open(&folder.file(JOURNAL)) {
-        Ok((_, proved, _)) if !proved.records.is_empty() => Found::Unfinished,
-        // A journal that cannot be read proves nothing.
-        _ => Found::Nothing,
-    })
-}
-
-/// Whether a living run works in the spool at `path`.
-pub fn is_busy(path: &Path) -> Result<bool> {
-    Ok(matches!(LockedFolder::open(path)?, Lock::Busy))
-}
-
-/// Removes the spool at `path`, when there is one; gives its bytes. `None`: a living run works in it.
-pub fn remove(path: &Path) -> Result<Option<u64>> {
-    if path.is_dir() && !is_ours(path)? {
-        return Err(Error::new(Kind::Io, "spool", format!("{} holds files that are no spool's", path.display())));
-    }
-    match LockedFolder::open(path)? {
-        Lock::Absent => Ok(Some(0)),
-        Lock::Busy => Ok(None),
-        Lock::Held(folder) => folder.remove(JOURNAL).map(Some),
-    }
-}
-
-/// Whether a folder holds nothing but what a spool is made of: only then may it be emptied.
-pub fn is_ours(folder: &Path) -> Result<bool> {
-    let own = |e: &fs::Entry| {
-        let name = e.path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        !e.is_folder && (name == "lock" || name == JOURNAL || name.ends_with(".rows") || name.ends_with(".state"))
-    };
-    Ok(fs::entries(folder)?.iter().all(own))
-}
-
-/// The key of the job of the spool at `path` when `output` is the very file that it moved to its place. Its rows may
-/// be gone by then.
-pub fn placed(path: &Path, output: &Path) -> Option<Key> {
-    let journal = fs::File::open(&path.join(JOURNAL)).and_then(|mut f| f.read_all(crate::limits::MAX_JOURNAL_BYTES));
-    let proved = super::journal::prove(&journal.ok()?);
-    let placing = |r: &Record| if let Record::Placing(identity) = r { Some(*identity) } else { None };
-    let last = proved.records.iter().rev().find_map(placing)?;
-    proved.key.filter(|_| fs::identity(output) == Some(last))
-}
-
-/// What the key of the spool at `path` says of one part, when it can be read.
-pub fn key_part(path: &Path, name: &str) -> Option<String> {
-    let mut file = fs::File::open(&path.join(JOURNAL)).ok()?;
-    let bytes = file.read_all(crate::limits::MAX_JOURNAL_BYTES).ok()?;
-    super::journal::prove(&bytes).key?.get(name).map(str::to_owned)
-}
 
 /// An open spool, locked against other runs. It stays when it is dropped.
 #[derive(Debug)]
@@ -279,68 +176,6 @@ impl Spool {
     /// Reads row `y`.
     pub fn read(&self, y: u64, bytes: &mut [u8]) -> Result<()> {
         self.rows.read(y, bytes)
-    }
-
-    /// The last point at which the states of the job were saved.
-    pub fn point(&self) -> Option<u64> {
-        self.point.as_ref().map(|(at, _)| *at)
-    }
-
-    /// Whether the last point was saved long enough ago.
-    pub fn wants_point(&self) -> bool {
-        self.saved.is_none_or(|at| at.elapsed() >= EVERY)
-    }
-
-    /// Saves the states of the job at point `at`. Of two points one is always whole.
-    pub fn save_point(&mut self, at: u64, states: &[&[u8]]) -> Result<()> {
-        let mut stored = Vec::new();
-        // Another letter than the last point's: its files stay until the new point is on disk.
-        let letter = match &self.point {
-            Some((_, old)) if old.first().is_some_and(|s| s.file.ends_with("-a.state")) => 'b',
-            _ => 'a',
-        };
-        for (i, bytes) in states.iter().enumerate() {
-            let name = format!("{i}-{letter}.state");
-            let mut crc = Crc::new();
-            crc.update(bytes);
-            if !bytes.is_empty() {
-                let mut file = RowFile::create(&self.folder.file(&name), bytes.len(), 1)?;
-                file.write(0, bytes)?;
-                file.sync()?;
-                file.keep();
-            }
-            stored.push(Stored { file: name, bytes: bytes.len() as u64, crc: crc.sum() });
-        }
-        self.folder.sync()?;
-        self.journal.append(&Record::Point { at, states: stored.clone() })?;
-        self.point = Some((at, stored));
-        self.saved = Some(Instant::now());
-        Ok(())
-    }
-
-    /// The states of the last point, each of the length given. `None` when they are not what was saved.
-    pub fn load_point(&self, lengths: &[usize]) -> Result<Option<Vec<Vec<u8>>>> {
-        let Some((_, stored)) = &self.point else { return Ok(None) };
-        if stored.len() != lengths.len() || stored.iter().zip(lengths).any(|(s, &n)| s.bytes != n as u64) {
-            return Ok(None);
-        }
-        let mut all = Vec::new();
-        for (state, &len) in stored.iter().zip(lengths) {
-            let mut bytes = vec![0; len];
-            if len > 0 {
-                match RowFile::open(&self.folder.file(&state.file), len, 1) {
-                    Ok(file) => file.read(0, &mut bytes)?,
-                    Err(_) => return Ok(None),
-                }
-            }
-            let mut crc = Crc::new();
-            crc.update(&bytes);
-            if crc.sum() != state.crc {
-                return Ok(None);
-            }
-            all.push(bytes);
-        }
-        Ok(Some(all))
     }
 
     /// Notes that the complete output, now called `temp`, is about to be moved to its place.
@@ -525,17 +360,5 @@ mod tests {
                 break;
             }
         }
-    }
-
-    #[test]
-    fn every_output_has_a_spool_of_its_own() {
-        let at = |out: &str, dir: Option<&str>| path_of(Path::new(out), dir.map(Path::new));
-        assert_eq!(at("a/b.png", None), Path::new("a/b.png.tessera"));
-        assert_eq!(at("b.png", None), Path::new("b.png.tessera"));
-        let (one, two) = (at("/x/b.png", Some("/s")), at("/y/b.png", Some("/s")));
-        assert!(one != two && one.starts_with("/s") && one.to_string_lossy().contains("b.png-"));
-        assert_eq!(one, at("/x/b.png", Some("/s")));
-        let long = at(&"n".repeat(250), None);
-        assert!(long.to_string_lossy().len() < 60 && long != at(&"n".repeat(251), None));
     }
 }
