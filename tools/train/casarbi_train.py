@@ -107,6 +107,7 @@ def main():
     p.add_argument("--condition-noise", type=int, default=3, help="most forward steps of noise on the stage input")
     p.add_argument("--no-adapter", action="store_true")
     p.add_argument("--lengths", type=int, nargs="*", default=[4, 4, 4, 5, 6, 8, 15], help="schedule lengths drawn in training")
+    p.add_argument("--last-step", type=float, default=0.4, help="probability that the step of least noise is drawn, beside its even share")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
@@ -133,7 +134,7 @@ def main():
         forward = torch.from_numpy(rng.integers(0, a.condition_noise + 1, n)).float()
         lr = lr + (kappa / gain * first * forward.sqrt())[:, None, None, None] * torch.randn(lr.shape, generator=generator)
         drawn = [schedules[a.lengths[rng.integers(len(a.lengths))]] for _ in range(n)]
-        roots = torch.tensor([s[rng.integers(len(s))] for s in drawn])
+        roots = torch.tensor([s[0 if rng.random() < a.last_step else rng.integers(len(s))] for s in drawn])
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
                 base = nets["liif"](lr, size, size).float()
