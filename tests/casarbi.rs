@@ -25,7 +25,7 @@ use tessera::run::{
     VaeMode, samples, upscale,
 };
 use tessera::system::casarbi::CasArbi;
-use tessera::system::casarbi_stages::whole_picture;
+use tessera::system::footprint::whole_picture;
 use tessera::system::job::Form;
 use tessera::system::onestep::{Conditioning, OUTPUT, Shaping};
 use tessera::system::program::{PICTURE, Program};

@@ -3,7 +3,8 @@
 //! So no more than the windows of one launch are ever in between, and stages meet in whole canvases of f32.
 
 use super::casarbi::{CasArbi, PLAIN, Settings};
-use super::casarbi_stages::{Crop, Side, Stage, fits, stages};
+use super::cascade::{Stage, stages};
+use super::footprint::{Crop, Side, fits};
 use super::job::{Base, Job, Reference};
 use super::onestep::{OUTPUT, Shaping};
 use super::phase::{Block, Contexts, GridAxis, Nesting, Phase, Sink, Source, WindowPhase};

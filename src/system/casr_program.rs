@@ -2,9 +2,10 @@
 //! then its tiles. Stages meet in whole canvases of f32, so nothing is rounded between them.
 
 use super::casarbi_program::STAGE;
-use super::casarbi_stages::{Crop, Side, Stage, stages};
+use super::cascade::{Stage, stages};
 use super::casr::{Casr, Settings};
 use super::casr_stage::{Looks, Tiles, on_picture};
+use super::footprint::{Crop, Side};
 use super::job::{Base, Cascade, Job};
 use super::onestep::{OUTPUT, Shaping};
 use super::phase::{Block, CanvasOp, Contexts, GridAxis, Nesting, Phase, Sink, Source, WindowPhase};

@@ -3,12 +3,13 @@
 
 pub mod casarbi;
 mod casarbi_program;
-pub mod casarbi_stages;
+pub mod cascade;
 pub mod casr;
 mod casr_program;
 mod casr_stage;
 pub mod chain;
 mod check;
+pub mod footprint;
 pub mod job;
 pub mod link;
 pub mod multidiffusion;

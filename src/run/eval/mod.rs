@@ -19,7 +19,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 pub use protocol::{PROTOCOLS, Protocol, protocol};
-pub use stages::factors;
 pub use table::{json_lines, markdown};
 
 /// How pictures are enlarged.
@@ -29,7 +28,7 @@ pub enum How {
     Bicubic,
     /// One job of the engine.
     Job(Box<UpscaleOptions>),
-    /// A job for each stage of a cascade, see [`factors`]; the pictures in between have 16 bits.
+    /// A job for each stage of a cascade, at most 4 times as large each and the largest first; the pictures in between have 16 bits.
     Cascade(Box<UpscaleOptions>),
 }
 

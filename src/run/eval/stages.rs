@@ -7,6 +7,8 @@ use crate::image::Depth;
 use crate::metrics::Picture;
 use crate::run::engine::Engine;
 use crate::run::options::{Cancel, Size};
+use crate::system::cascade;
+use crate::system::job::Cascade;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -17,22 +19,6 @@ pub(super) struct Made {
     pub(super) device_peak: u64,
     /// The pictures after each stage, the result last; empty for single jobs.
     pub(super) stages: Vec<PathBuf>,
-}
-
-/// The factors of a cascade whose stages enlarge by at most 4, largest first, as CASR's published x18 = 4 x 3 x 1.5: up to
-/// 4 one stage, up to 16 the factor 4 and the rest, up to 48 then 4, 3 and the rest, beyond that one more 4 at a time.
-pub fn factors(scale: f64) -> Vec<f64> {
-    if scale <= 4.0 {
-        vec![scale]
-    } else if scale <= 16.0 {
-        vec![4.0, scale / 4.0]
-    } else if scale <= 48.0 {
-        vec![4.0, 3.0, scale / 12.0]
-    } else {
-        let mut rest = factors(scale / 4.0);
-        rest.insert(0, 4.0);
-        rest
-    }
 }
 
 /// Enlarges one input by one method into `folder`.
@@ -61,7 +47,7 @@ pub(super) fn enlarge(
         }
         How::Cascade(of) => {
             let small = Picture::read(input)?;
-            let factors = factors(scale);
+            let factors = cascade::factors(scale, Cascade::LargestFirst)?;
             // The depth of an output is that of its input: nothing is rounded to 8 bits between stages.
             let between = folder.join("stages");
             fs::make_folder(&between)?;
@@ -84,24 +70,6 @@ pub(super) fn enlarge(
                 from = to;
             }
             Ok(Made { path, seconds, device_peak, stages })
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::factors;
-
-    #[test]
-    fn factors_are_those_published() {
-        assert_eq!(factors(18.0), [4.0, 3.0, 1.5]);
-        assert_eq!(factors(2.5), [2.5]);
-        assert_eq!(factors(8.0), [4.0, 2.0]);
-        assert_eq!(factors(30.0), [4.0, 3.0, 2.5]);
-        assert_eq!(factors(64.0), [4.0, 4.0, 4.0]);
-        for s in [1.0, 3.9, 5.3, 16.1, 48.0, 63.7] {
-            let f = factors(s);
-            assert!((f.iter().product::<f64>() - s).abs() < 1e-9 && f.iter().all(|v| (1.0..=4.0).contains(v)), "{f:?}");
         }
     }
 }
