@@ -232,10 +232,14 @@ class Casr:
         self.networks, self.config = networks, PIPELINE | config
         self.root_a, self.root_b = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
 
+    def part(self, name):
+        """A network that may lack; `networks` is a dict or a ModuleDict."""
+        return self.networks[name] if name in self.networks else None
+
     def pictures(self, picture, size, off=()):
         """name -> [1, 3, *size] in [0, 1]: the stage's enlargement and, where there is a network, the superpixel picture."""
         c, out = self.config, {"stage_input": resize(picture, *size)}
-        net = self.networks.get("superpixel")
+        net = self.part("superpixel")
         out["superpixels"] = out["stage_input"]  # superpixels off: the enlargement takes their place
         if net is not None and "superpixel" not in off:
             p = probabilities(net, picture, c["cell"], c["trained_cell"])
@@ -245,7 +249,7 @@ class Casr:
     def unet_features(self, sample, context, depth, off=()):
         """The UNet up to conv_norm_out: [n, c, h, w]."""
         unet, kept = self.networks["unet"], {}
-        control = self.networks.get("controlnet")
+        control = self.part("controlnet")
         t, residuals = self.config["timestep"], {}
         if control is not None and "depth" not in off:
             scale = self.config["controlnet_conditioning_scale"]
@@ -270,7 +274,7 @@ class Casr:
         n, _, h, w = z[c["sample"]].shape
         sample = torch.cat([z[name] for name in c["latents"]] + [planes[:, :, None, None].expand(-1, -1, h, w)], 1)
         x = self.unet_features(sample, context.expand(n, -1, -1), depth, off)
-        sarm = self.networks.get("sarm")
+        sarm = self.part("sarm")
         if sarm is not None and "sarm" not in off:
             x = sarm(x, sarm.cache(x, c["sarm_token_budget"], c["sarm_pooled_side"]), semantic)
         v = self.finish(x)
