@@ -142,6 +142,21 @@ def depth_map(net, picture, size, shorter=518, patch=14, mean=(0.485, 0.456, 0.4
     return F.interpolate(d, size=size, mode="bilinear", align_corners=False).expand(-1, 3, -1, -1)
 
 
+# ---------------------------------------------------------------- semantic tokens
+
+
+def semantic_tokens(sam, picture, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)):
+    """[1, 3, h, w] in [0, 1] -> [1, tokens, channels]: the longer side becomes the encoder's, what remains of the square
+    on the right and below is zero after the normalisation."""
+    side, (h, w) = sam.config.image_size, picture.shape[2:]
+    ratio = side / max(h, w)
+    x = resize(picture, *(max(1, int(n * ratio + 0.5)) for n in (h, w)))
+    mean, std = torch.tensor(mean) / 255, torch.tensor(std) / 255
+    x = (x - mean[None, :, None, None]) / std[None, :, None, None]
+    x = F.pad(x, (0, side - x.shape[3], 0, side - x.shape[2]))
+    return sam(x).last_hidden_state.flatten(2).transpose(1, 2)
+
+
 # ---------------------------------------------------------------- SARM
 
 

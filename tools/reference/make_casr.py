@@ -20,7 +20,7 @@ from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, S
 
 import architectures
 import make_checkpoint
-from casr import PIPELINE, Casr, Sarm, depth_map, index, probabilities, stages, superpixel_picture
+from casr import PIPELINE, Casr, Sarm, depth_map, index, probabilities, semantic_tokens, stages, superpixel_picture
 from liif import resize
 from make_casarbi import axis, ramps
 from spixel import SpixelNet1l_bn
@@ -92,17 +92,6 @@ def save(out, made):
     library = {"vae": "diffusers", "unet": "diffusers", "controlnet": "diffusers", "depth": "transformers", "sam": "transformers"}
     parts = {k: (library.get(k, "casr"), type(v).__name__) for k, v in made.items()}
     (out / "model_index.json").write_text(index(parts, SETTINGS))
-
-
-def semantic_tokens(sam, picture):
-    """[1, 3, h, w] in [0, 1] -> [1, tokens, channels]: the longer side to the image size, the rest zeros."""
-    side, (h, w) = SAM["image_size"], picture.shape[2:]
-    ratio = side / max(h, w)
-    x = resize(picture, *(int(n * ratio + 0.5) for n in (h, w)))
-    mean, std = torch.tensor((123.675, 116.28, 103.53)) / 255, torch.tensor((58.395, 57.12, 57.375)) / 255
-    x = (x - mean[None, :, None, None]) / std[None, :, None, None]
-    x = F.pad(x, (0, side - x.shape[3], 0, side - x.shape[2]))
-    return sam(x).last_hidden_state.flatten(2).transpose(1, 2)
 
 
 def stage(model, picture, original, size, tile, overlap, off):

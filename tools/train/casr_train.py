@@ -21,7 +21,7 @@ from transformers import SamVisionConfig, SamVisionModel
 
 import casr_depth
 from casarbi_run import Run, arguments, picture_crop, reduced
-from casr import Casr, Sarm, depth_map
+from casr import Casr, Sarm, depth_map, semantic_tokens
 from evaluate import load
 from liif import resize
 from model import alpha_bar
@@ -129,8 +129,7 @@ def main():
             planes = torch.tensor([[0.0, 0.0, lr.shape[2] / size]]).expand(patches**2, -1)
             semantic = None
             if "sam" in parts:
-                side = SAM["image_size"]
-                semantic = parts["sam"](resize(lr[i : i + 1], side, side) * 4 - 2).last_hidden_state.flatten(2).transpose(1, 2)
+                semantic = semantic_tokens(parts["sam"], lr[i : i + 1])
             cond = cut(depth) if depth is not None else None
             y = casr.tiles({k: cut(q) for k, q in pictures.items()}, cond, context, planes, semantic, off)
             out.append(y.reshape(patches, patches, 3, part, part).permute(2, 0, 3, 1, 4).reshape(3, size, size))
