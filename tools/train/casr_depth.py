@@ -29,7 +29,10 @@ def new():
         backbone_config=backbone, reassemble_hidden_size=96, patch_size=14, neck_hidden_sizes=[24, 32, 48, 64],
         fusion_hidden_size=32, head_hidden_size=16, reassemble_factors=[4, 2, 1, 0.5],
     )
-    return DepthAnythingForDepthEstimation(config)
+    net = DepthAnythingForDepthEstimation(config)
+    # The last ReLU must not begin shut: nothing would ever open it.
+    torch.nn.init.constant_(net.head.conv3.bias, 1.0)
+    return net
 
 
 class Scenes:
