@@ -26,7 +26,19 @@ pub(super) fn fold(graph: &mut Graph) -> Result<()> {
         let mut merged = node.clone();
         match &node.op {
             Op::Pointwise(p) if is_activation(p) => {
-                if let Some(at) = fits(node.inputs[0], |room| room.act)
+                // A move of pixels in between does not matter: activations keep zero, which is all that a move adds.
+                let moved = made[node.inputs[0].0 as usize]
+                    .filter(|_| uses[node.inputs[0].0 as usize] == 1)
+                    .and_then(|at| done[at].clone().map(|n| (at, n)))
+                    .filter(|(_, n)| matches!(n.op, Op::Rearrange(_)));
+                if let Some((at, moved)) = moved {
+                    if let Some(product) = fits(moved.inputs[0], |room| room.act)
+                        && let Some(e) = done[product].as_mut().and_then(|n| epilogue(&mut n.op))
+                    {
+                        *e.act = p.act;
+                        (place, merged) = (at, Node { output: node.output, ..moved });
+                    }
+                } else if let Some(at) = fits(node.inputs[0], |room| room.act)
                     && let Some(mut product) = done[at].take()
                 {
                     if let Some(e) = epilogue(&mut product.op) {

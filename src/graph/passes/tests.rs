@@ -159,3 +159,20 @@ fn dead_values_go_and_inputs_stay() {
     let y = conv3(&mut b, "conv", x);
     assert_eq!(names(&fused(b, y)), ["input", "input", "conv2d"]);
 }
+
+#[test]
+fn an_activation_behind_a_move_joins_the_product_before_it() {
+    let (mut b, x) = start();
+    let y = b.conv_transpose("up", x, 8, 4, 2, 1).expect("transposed");
+    let y = b.activation("act", y, Act::LeakyRelu).expect("act");
+    let g = fused(b, y);
+    assert_eq!(names(&g), ["input", "conv2d", "rearrange"]);
+    assert!(matches!(&g.nodes[1].op, Op::Conv2d(p) if p.act == Act::LeakyRelu), "{:?}", g.nodes[1].op);
+    assert_eq!(g.value(g.outputs[0].1).name, "act");
+    // What something else reads before the activation stays as it is.
+    let (mut b, x) = start();
+    let up = b.conv_transpose("up", x, 8, 2, 2, 0).expect("transposed");
+    let y = b.activation("act", up, Act::Relu).expect("act");
+    let y = b.add("sum", y, up).expect("add");
+    assert_eq!(names(&fused(b, y)), ["input", "linear", "rearrange", "pointwise", "pointwise"]);
+}
