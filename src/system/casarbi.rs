@@ -12,10 +12,10 @@
 use super::casarbi_program;
 pub use super::casarbi_program::STAGE;
 use super::job::{Base, Cascade, Checkpoints, Form, Job, Reference, System};
+use super::needs::Needs;
 use super::onestep::{Shaping, read_json};
 use super::onestep_index::{Index, wrong};
 use super::program::Program;
-use super::registry;
 use super::schedule::{ResShift, ShiftStep};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{DType, Graph};
@@ -37,6 +37,8 @@ pub const PARTS: [(&str, &str); 4] = [
     ("hr_encoder", "EDSR features of the base picture: trained with the denoiser by tools/train"),
     ("denoiser", "the residual denoiser with its adapter: trained by tools/train"),
 ];
+/// See [`Needs`].
+pub const NEEDS: Needs = Needs { system: SYSTEM, class: CLASS, parts: &PARTS, scheduler: false };
 /// Shares of the model's own window that are tried, largest first, in quarters.
 const SHARES: [u32; 4] = [4, 3, 2, 1];
 
@@ -97,7 +99,7 @@ impl CasArbi {
         let map = json::object(&name, read_json(&path)?.as_bytes())?;
         let index = Index { name: &name, map: &map };
         index.only("_class_name", CLASS)?;
-        registry::find(SYSTEM)?.check(folder)?;
+        NEEDS.check(folder)?;
         let config = |part: &str| read_json(&folder.join(part).join("config.json"));
         let at = |part: &'static str| move |e: Error| e.at(format!("{part}/config.json"));
         let model = CasArbi {

@@ -13,12 +13,13 @@
 //! publication's ablation calls off. Fields where the publication is silent are listed in `docs/decisions`.
 
 use super::job::{Base, Checkpoints, Form, Job, Off, System};
+use super::needs::Needs;
 use super::onestep::{Plane, Shaping, read_json};
 use super::onestep_index::{Index, wrong};
 use super::program::Program;
 use super::schedule::{Prediction, Schedule};
 use super::superpixels::LabelRule;
-use super::{casr_program, casr_stage, registry};
+use super::{casr_program, casr_stage};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::graph::Graph;
@@ -42,6 +43,8 @@ pub const PARTS: [(&str, &str); 2] = [
     ("vae", "the autoencoder: SD-Turbo's with the encoder's adapters merged, or trained by tools/train"),
     ("unet", "the denoiser: SD-Turbo's with its adapters merged, or trained by tools/train"),
 ];
+/// See [`Needs`].
+pub const NEEDS: Needs = Needs { system: SYSTEM, class: CLASS, parts: &PARTS, scheduler: true };
 /// The networks it can do without, with what is off where they lack.
 pub const OPTIONAL: [(&str, &str); 5] = [
     ("superpixel", "superpixel pictures (SpixelFCN)"),
@@ -131,7 +134,7 @@ impl Casr {
         let map = json::object(&name, read_json(&path)?.as_bytes())?;
         let index = Index { name: &name, map: &map };
         index.only("_class_name", CLASS)?;
-        registry::find(SYSTEM)?.check(folder)?;
+        NEEDS.check(folder)?;
         let at = |part: &'static str| move |e: Error| e.at(format!("{part}/config.json"));
         let config = |part: &'static str| read_json(&folder.join(part).join("config.json"));
         let has = |part: &str| folder.join(part).join("config.json").is_file();

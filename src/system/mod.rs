@@ -13,6 +13,7 @@ pub mod footprint;
 pub mod job;
 pub mod link;
 pub mod multidiffusion;
+pub mod needs;
 pub mod onestep;
 mod onestep_index;
 pub mod onestep_latent;

@@ -10,6 +10,7 @@
 //! ```
 
 use super::job::{Checkpoints, Form, Job, System};
+use super::needs::Needs;
 use super::onestep_index::{Index, wrong};
 pub use super::onestep_index::{Plane, VaeFigures};
 pub use super::onestep_program::Launch;
@@ -38,6 +39,13 @@ const OVERLAP_SHARE: u32 = 8;
 const OVERLAP_BOUNDS: [u32; 2] = [16, 32];
 /// Class named by `model_index.json`.
 pub const CLASS: &str = "OneStepSuperResolution";
+/// See [`Needs`].
+pub const NEEDS: Needs = Needs {
+    system: SYSTEM,
+    class: CLASS,
+    parts: &[("vae", "the autoencoder"), ("unet", "the denoiser")],
+    scheduler: true,
+};
 /// Name of the canvas that holds the enlarged picture, values 0 to 1.
 pub const INPUT: &str = "enlarged";
 /// Name of the canvas that holds the enlarged picture once more, for the last pass of a program by network.
