@@ -151,8 +151,8 @@ impl Builder {
         })
     }
 
-    /// A convolution module `name` without bias, stride 1, of the input's extent.
-    pub fn plain_conv(&mut self, name: &str, x: ValueId, out: u32, kernel: u32) -> Result<ValueId> {
+    /// A convolution module `name` without bias, stride 1, that keeps the sides: an odd kernel.
+    pub fn conv_without_bias(&mut self, name: &str, x: ValueId, out: u32, kernel: u32) -> Result<ValueId> {
         let c = u64::from(self.shape(x).c);
         self.module(name, |b| {
             let weight = b.weight("weight", &[u64::from(out), c, u64::from(kernel), u64::from(kernel)]);

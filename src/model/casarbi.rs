@@ -157,7 +157,7 @@ impl CasArbiDenoiser {
     /// Once per stage: the condition of features of the stage's input, enlarged, and of the base picture.
     pub(crate) fn condition(&self, b: &mut Builder, lr: ValueId, hr: ValueId) -> Result<ValueId> {
         let both = b.push("condition.features", Op::Concat, &[lr, hr])?;
-        b.plain_conv("conv_condition", both, self.channels[0], 3)
+        b.conv_without_bias("conv_condition", both, self.channels[0], 3)
     }
 
     /// Once per stage: coordinate features of the planes `x, sin(2^l pi x).., cos(2^l pi x)..`, then those of `y`.

@@ -3,7 +3,6 @@
 use super::config::Fields;
 use super::dinov2::{Dinov2, POSITIONS_INPUT};
 use super::pictures;
-use super::resnet::conv_without_bias;
 use crate::error::{Error, Kind, Result};
 use crate::graph::op::{Lifetime, Padding, Pointwise};
 use crate::graph::taps::Filter;
@@ -194,7 +193,7 @@ impl DepthAnything {
                     Resize::Half => b.conv("resize", x, width, 3, 2, Padding::all(1)),
                 }
             })?;
-            maps.push(conv_without_bias(b, &format!("convs.{i}"), map, self.fusion, 3)?);
+            maps.push(b.conv_without_bias(&format!("convs.{i}"), map, self.fusion, 3)?);
         }
         let mut fused: Option<ValueId> = None;
         for (i, &map) in maps.iter().rev().enumerate() {

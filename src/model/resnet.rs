@@ -11,28 +11,6 @@ pub(super) struct Norm {
     pub(super) eps: f32,
 }
 
-/// A convolution module `name` without bias that keeps the sides, kernel 1 or 3.
-pub(super) fn conv_without_bias(b: &mut Builder, name: &str, x: ValueId, out: u32, kernel: u32) -> Result<ValueId> {
-    let c = u64::from(b.shape(x).c);
-    b.module(name, |b| {
-        let weight = b.weight("weight", &[u64::from(out), c, u64::from(kernel), u64::from(kernel)]);
-        let op = Conv2d {
-            weight,
-            bias: None,
-            out_channels: out,
-            kernel: [kernel, kernel],
-            stride: 1,
-            padding: Padding::all(kernel / 2),
-            upsample: None,
-            second: false,
-            row_bias: false,
-            residual: false,
-            act: Act::None,
-        };
-        b.push("", Op::Conv2d(op), &[x])
-    })
-}
-
 /// `ResnetBlock2D`: norm, SiLU, conv, (+ time row), norm, SiLU, conv, + shortcut. `time` is SiLU of the
 /// time embedding, one row per step; its projection depends on nothing that varies per window, so it
 /// becomes a table that the convolution's epilogue reads.

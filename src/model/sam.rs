@@ -6,7 +6,6 @@
 use super::clip::ACTIVATIONS;
 use super::config::Fields;
 use super::pictures;
-use super::resnet::conv_without_bias;
 use crate::error::{Error, Kind, Result};
 use crate::extent::CHANNEL_ALIGN;
 use crate::graph::op::{Attention, Lifetime, Linear, Rearrange};
@@ -192,9 +191,9 @@ impl SamVisionModel {
                 x = b.module(&format!("layers.{i}"), |b| self.layer(b, x, window))?;
             }
             b.module("neck", |b| {
-                let x = conv_without_bias(b, "conv1", x, self.out_channels, 1)?;
+                let x = b.conv_without_bias("conv1", x, self.out_channels, 1)?;
                 let x = b.layer_norm("layer_norm1", x, NECK_EPS)?;
-                let x = conv_without_bias(b, "conv2", x, self.out_channels, 3)?;
+                let x = b.conv_without_bias("conv2", x, self.out_channels, 3)?;
                 b.layer_norm_as("layer_norm2", x, NECK_EPS, DType::F32)
             })
         })?;

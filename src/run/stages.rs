@@ -3,7 +3,7 @@
 use super::interpreter::Interpreter;
 use crate::error::Result;
 use crate::image::{self, Colour, Header, WriteOptions};
-use crate::system::casarbi::STAGE;
+use crate::system::laid::STAGE;
 use crate::system::program::CanvasId;
 use std::path::{Path, PathBuf};
 

@@ -10,7 +10,6 @@
 //! Pictures are in -1 to 1 inside; `A` reduces to the reference's size by antialiased bicubic.
 
 use super::casarbi_program;
-pub use super::casarbi_program::STAGE;
 use super::job::{Base, Cascade, Checkpoints, Form, Job, Reference, System};
 use super::needs::Needs;
 use super::onestep::{Shaping, read_json};

@@ -3,14 +3,13 @@
 //! So no more than the windows of one launch are ever in between, and stages meet in whole canvases of f32.
 
 use super::casarbi::{CasArbi, PLAIN, Settings};
-use super::cascade::{Stage, stages};
+use super::cascade::Stage;
 use super::footprint::{Crop, Side, fits};
 use super::job::{Base, Job, Reference};
-use super::onestep::{OUTPUT, Shaping};
+use super::laid::{self, AXES, Laid};
+use super::onestep::Shaping;
 use super::phase::{Block, Contexts, GridAxis, Nesting, Phase, Sink, Source, WindowPhase};
-use super::program::{
-    Canvas, CanvasId, Extent, GraphId, GridId, PICTURE, Program, Ratio, Residency, Saved, SavedId, Table, TableId,
-};
+use super::program::{GraphId, Program, Ratio, SavedId, TableId};
 use crate::error::Result;
 use crate::graph::op::{Axis as Way, Pointwise};
 use crate::graph::{Act, Builder, DType, Graph, Lifetime, Op, Shape, ValueId};
@@ -25,8 +24,8 @@ const START: u16 = 0;
 const STEP: u16 = 1;
 /// Pixels on either side that a bicubic enlargement reads.
 const CUBIC_REACH: u32 = 3;
-/// Name of the canvas of a stage's result, with its number from 1.
-pub const STAGE: &str = "stage ";
+/// Pictures in 0 to 1 as networks see them: factor and shift.
+const SIGNED: [f32; 2] = [2.0, -1.0];
 /// Side of a window over which the networks are built to be held against their files, per pixel of the coarsest level.
 const BUILT: u32 = 2;
 
@@ -190,31 +189,15 @@ struct Laying<'a> {
     model: &'a CasArbi,
     settings: &'a Settings,
     shaping: &'a Shaping,
-    program: &'a mut Program,
-    /// Number from 0, and its sides.
-    number: usize,
-    stage: Stage,
-    grid: GridId,
-    /// Input, the job's picture and its sides, result.
-    input: CanvasId,
-    picture: (CanvasId, [u32; 2]),
-    output: CanvasId,
+    /// Sides of the job's picture.
+    source: [u32; 2],
+    at: Laid<'a>,
 }
 
 /// The program of a job.
 pub(super) fn program(model: &CasArbi, job: &Job, shaping: &Shaping) -> Result<Program> {
     let settings = model.settings(job)?;
-    let all = stages(job.source, job.target, settings.cascade)?;
-    let mut program = Program::new("casarbi", job.target, job.seed);
-    let canvas = |program: &mut Program, name: String, extent: Extent, residency: Residency| {
-        program.canvases.push(Canvas { name, extent, channels: 3, residency });
-        CanvasId(program.canvases.len() - 1)
-    };
-    let picture = canvas(&mut program, PICTURE.into(), Extent::Fixed(job.source), Residency::Whole);
-    program.transient.push(picture);
-    let output = canvas(&mut program, OUTPUT.into(), Extent::OfTarget { num: 1, den: 1 }, Residency::Band);
-    // The result's windows are told of: the first grid.
-    for stage in all.iter().rev().take(1).chain(&all[..all.len() - 1]) {
+    let grid = |stage: &Stage| {
         let stride = model.denoiser.stride();
         let placement = if shaping.fitted { Placement::Fitted } else { Placement::Even };
         let [rows, cols] = stage.to.map(|side| {
@@ -223,33 +206,16 @@ pub(super) fn program(model: &CasArbi, job: &Job, shaping: &Shaping) -> Result<P
             let t = Tiling { tile: shaping.tile, overlap: shaping.overlap, stride, quantum: 1, placement };
             Axis::new(side, &t)
         });
-        program.grids.push(Grid { rows: rows?, cols: cols? });
-    }
-    let mut input = picture;
-    for (number, stage) in all.iter().enumerate() {
-        let last = number + 1 == all.len();
-        let output = if last {
-            output
-        } else {
-            let id = canvas(&mut program, format!("{STAGE}{}", number + 1), Extent::Fixed(stage.to), Residency::Whole);
-            if !job.keep_stages {
-                program.transient.push(id);
-            }
-            id
-        };
-        let grid = GridId(if last { 0 } else { number + 1 });
-        let (settings, picture) = (&settings, (picture, job.source));
-        Laying { model, settings, shaping, program: &mut program, number, stage: *stage, grid, input, picture, output }
-            .lay()?;
-        input = output;
-    }
-    program.check()?;
-    Ok(program)
+        Ok(Grid { rows: rows?, cols: cols? })
+    };
+    let (settings, source) = (&settings, job.source);
+    let lay = |at: Laid<'_>| Laying { model, settings, shaping, source, at }.lay();
+    laid::program("casarbi", job, settings.cascade, grid, lay)
 }
 
 impl Laying<'_> {
     fn lay(&mut self) -> Result<()> {
-        let grid = self.program.grids[self.grid.0].clone();
+        let grid = self.at.program.grids[self.at.grid.0].clone();
         let window = [fits(grid.rows.size, "a window")?, fits(grid.cols.size, "a window")?];
         let sides = [Side { windows: &grid.rows }, Side { windows: &grid.cols }];
         let crop = |from: [u32; 2], reach: u32| -> [Crop; 2] { [0, 1].map(|i| sides[i].crop(from[i], reach)) };
@@ -257,19 +223,20 @@ impl Laying<'_> {
         let (batch, dtype) = (self.shaping.batch, self.shaping.dtype);
 
         // What is prepared.
-        let lr = crop(self.stage.from, m.lr_encoder.reach() + CUBIC_REACH);
+        let lr = crop(self.at.stage.from, m.lr_encoder.reach() + CUBIC_REACH);
         let (source, from) = match s.base {
-            Base::StageInput => (self.input, self.stage.from),
-            Base::Original => self.picture,
+            Base::StageInput => (self.at.input, self.at.stage.from),
+            Base::Original => (self.at.picture, self.source),
         };
         let seen = crop(from, m.liif.reach());
         let lengths = |c: &[Crop; 2]| [c[0].length, c[1].length];
         let shape = Prepare { batch, from: lengths(&lr), base: lengths(&seen), window, adapter: s.adapter, dtype };
-        let prepare = self.graph(m.prepare(&shape, s)?);
-        let mut sources = vec![self.crop("input", self.input, &lr), self.crop("source", source, &seen)];
+        let prepare = self.at.graph(m.prepare(&shape, s)?);
+        let mut sources =
+            vec![laid::crop("input", self.at.input, &lr, SIGNED), laid::crop("source", source, &seen, SIGNED)];
         for (i, (axis, name)) in AXES.into_iter().enumerate() {
-            let table = sides[i].cubic(self.stage.from[i], &lr[i])?;
-            sources.push(self.along(&format!("cubic.{name}"), axis, table));
+            let table = sides[i].cubic(self.at.stage.from[i], &lr[i])?;
+            sources.push(self.at.along(&format!("cubic.{name}"), axis, table));
         }
         self.liif(&sides, from, &seen, &mut sources)?;
         let initial = s.schedule.initial()?;
@@ -278,7 +245,7 @@ impl Laying<'_> {
             let bands = m.denoiser.bands();
             // Columns first: x, then y.
             let parts = [1, 0].map(|i| {
-                let side = f64::from(self.stage.to[i]);
+                let side = f64::from(self.at.stage.to[i]);
                 let place = move |p: u32| -1.0 + (2.0 * f64::from(p) + 1.0) / side;
                 let angle = move |l: u32, p: u32| std::f64::consts::PI * f64::from(1u32 << l) * place(p);
                 let sines: Vec<_> = (0..bands).map(|l| move |p: u32| angle(l, p).sin()).collect();
@@ -286,7 +253,7 @@ impl Laying<'_> {
                 let mut planes: Vec<&dyn Fn(u32) -> f64> = vec![&place];
                 planes.extend(sines.iter().map(|f| f as &dyn Fn(u32) -> f64));
                 planes.extend(cosines.iter().map(|f| f as &dyn Fn(u32) -> f64));
-                (AXES[i].0, self.table("coordinates", axis_of(&grid, i), sides[i].planes(&planes)))
+                (AXES[i].0, self.at.table("coordinates", axis_of(&grid, i), sides[i].planes(&planes)))
             });
             sources.push(("coordinates".into(), Source::Planes(parts.into())));
         }
@@ -294,12 +261,7 @@ impl Laying<'_> {
         let names = ["base", "x", "condition", "coordinate_features"];
         let count = if s.adapter { 4 } else { 3 };
         let saved: Vec<SavedId> = (0..count)
-            .map(|i| {
-                let shape = Shape::new(1, window[0], window[1], channels[i]);
-                let name = format!("{STAGE}{} {}", self.number + 1, names[i]);
-                self.program.saved.push(Saved { name, grid: self.grid, shape });
-                SavedId(self.program.saved.len() - 1)
-            })
+            .map(|i| self.at.saved(names[i], self.at.grid, Shape::new(1, window[0], window[1], channels[i])))
             .collect();
         let save = |i: usize| (names[i].to_owned(), Sink::Save { saved: saved[i], gains: vec![1.0] });
         let first = self.phase("prepare", prepare, sources, (0..count).map(save).collect());
@@ -312,12 +274,12 @@ impl Laying<'_> {
             None => (None, Vec::new()),
         };
         let shape = Step { batch, steps: s.schedule.steps, window, guidance: size, adapter: s.adapter, dtype };
-        let graph = self.graph(m.step(&shape, s)?);
+        let graph = self.at.graph(m.step(&shape, s)?);
         let mut sources = sources;
         for (i, id) in saved.iter().enumerate() {
             sources.push((names[i].into(), Source::Saved { saved: *id, affine: None, initial: None }));
         }
-        let scale = self.stage.scale();
+        let scale = self.at.stage.scale();
         let rows =
             |of: &dyn Fn(usize) -> Vec<f64>| -> Vec<f32> { (0..steps.len()).flat_map(of).map(|v| v as f32).collect() };
         for (name, values) in [
@@ -327,12 +289,12 @@ impl Laying<'_> {
             ("next", rows(&|i| steps[i].next[..2].to_vec())),
             ("added", rows(&|i| vec![1.0, steps[i].next[2]])),
         ] {
-            let table = self.table(name, steps.len(), values);
+            let table = self.at.table(name, steps.len(), values);
             sources.push((name.into(), Source::Table(table)));
         }
         sources.push(("noise".into(), self.noise(STEP, 1.0)));
         let blend = Sink::Blend {
-            canvas: self.output,
+            canvas: self.at.output,
             ratio: Ratio::ONE,
             ramp: Ramp::Linear,
             halo: 0,
@@ -342,7 +304,7 @@ impl Laying<'_> {
         let sinks = vec![save(1), ("picture".to_owned(), blend)];
         let step = self.phase("denoise", graph, sources, sinks);
         let phases = vec![Phase::Windows(first), Phase::Windows(step)];
-        self.program.blocks.push(Block { steps: s.schedule.steps, nesting: Nesting::Prepared { once: 1 }, phases });
+        self.at.program.blocks.push(Block { steps: s.schedule.steps, nesting: Nesting::Prepared { once: 1 }, phases });
         Ok(())
     }
 
@@ -356,7 +318,7 @@ impl Laying<'_> {
     ) -> Result<()> {
         let liif = &self.model.liif;
         let corners = liif.corners();
-        let cell = [0, 1].map(|i| 2.0 * f64::from(from[i]) / f64::from(self.stage.to[i]));
+        let cell = [0, 1].map(|i| 2.0 * f64::from(from[i]) / f64::from(self.at.stage.to[i]));
         let mut places: [Vec<TableId>; 2] = Default::default();
         let mut cell_table = None;
         for (i, (axis, name)) in AXES.into_iter().enumerate() {
@@ -364,19 +326,19 @@ impl Laying<'_> {
             let count = side.windows.count();
             let short = if i == 0 { "row" } else { "column" };
             for (c, cells) in side.cells(from[i], &seen[i], corners).into_iter().enumerate() {
-                sources.push(self.along(&format!("liif.{name}.{c}"), axis, cells.near));
+                sources.push(self.at.along(&format!("liif.{name}.{c}"), axis, cells.near));
                 if corners > 1 {
-                    sources.push(self.along(&format!("liif.{short}_weights.{c}"), axis, cells.shares));
+                    sources.push(self.at.along(&format!("liif.{short}_weights.{c}"), axis, cells.shares));
                 }
-                places[i].push(self.table("liif.place", count, cells.place));
+                places[i].push(self.at.table("liif.place", count, cells.place));
             }
             if liif.skips() {
                 let table = side.cubic(from[i], &seen[i])?;
-                sources.push(self.along(&format!("liif.cubic.{name}"), axis, table));
+                sources.push(self.at.along(&format!("liif.cubic.{name}"), axis, table));
             }
             if i == 1 && liif.decodes_cell() {
                 let planes = side.planes(&[&|_| cell[0], &|_| cell[1]]);
-                cell_table = Some(self.table("liif.cell", count, planes));
+                cell_table = Some(self.at.table("liif.cell", count, planes));
             }
         }
         for (i, rows) in places[0].iter().enumerate() {
@@ -392,62 +354,32 @@ impl Laying<'_> {
     /// The reference's extent in a window, the taps of both tables on both axes, and the sources; `None`: no guidance.
     #[expect(clippy::type_complexity, reason = "three things that belong together, taken apart at once")]
     fn guidance(&mut self, sides: &[Side<'_>; 2]) -> Result<Option<([u32; 2], [[u32; 2]; 2], Vec<(String, Source)>)>> {
-        let strength = self.settings.strength(self.number);
+        let strength = self.settings.strength(self.at.number);
         let (canvas, to) = match self.settings.reference {
             Reference::Off => return Ok(None),
-            Reference::Original => self.picture,
-            Reference::Previous => (self.input, self.stage.from),
+            Reference::Original => (self.at.picture, self.source),
+            Reference::Previous => (self.at.input, self.at.stage.from),
         };
         if strength == 0.0 {
             return Ok(None);
         }
         let crops = [0, 1].map(|i| sides[i].crop(to[i], 1));
-        let mut sources = vec![self.crop("reference", canvas, &crops)];
+        let mut sources = vec![laid::crop("reference", canvas, &crops, SIGNED)];
         let mut taps = [[0; 2]; 2];
         for (i, (axis, name)) in AXES.into_iter().enumerate() {
             // strength s_h s_w in all, one factor to each axis.
-            let grown = f64::from(self.stage.to[i]) / f64::from(to[i]);
+            let grown = f64::from(self.at.stage.to[i]) / f64::from(to[i]);
             let factor = grown * if i == 0 { strength } else { 1.0 };
             let [(forth, reduce), (back, adjoint)] = sides[i].reduction(to[i], &crops[i], factor)?;
             (taps[0][i], taps[1][i]) = (forth, back);
-            sources.push(self.along(&format!("reduce.{name}"), axis, reduce));
-            sources.push(self.along(&format!("adjoint.{name}"), axis, adjoint));
+            sources.push(self.at.along(&format!("reduce.{name}"), axis, reduce));
+            sources.push(self.at.along(&format!("adjoint.{name}"), axis, adjoint));
         }
         Ok(Some(([crops[0].length, crops[1].length], taps, sources)))
     }
 
-    fn graph(&mut self, graph: Graph) -> GraphId {
-        // Stages of one shape share a graph; its name says what fixes it.
-        if let Some(i) = self.program.graphs.iter().position(|g| g.name == graph.name) {
-            return GraphId(i);
-        }
-        self.program.graphs.push(graph);
-        GraphId(self.program.graphs.len() - 1)
-    }
-
-    fn table(&mut self, name: &str, rows: usize, values: Vec<f32>) -> TableId {
-        let name = format!("{STAGE}{} {name}", self.number + 1);
-        self.program.tables.push(Table { name, width: values.len() / rows.max(1), values });
-        TableId(self.program.tables.len() - 1)
-    }
-
-    fn along(&mut self, name: &str, axis: GridAxis, values: Vec<f32>) -> (String, Source) {
-        let grid = &self.program.grids[self.grid.0];
-        let rows = match axis {
-            GridAxis::Rows => grid.rows.count(),
-            GridAxis::Columns => grid.cols.count(),
-        };
-        let table = self.table(name, rows, values);
-        (name.to_owned(), Source::Along { table, axis })
-    }
-
-    fn crop(&self, name: &str, canvas: CanvasId, crops: &[Crop; 2]) -> (String, Source) {
-        let (rows, cols) = (crops[0].origins.clone(), crops[1].origins.clone());
-        (name.to_owned(), Source::CropAt { canvas, rows, cols, gain: 2.0, shift: -1.0 })
-    }
-
     fn noise(&self, purpose: u16, gain: f32) -> Source {
-        Source::Noise { stage: self.number as u16, purpose, gain }
+        Source::Noise { stage: self.at.number as u16, purpose, gain }
     }
 
     fn phase(
@@ -457,13 +389,10 @@ impl Laying<'_> {
         sources: Vec<(String, Source)>,
         sinks: Vec<(String, Sink)>,
     ) -> WindowPhase {
-        let name = format!("{name} {}", self.number + 1);
-        WindowPhase { name, graph, grid: self.grid, branches: 1, contexts: Contexts::Branch, sources, sinks }
+        let name = format!("{name} {}", self.at.number + 1);
+        WindowPhase { name, graph, grid: self.at.grid, branches: 1, contexts: Contexts::Branch, sources, sinks }
     }
 }
-
-/// Both axes with the names of their tables.
-const AXES: [(GridAxis, &str); 2] = [(GridAxis::Rows, "rows"), (GridAxis::Columns, "columns")];
 
 fn axis_of(grid: &Grid, i: usize) -> usize {
     if i == 0 { grid.rows.count() } else { grid.cols.count() }

@@ -1,22 +1,20 @@
 //! The program of a CASR job. A stage is two blocks: what is known of its whole input (superpixels, depth, SAM's tokens),
 //! then its tiles. Stages meet in whole canvases of f32, so nothing is rounded between them.
 
-use super::casarbi_program::STAGE;
-use super::cascade::{Stage, stages};
+use super::cascade::Stage;
 use super::casr::{Casr, Settings};
 use super::casr_stage::{Looks, Tiles, on_picture};
 use super::footprint::{Crop, Side};
 use super::job::{Base, Cascade, Job};
-use super::onestep::{OUTPUT, Shaping};
-use super::phase::{Block, CanvasOp, Contexts, GridAxis, Nesting, Phase, Sink, Source, WindowPhase};
-use super::program::{
-    Canvas, CanvasId, Extent, GraphId, GridId, PICTURE, Program, Ratio, Residency, Saved, SavedId, Table, TableId,
-};
+use super::laid::{self, AXES, Laid, STAGE, crop};
+use super::onestep::Shaping;
+use super::phase::{Block, CanvasOp, Contexts, Nesting, Phase, Sink, Source, WindowPhase};
+use super::program::{Canvas, CanvasId, Extent, GraphId, GridId, Program, Ratio, Residency, SavedId};
 use super::superpixels::Superpixels;
 use crate::error::Result;
 use crate::extent;
+use crate::graph::Shape;
 use crate::graph::taps::Filter;
-use crate::graph::{Graph, Shape};
 use crate::model::{pictures, spixel_fcn};
 use crate::tile::geometry::{Placement, Tiling};
 use crate::tile::{Grid, Ramp};
@@ -31,40 +29,14 @@ const BICUBIC: Filter = Filter::Bicubic { a: -0.5, antialias: false };
 /// The program of a job.
 pub(super) fn program(model: &Casr, job: &Job, shaping: &Shaping) -> Result<Program> {
     let settings = model.settings(job)?;
-    let all = stages(job.source, job.target, job.sampler.cascade.unwrap_or(Cascade::LargestFirst))?;
-    let mut program = Program::new("casr", job.target, job.seed);
-    let canvas = |program: &mut Program, name: String, extent: Extent, residency: Residency| {
-        program.canvases.push(Canvas { name, extent, channels: 3, residency });
-        CanvasId(program.canvases.len() - 1)
-    };
-    let picture = canvas(&mut program, PICTURE.into(), Extent::Fixed(job.source), Residency::Whole);
-    program.transient.push(picture);
-    let output = canvas(&mut program, OUTPUT.into(), Extent::OfTarget { num: 1, den: 1 }, Residency::Band);
-    // The result's windows are told of: the first grid.
-    for stage in all.iter().rev().take(1).chain(&all[..all.len() - 1]) {
+    let grid = |stage: &Stage| {
         let (stride, placement) = (model.unit(), if shaping.fitted { Placement::Fitted } else { Placement::Even });
         let t = Tiling { tile: shaping.tile, overlap: shaping.overlap, stride, quantum: stride, placement };
-        program.grids.push(Grid::new(stage.to[0], stage.to[1], &t)?);
-    }
-    let mut from = picture;
-    for (number, stage) in all.iter().enumerate() {
-        let last = number + 1 == all.len();
-        let output = if last {
-            output
-        } else {
-            let id = canvas(&mut program, format!("{STAGE}{}", number + 1), Extent::Fixed(stage.to), Residency::Whole);
-            if !job.keep_stages {
-                program.transient.push(id);
-            }
-            id
-        };
-        let grid = GridId(if last { 0 } else { number + 1 });
-        let (s, program, stage) = (&settings, &mut program, *stage);
-        Laying { model, s, job, shaping, program, number, stage, grid, from, original: picture, output }.lay()?;
-        from = output;
-    }
-    program.check()?;
-    Ok(program)
+        Grid::new(stage.to[0], stage.to[1], &t)
+    };
+    let s = &settings;
+    let lay = |at: Laid<'_>| Laying { model, s, job, shaping, at }.lay();
+    laid::program("casr", job, job.sampler.cascade.unwrap_or(Cascade::LargestFirst), grid, lay)
 }
 
 /// A stage being laid.
@@ -73,16 +45,7 @@ struct Laying<'a> {
     s: &'a Settings,
     job: &'a Job,
     shaping: &'a Shaping,
-    program: &'a mut Program,
-    /// Number from 0.
-    number: usize,
-    stage: Stage,
-    /// Of its tiles.
-    grid: GridId,
-    /// The stage's input, the job's picture, the stage's result.
-    from: CanvasId,
-    original: CanvasId,
-    output: CanvasId,
+    at: Laid<'a>,
 }
 
 /// What a stage's tiles know of the whole input.
@@ -102,25 +65,25 @@ impl Laying<'_> {
             semantic: self.semantic(&mut phases)?,
         };
         if !phases.is_empty() {
-            self.program.blocks.push(Block { steps: 1, nesting: Nesting::StepOutside, phases });
+            self.at.program.blocks.push(Block { steps: 1, nesting: Nesting::StepOutside, phases });
         }
         let phases = self.tiles(&known)?;
-        self.program.blocks.push(Block { steps: 1, nesting: Nesting::StepOutside, phases });
+        self.at.program.blocks.push(Block { steps: 1, nesting: Nesting::StepOutside, phases });
         Ok(())
     }
 
     /// Probabilities and colours of the input's superpixels.
     fn superpixels(&mut self, phases: &mut Vec<Phase>) -> Result<Option<Superpixels>> {
         let Some(net) = self.model.superpixels(self.s) else { return Ok(None) };
-        let (low, cell, trained) = (self.stage.from, self.s.cell, self.s.trained_cell);
-        let mut seen = self.from;
+        let (low, cell, trained) = (self.at.stage.from, self.s.cell, self.s.trained_cell);
+        let mut seen = self.at.input;
         let mut size = low;
         if trained != cell {
             // A network of larger cells sees the input enlarged, so that its cells are ours.
             let larger = |side: u32| (f64::from(side) * f64::from(trained) / f64::from(cell)).round() as u64;
             size = [extent::to_u32("rows", larger(low[0]))?, extent::to_u32("columns", larger(low[1]))?];
             seen = self.canvas("seen by superpixel", size, 3);
-            phases.push(Phase::Canvas(CanvasOp::Resize { from: self.from, to: seen }));
+            phases.push(Phase::Canvas(CanvasOp::Resize { from: self.at.input, to: seen }));
         }
         let stride = extent::common_multiple(net.factor(), trained);
         let whole = |v: u32| v.next_multiple_of(stride).max(stride);
@@ -128,15 +91,15 @@ impl Laying<'_> {
         let overlap = if overlap < tile { overlap } else { 0 };
         let t = Tiling { tile, overlap, stride, quantum: stride, placement: Placement::Fitted };
         let grid = self.grid_of(size, &t)?;
-        let window = [self.program.grids[grid.0].rows.size, self.program.grids[grid.0].cols.size];
+        let window = [self.at.program.grids[grid.0].rows.size, self.at.program.grids[grid.0].cols.size];
         let graph = net.build(1, window[0], window[1], self.shaping.dtype)?;
-        let graph = self.graph(on_picture("superpixel", &graph, &spixel_fcn::NORMALISATION, "logits")?);
+        let graph = self.at.graph(on_picture("superpixel", &graph, &spixel_fcn::NORMALISATION, "logits")?);
         let probabilities = self.canvas("probabilities", size, 9);
         let blend = self.blend(probabilities, Ramp::Linear);
         phases.push(self.windows("superpixels", graph, grid, vec![whole_crop(seen)], vec![("logits".into(), blend)]));
         phases.push(Phase::Canvas(CanvasOp::Softmax { canvas: probabilities }));
         let colours = self.canvas("colours", low.map(|side| side.div_ceil(cell)), 3);
-        let of = Superpixels { probabilities, picture: self.from, colours, cell, rule: self.s.rule };
+        let of = Superpixels { probabilities, picture: self.at.input, colours, cell, rule: self.s.rule };
         phases.push(Phase::Canvas(CanvasOp::RegionMeans(of)));
         Ok(Some(of))
     }
@@ -144,11 +107,11 @@ impl Laying<'_> {
     /// The input's depth, 0 to 1, once for each channel of the ControlNet's picture.
     fn depth(&mut self, phases: &mut Vec<Phase>) -> Result<Option<CanvasId>> {
         let Some((net, _)) = self.model.depth(self.s) else { return Ok(None) };
-        let size = net.input_size(self.stage.from[0], self.stage.from[1])?;
+        let size = net.input_size(self.at.stage.from[0], self.at.stage.from[1])?;
         let seen = self.canvas("seen by depth", size, 3);
-        phases.push(Phase::Canvas(CanvasOp::Resize { from: self.from, to: seen }));
+        phases.push(Phase::Canvas(CanvasOp::Resize { from: self.at.input, to: seen }));
         let map = net.build(1, size[0], size[1], self.shaping.dtype)?;
-        let graph = self.graph(on_picture("depth", &map, &pictures::IMAGENET, "depth")?);
+        let graph = self.at.graph(on_picture("depth", &map, &pictures::IMAGENET, "depth")?);
         let grid = self.one_window(size, net.patch())?;
         let (raw, depth) = (self.canvas("inverse depth", size, 1), self.canvas("depth", size, 3));
         let mut sources = vec![whole_crop(seen)];
@@ -167,15 +130,15 @@ impl Laying<'_> {
     fn semantic(&mut self, phases: &mut Vec<Phase>) -> Result<Option<SavedId>> {
         let Some((_, Some(sam))) = self.model.refinement(self.s) else { return Ok(None) };
         let (from, sides) = match self.s.semantic {
-            Base::StageInput => (self.from, self.stage.from),
-            Base::Original => (self.original, self.job.source),
+            Base::StageInput => (self.at.input, self.at.stage.from),
+            Base::Original => (self.at.picture, self.job.source),
         };
         let side = sam.image_size();
         let seen = self.canvas("seen by sam", [side; 2], 3);
         // The mean becomes zero when the picture is normalised.
         let fill = pictures::SAM.mean.to_vec();
         phases.push(Phase::Canvas(CanvasOp::Place { from, to: seen, size: sam.resized(sides[0], sides[1]), fill }));
-        let graph = self.graph(on_picture("sam", &sam.build(1, self.shaping.dtype)?, &pictures::SAM, "tokens")?);
+        let graph = self.at.graph(on_picture("sam", &sam.build(1, self.shaping.dtype)?, &pictures::SAM, "tokens")?);
         let grid = self.one_window([side; 2], side)?;
         let mut sources = vec![whole_crop(seen)];
         let checkpoint = self.model.checkpoint("sam")?;
@@ -183,7 +146,7 @@ impl Laying<'_> {
         for (name, values) in sam.inputs(&checkpoint, 1)? {
             sources.push((format!("sam.{name}"), Source::Constant(values)));
         }
-        let saved = self.saved("semantic tokens", grid, Shape::new(1, sam.grid(), sam.grid(), sam.out_channels()));
+        let saved = self.at.saved("semantic tokens", grid, Shape::new(1, sam.grid(), sam.grid(), sam.out_channels()));
         let save = Sink::Save { saved, gains: vec![1.0] };
         phases.push(self.windows("semantics", graph, grid, sources, vec![("tokens".into(), save)]));
         Ok(Some(saved))
@@ -191,13 +154,13 @@ impl Laying<'_> {
 
     /// The phases over the stage's tiles.
     fn tiles(&mut self, known: &Known) -> Result<Vec<Phase>> {
-        let grid = self.program.grids[self.grid.0].clone();
+        let grid = self.at.program.grids[self.at.grid.0].clone();
         let (m, s) = (self.model, self.s);
         let sides = [Side { windows: &grid.rows }, Side { windows: &grid.cols }];
         let crops = |from: [u32; 2]| [0, 1].map(|i| sides[i].crop(from[i], REACH));
-        let (input, prompt) = (crops(self.stage.from), m.prompt()?);
+        let (input, prompt) = (crops(self.at.stage.from), m.prompt()?);
         let lengths = |c: &[Crop; 2]| [c[0].length, c[1].length];
-        let depth = known.depth.map(|id| (id, self.program.extent(id))).map(|(id, from)| (id, from, crops(from)));
+        let depth = known.depth.map(|id| (id, self.at.program.extent(id))).map(|(id, from)| (id, from, crops(from)));
         let t = Tiles {
             batch: self.shaping.batch,
             window: [grid.rows.size, grid.cols.size],
@@ -207,23 +170,23 @@ impl Laying<'_> {
             tokens: prompt.as_ref().map_or(1, |p| p.0),
             dtype: self.shaping.dtype,
         };
-        let mut enlarged = vec![self.crop("input", self.from, &input, [2.0, -1.0])];
-        for i in 0..2 {
-            let table = sides[i].taps(BICUBIC, self.stage.from[i], &input[i])?;
-            enlarged.push(self.along("input", i, table));
+        let mut enlarged = vec![crop("input", self.at.input, &input, [2.0, -1.0])];
+        for (i, (axis, leaf)) in AXES.into_iter().enumerate() {
+            let table = sides[i].taps(BICUBIC, self.at.stage.from[i], &input[i])?;
+            enlarged.push(self.at.along(&format!("input.{leaf}"), axis, table));
         }
         let mut sources = enlarged.clone();
         if let Some(of) = known.superpixels {
             sources.push(("superpixels".into(), Source::Superpixels { of, gain: 2.0, shift: -1.0 }));
         }
         if let Some((id, from, crops)) = &depth {
-            sources.push(self.crop("depth", *id, crops, [1.0, 0.0]));
-            for i in 0..2 {
+            sources.push(crop("depth", *id, crops, [1.0, 0.0]));
+            for (i, (axis, leaf)) in AXES.into_iter().enumerate() {
                 let table = sides[i].taps(Filter::Bilinear, from[i], &crops[i])?;
-                sources.push(self.along("depth", i, table));
+                sources.push(self.at.along(&format!("depth.{leaf}"), axis, table));
             }
         }
-        let timestep = self.table("timestep", 1, vec![s.timestep as f32]);
+        let timestep = self.at.table("timestep", 1, vec![s.timestep as f32]);
         for part in ["unet", "controlnet"] {
             sources.push((format!("{part}.timestep"), Source::Table(timestep)));
             if let Some((_, values)) = &prompt {
@@ -233,15 +196,15 @@ impl Laying<'_> {
         let f = m.vae.factor();
         let map = t.window.map(|side| side / f);
         if !s.planes.is_empty() {
-            let of = super::onestep::Conditioning { scale: self.stage.scale(), ..self.job.conditioning };
+            let of = super::onestep::Conditioning { scale: self.at.stage.scale(), ..self.job.conditioning };
             let values: Vec<f32> = s.planes.iter().map(|p| of.of(*p)).collect();
             sources.push(("factors".into(), Source::Constant(m.factors(&values, t.batch))));
             sources.push(("planes".into(), Source::Constant(values.repeat((t.batch * map[0] * map[1]) as usize))));
         }
-        let result = self.blend(self.output, Ramp::Linear);
+        let result = self.blend(self.at.output, Ramp::Linear);
         let Some((sarm, sam)) = m.refinement(s) else {
-            let graph = self.graph(m.tile(s, &t)?);
-            return Ok(vec![self.windows("upscale", graph, self.grid, sources, vec![("result".into(), result)])]);
+            let graph = self.at.graph(m.tile(s, &t)?);
+            return Ok(vec![self.windows("upscale", graph, self.at.grid, sources, vec![("result".into(), result)])]);
         };
 
         let count = grid.count() as u64;
@@ -255,14 +218,14 @@ impl Laying<'_> {
             semantic: sam.filter(|_| known.semantic.is_some()).map(|sam| sam.grid() * sam.grid()),
         };
         let shape = |side: [u32; 2], c: u32| Shape::new(1, side[0], side[1], c);
-        let features = self.saved("features", self.grid, shape(map, m.unet.feature_channels()));
-        let latent = self.saved("latent", self.grid, shape(map, m.vae.latent_channels()));
-        let keys = self.saved("keys", self.grid, shape(kept, sarm.channels()));
+        let features = self.at.saved("features", self.at.grid, shape(map, m.unet.feature_channels()));
+        let latent = self.at.saved("latent", self.at.grid, shape(map, m.vae.latent_channels()));
+        let keys = self.at.saved("keys", self.at.grid, shape(kept, sarm.channels()));
         let save = |saved: SavedId| Sink::Save { saved, gains: vec![1.0] };
         let sinks =
             vec![("features".into(), save(features)), ("latent".into(), save(latent)), ("keys".into(), save(keys))];
-        let graph = self.graph(m.features(s, &t, &looks)?);
-        let first = self.windows("features", graph, self.grid, sources, sinks);
+        let graph = self.at.graph(m.features(s, &t, &looks)?);
+        let first = self.windows("features", graph, self.at.grid, sources, sinks);
         let again = |saved: SavedId| Source::Saved { saved, affine: None, initial: None };
         let mut sources = vec![
             ("features".into(), again(features)),
@@ -273,8 +236,8 @@ impl Laying<'_> {
         if s.residual {
             sources.extend(enlarged);
         }
-        let graph = self.graph(m.refined(s, &t, &looks)?);
-        Ok(vec![first, self.windows("refine", graph, self.grid, sources, vec![("result".into(), result)])])
+        let graph = self.at.graph(m.refined(s, &t, &looks)?);
+        Ok(vec![first, self.windows("refine", graph, self.at.grid, sources, vec![("result".into(), result)])])
     }
 
     fn windows(
@@ -285,11 +248,11 @@ impl Laying<'_> {
         sources: Vec<(String, Source)>,
         sinks: Vec<(String, Sink)>,
     ) -> Phase {
-        let declared = &self.program.graphs[graph.0];
+        let declared = &self.at.program.graphs[graph.0];
         // A graph says by itself which of the inputs it has.
         let has = |name: &str| declared.values.iter().any(|v| v.name == name);
         let sources = sources.into_iter().filter(|(name, _)| has(name)).collect();
-        let name = format!("{STAGE}{} {name}", self.number + 1);
+        let name = format!("{STAGE}{} {name}", self.at.number + 1);
         Phase::Windows(WindowPhase { name, graph, grid, branches: 1, contexts: Contexts::Branch, sources, sinks })
     }
 
@@ -297,63 +260,25 @@ impl Laying<'_> {
         Sink::Blend { canvas, ratio: Ratio::ONE, ramp, halo: 0, gains: vec![1.0], last_step_only: false }
     }
 
-    fn graph(&mut self, graph: Graph) -> GraphId {
-        // Stages of one shape share a graph; its name says what fixes it.
-        if let Some(i) = self.program.graphs.iter().position(|g| g.name == graph.name) {
-            return GraphId(i);
-        }
-        self.program.graphs.push(graph);
-        GraphId(self.program.graphs.len() - 1)
-    }
-
     fn canvas(&mut self, what: &str, extent: [u32; 2], channels: u32) -> CanvasId {
         // The names of stages' results begin with the word.
-        let name = format!("{what} of {STAGE}{}", self.number + 1);
+        let name = format!("{what} of {STAGE}{}", self.at.number + 1);
         let (extent, residency) = (Extent::Fixed(extent), Residency::Whole);
-        self.program.canvases.push(Canvas { name, extent, channels, residency });
-        let id = CanvasId(self.program.canvases.len() - 1);
-        self.program.transient.push(id);
+        self.at.program.canvases.push(Canvas { name, extent, channels, residency });
+        let id = CanvasId(self.at.program.canvases.len() - 1);
+        self.at.program.transient.push(id);
         id
     }
 
-    fn saved(&mut self, what: &str, grid: GridId, shape: Shape) -> SavedId {
-        let name = format!("{STAGE}{} {what}", self.number + 1);
-        self.program.saved.push(Saved { name, grid, shape });
-        SavedId(self.program.saved.len() - 1)
-    }
-
     fn grid_of(&mut self, size: [u32; 2], t: &Tiling) -> Result<GridId> {
-        self.program.grids.push(Grid::new(size[0], size[1], t)?);
-        Ok(GridId(self.program.grids.len() - 1))
+        self.at.program.grids.push(Grid::new(size[0], size[1], t)?);
+        Ok(GridId(self.at.program.grids.len() - 1))
     }
 
     /// One window over all of `size`, whose sides are multiples of `unit`.
     fn one_window(&mut self, size: [u32; 2], unit: u32) -> Result<GridId> {
         let tile = size[0].max(size[1]);
         self.grid_of(size, &Tiling { tile, overlap: 0, stride: unit, quantum: unit, placement: Placement::Fitted })
-    }
-
-    fn table(&mut self, name: &str, rows: usize, values: Vec<f32>) -> TableId {
-        let name = format!("{STAGE}{} {name}", self.number + 1);
-        self.program.tables.push(Table { name, width: values.len() / rows.max(1), values });
-        TableId(self.program.tables.len() - 1)
-    }
-
-    /// The table `{name}.rows` or `{name}.columns` of the stage's tiles.
-    fn along(&mut self, name: &str, side: usize, values: Vec<f32>) -> (String, Source) {
-        let grid = &self.program.grids[self.grid.0];
-        let (axis, leaf, rows) = match side {
-            0 => (GridAxis::Rows, "rows", grid.rows.count()),
-            _ => (GridAxis::Columns, "columns", grid.cols.count()),
-        };
-        let name = format!("{name}.{leaf}");
-        let table = self.table(&name, rows, values);
-        (name, Source::Along { table, axis })
-    }
-
-    fn crop(&self, name: &str, canvas: CanvasId, crops: &[Crop; 2], [gain, shift]: [f32; 2]) -> (String, Source) {
-        let (rows, cols) = (crops[0].origins.clone(), crops[1].origins.clone());
-        (name.to_owned(), Source::CropAt { canvas, rows, cols, gain, shift })
     }
 }
 

@@ -11,6 +11,7 @@ pub mod chain;
 mod check;
 pub mod footprint;
 pub mod job;
+pub mod laid;
 pub mod link;
 pub mod multidiffusion;
 pub mod needs;
