@@ -231,7 +231,7 @@ impl Laying<'_> {
         let seen = crop(from, m.liif.reach());
         let lengths = |c: &[Crop; 2]| [c[0].length, c[1].length];
         let shape = Prepare { batch, from: lengths(&lr), base: lengths(&seen), window, adapter: s.adapter, dtype };
-        let prepare = self.at.graph(m.prepare(&shape, s)?);
+        let prepare = self.at.program.graph(m.prepare(&shape, s)?);
         let mut sources =
             vec![laid::crop("input", self.at.input, &lr, SIGNED), laid::crop("source", source, &seen, SIGNED)];
         for (i, (axis, name)) in AXES.into_iter().enumerate() {
@@ -274,7 +274,7 @@ impl Laying<'_> {
             None => (None, Vec::new()),
         };
         let shape = Step { batch, steps: s.schedule.steps, window, guidance: size, adapter: s.adapter, dtype };
-        let graph = self.at.graph(m.step(&shape, s)?);
+        let graph = self.at.program.graph(m.step(&shape, s)?);
         let mut sources = sources;
         for (i, id) in saved.iter().enumerate() {
             sources.push((names[i].into(), Source::Saved { saved: *id, affine: None, initial: None }));

@@ -139,6 +139,13 @@ impl Program {
                 Ok(())
             }
             CanvasOp::RegionMeans(of) => self.check_superpixels(of),
+            CanvasOp::Paint { of, to } => {
+                self.check_superpixels(of)?;
+                if whole(to)?.channels == whole(&of.colours)?.channels {
+                    return Ok(());
+                }
+                Err(wrong("a superpixel picture has the channels of its colours"))
+            }
             CanvasOp::Sample { from, to, blocks } => {
                 let small = self.extent(*to);
                 let fits = |i: usize| blocks[i] > 0 && small[i].is_multiple_of(blocks[i]);

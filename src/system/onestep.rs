@@ -10,6 +10,7 @@
 //! ```
 
 use super::job::{Checkpoints, Form, Job, System};
+use super::latent::LatentForm;
 use super::needs::Needs;
 use super::onestep_index::{Index, wrong};
 pub use super::onestep_index::{Plane, VaeFigures};
@@ -278,6 +279,10 @@ impl System for OneStep {
             details.push(format!("conditioning planes: {}", planes.join(", ")));
         }
         Ok(details)
+    }
+
+    fn latent_form(&self) -> Option<&dyn LatentForm> {
+        Some(self)
     }
 
     fn as_one_step(&self) -> Option<&OneStep> {
