@@ -5,7 +5,7 @@ use super::cascade::Stage;
 use super::casr::{Casr, Settings};
 use super::casr_stage::{Looks, Tiles, on_picture};
 use super::footprint::{Crop, Side};
-use super::job::{Base, Cascade, Job};
+use super::job::{Base, Cascade, Job, System};
 use super::laid::{self, AXES, Laid, STAGE, crop};
 use super::onestep::Shaping;
 use super::phase::{Block, CanvasOp, Contexts, Nesting, Phase, Sink, Source, WindowPhase};
@@ -36,7 +36,7 @@ pub(super) fn program(model: &Casr, job: &Job, shaping: &Shaping) -> Result<Prog
     };
     let s = &settings;
     let lay = |at: Laid<'_>| Laying { model, s, job, shaping, at }.lay();
-    laid::program("casr", job, job.sampler.cascade.unwrap_or(Cascade::LargestFirst), grid, lay)
+    laid::program("casr", job, model.cascade(&job.sampler).unwrap_or(Cascade::LargestFirst), grid, lay)
 }
 
 /// A stage being laid.
