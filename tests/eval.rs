@@ -25,7 +25,7 @@ fn eval(folder: &Path, from: &str, to: &str, more: &[&str]) -> program::Run {
 fn methods_are_measured_against_the_originals() {
     let folder = folder();
     let rows = ["--method", "bicubic", "--method", "one=onestep -g cpu", "--method", "two=cascade:onestep -g cpu"];
-    let more = ["--scales", "1.5,5", "--self-ssim", "--json"];
+    let more = ["--scales", "1.5,4.2", "--self-ssim", "--json"];
     let r = eval(folder.path(), "in", "out", &[&rows[..], &more[..]].concat());
     assert_eq!(r.code, Some(0), "{r:?}");
     let lines: Vec<serde_json::Value> = r.stdout.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
@@ -43,19 +43,26 @@ fn methods_are_measured_against_the_originals() {
         assert!((8.0..80.0).contains(&psnr) && result["seconds"].as_f64() > Some(0.0), "{result}");
         let stages = result["drift"].as_array().expect("a list").len();
         assert_eq!(stages, if result["method"] == "two" { 1 + usize::from(scale > 4.0) } else { 0 }, "{result}");
+        // What the model's card says; x4.2 in stages is 4 and 1.05, which training has not seen.
+        let parameters = if result["method"] == "bicubic" { 0 } else { 654_739 };
+        assert_eq!(result["parameters"], parameters, "{result}");
+        let outside = &result["outside_trained_scales"];
+        assert_eq!(*outside == serde_json::json!([1.15, 8.0]), result["method"] == "two" && scale > 4.0, "{result}");
+        assert!(outside.is_null() || outside.is_array(), "{result}");
     }
     for matrix in &matrices {
         let at = |i: usize, j: usize| matrix["self_ssim"][i][j].as_f64().expect("a figure");
         assert!(at(0, 0) > 0.999_999 && at(1, 1) > 0.999_999 && at(0, 1) < 1.0 && at(1, 0) < 1.0, "{matrix}");
     }
     let table = std::fs::read_to_string(folder.path().join("out/table.md")).expect("a table");
-    assert!(table.contains("| x5 | two | 2 |") && table.contains("broken.png"), "{table}");
+    assert!(table.contains("| x4.2 * | two | 2 |") && table.contains("broken.png"), "{table}");
     let page = std::fs::read_to_string(folder.path().join("out/index.html")).expect("a page");
-    assert!(page.contains("bicubic/x1.5/a.png"), "{page}");
+    assert!(page.contains("bicubic/x1.5/a.png") && page.contains("654739") && page.contains("x4.2 *"), "{page}");
+    assert!(table.contains("two x1.15 to x8") && !table.contains("one x1.15") && page.contains("two x1.15"), "{table}");
     assert!(image::open(folder.path().join("out/sheet.png")).is_ok());
     // Folders that other programs measure hold results only, under the originals' names.
     for kind in ["reference", "input", "bicubic", "one", "two"] {
-        let of = folder.path().join("out").join(kind).join("x5");
+        let of = folder.path().join("out").join(kind).join("x4.2");
         let mut files: Vec<_> = std::fs::read_dir(of).expect("there").map(|e| e.expect("entry")).collect();
         files.retain(|e| e.path().is_file());
         assert_eq!(files.len(), 2, "{kind}");

@@ -336,6 +336,7 @@ pub(super) fn report_json(r: &Report) -> Value {
         "batch": r.batch,
         "windows": r.windows,
         "resumed_rows": r.resumed_rows,
+        "parameters": r.parameters,
         "flops_per_launch": r.flops,
         "phases": phases,
         "seconds": r.seconds,

@@ -366,6 +366,8 @@ pub struct Report {
     pub windows: u64,
     /// Rows that an earlier run had finished.
     pub resumed_rows: u64,
+    /// Parameters of the networks that run, each once.
+    pub parameters: u64,
     /// Floating-point operations of one launch.
     pub flops: u64,
     /// Seconds per phase, in order: `load`, `plan`, then what the work consisted of.

@@ -20,8 +20,9 @@ use crate::image::{self, Header, WriteOptions};
 use crate::limits;
 use crate::system::job::{Checkpoints, Job};
 use crate::system::onestep::Conditioning;
-use crate::system::program::Residency as Placed;
+use crate::system::program::{Program, Residency as Placed};
 use crate::system::{System, registry};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -115,14 +116,14 @@ pub fn upscale_with(
     }
     clock.lap("plan");
 
-    let mut report = report(engine, model, &header, &target, &path, &choice);
+    let mut report = report(engine, model, &header, &target, &path, &choice)?;
     report.notes.extend(header.notes.iter().cloned());
     report.notes.extend(image::output_notes_with(&path, &out_header, &writing));
     report.notes.extend(choice.notes.iter().cloned());
     let copied = unchanged(options, &header, &target);
     if copied {
         report.notes.push("same size and nothing to remove: the picture's own pixels are written".into());
-        (report.windows, report.flops) = (0, 0);
+        (report.windows, report.flops, report.parameters) = (0, 0, 0);
     }
     observer.note(&format!("device: {} ({})", engine.name(), engine.why()));
     if !report.vae_why.is_empty() {
@@ -197,7 +198,7 @@ pub fn upscale_with(
             delivery = keep(engine, &choice)?;
             told = delivery.notes.len();
             let before = std::mem::take(&mut report);
-            report = self::report(engine, model, &header, &target, &path, &choice);
+            report = self::report(engine, model, &header, &target, &path, &choice)?;
             (report.notes, report.resumed_rows) = (before.notes, delivery.done());
             let why = format!("no room for windows of {tile}, trying {}: {}", choice.taken.shaping.tile, e.message());
             observer.note(&why);
@@ -243,11 +244,11 @@ fn report(
     target: &Target,
     path: &Path,
     choice: &Choice,
-) -> Report {
+) -> Result<Report> {
     let grid = &choice.taken.program.grids[0];
     // Windows over latent canvases are counted in latents.
     let scale = choice.taken.program.target[0].div_ceil(grid.rows.extent.max(1)).max(1);
-    Report {
+    Ok(Report {
         input: (header.width, header.height),
         output: (target.width, target.height),
         scale: target.scale,
@@ -263,6 +264,7 @@ fn report(
         overlap: choice.taken.shaping.overlap,
         batch: choice.taken.shaping.batch,
         windows: grid.count() as u64,
+        parameters: parameters(model, &choice.taken.program)?,
         flops: choice.taken.parts.iter().map(|p| p.plan.cost.flops).sum(),
         device_bytes: choice.taken.needs.device.total(),
         host_bytes: choice.taken.needs.host.total(),
@@ -273,7 +275,17 @@ fn report(
         host_parts: choice.taken.needs.host.parts().map(|(name, bytes)| (name.to_owned(), bytes)).to_vec(),
         allocations: Allocations::default(),
         ..Report::default()
-    }
+    })
+}
+
+/// Parameters of the networks that a program runs, each once.
+fn parameters(model: &dyn System, program: &Program) -> Result<u64> {
+    let of_graphs = program.graphs.iter().flat_map(|g| &g.weights).map(|w| (w.name.clone(), w.shape.clone()));
+    let mut tensors: BTreeMap<String, Vec<u64>> = of_graphs.collect();
+    let network = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    let run: BTreeSet<String> = tensors.keys().map(|name| network(name)).collect();
+    tensors.extend(model.host_tensors()?.into_iter().filter(|(name, _)| run.contains(&network(name))));
+    Ok(tensors.values().map(|shape| shape.iter().product::<u64>()).sum())
 }
 
 /// Whether the picture is asked for as it is. A network trained to add what enlarging lost would only disturb it.

@@ -10,7 +10,7 @@
 //! Pictures are in -1 to 1 inside; `A` reduces to the reference's size by antialiased bicubic.
 
 use super::casarbi_program;
-use super::job::{Base, Cascade, Checkpoints, Form, Job, Reference, System};
+use super::job::{Base, Cascade, Checkpoints, Form, Job, Reference, Sampler, System};
 use super::needs::Needs;
 use super::onestep::{Shaping, read_json};
 use super::onestep_index::{Index, wrong};
@@ -56,6 +56,8 @@ pub struct CasArbi {
     pub denoiser: CasArbiDenoiser,
     /// What the model was made for.
     pub settings: Settings,
+    /// Smallest and largest factor of a stage in training.
+    pub trained_scales: Option<[f64; 2]>,
     tile: u32,
     overlap: u32,
 }
@@ -108,6 +110,7 @@ impl CasArbi {
             hr_encoder: Edsr::from_config(&config("hr_encoder")?).map_err(at("hr_encoder"))?,
             denoiser: CasArbiDenoiser::from_config(&config("denoiser")?).map_err(at("denoiser"))?,
             settings: Settings::read(&index)?,
+            trained_scales: index.scales("trained_scales")?,
             tile: index.number("tile", 256.0)? as u32,
             overlap: index.number("overlap", 64.0)? as u32,
         };
@@ -252,6 +255,14 @@ impl System for CasArbi {
 
     fn checkpoints(&self) -> Result<Checkpoints> {
         Checkpoints::open(&self.folder, &PARTS.map(|p| p.0))
+    }
+
+    fn cascade(&self, sampler: &Sampler) -> Option<Cascade> {
+        Some(sampler.cascade.unwrap_or(self.settings.cascade))
+    }
+
+    fn trained_scales(&self, _: &Sampler) -> Option<[f64; 2]> {
+        self.trained_scales
     }
 
     fn describe(&self) -> Result<Vec<String>> {

@@ -12,7 +12,7 @@
 //! those of all and by SAM's tokens. Of the networks only `vae` and `unet` are needed; each missing one is what the
 //! publication's ablation calls off. Fields where the publication is silent are listed in `docs/decisions`.
 
-use super::job::{Base, Checkpoints, Form, Job, Off, System};
+use super::job::{Base, Cascade, Checkpoints, Form, Job, Off, Sampler, System};
 use super::latent::{LatentForm, LatentPlan, LatentProgram};
 use super::needs::Needs;
 use super::onestep::{Plane, Shaping, read_json};
@@ -103,6 +103,8 @@ pub struct Casr {
     pub coefficients: [f64; 2],
     /// What the model was made for.
     pub settings: Settings,
+    /// Smallest and largest factor of a stage in training.
+    pub trained_scales: Option<[f64; 2]>,
 }
 
 /// How a run goes: the model's choice with what the job asked put in its place.
@@ -190,6 +192,7 @@ impl Casr {
             sarm,
             coefficients: schedule.clean(settings.timestep)?,
             settings,
+            trained_scales: index.scales("trained_scales")?,
         };
         model.check(&index)?;
         Ok(model)
@@ -409,6 +412,20 @@ impl System for Casr {
 
     fn checkpoints(&self) -> Result<Checkpoints> {
         Checkpoints::open(&self.folder, &self.parts())
+    }
+
+    fn cascade(&self, sampler: &Sampler) -> Option<Cascade> {
+        Some(sampler.cascade.unwrap_or(Cascade::LargestFirst))
+    }
+
+    fn trained_scales(&self, _: &Sampler) -> Option<[f64; 2]> {
+        self.trained_scales
+    }
+
+    fn host_tensors(&self) -> Result<Vec<(String, Vec<u64>)>> {
+        let depth = self.depth.iter().flat_map(|(net, _)| net.host_tensors()).map(|(n, s)| (format!("depth.{n}"), s));
+        let sam = self.sarm.iter().filter_map(|(_, sam)| sam.as_ref()).flat_map(SamVisionModel::host_tensors);
+        Ok(depth.chain(sam.map(|(n, s)| (format!("sam.{n}"), s))).collect())
     }
 
     fn describe(&self) -> Result<Vec<String>> {

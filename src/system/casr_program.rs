@@ -6,7 +6,7 @@ use super::casr::{Casr, Settings};
 use super::casr_latent::Latents;
 use super::casr_stage::{Looks, Tiles, on_picture};
 use super::footprint::{Crop, Side};
-use super::job::{Base, Cascade, Job};
+use super::job::{Base, Cascade, Job, System};
 use super::laid::{self, AXES, Laid, STAGE, crop};
 use super::latent::{Autoencoder, LatentPlan, LatentProgram};
 use super::onestep::Shaping;
@@ -52,7 +52,7 @@ fn laid(model: &Casr, job: &Job, shaping: &Shaping, mut vae: Option<&mut Autoenc
     };
     let s = &settings;
     let lay = |at: Laid<'_>| Laying { model, s, job, shaping, at }.lay(vae.as_deref_mut());
-    laid::program("casr", job, job.sampler.cascade.unwrap_or(Cascade::LargestFirst), grid, lay)
+    laid::program("casr", job, model.cascade(&job.sampler).unwrap_or(Cascade::LargestFirst), grid, lay)
 }
 
 /// A stage being laid.

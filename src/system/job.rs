@@ -206,6 +206,20 @@ pub trait System: fmt::Debug {
     /// Sentences about the model.
     fn describe(&self) -> Result<Vec<String>>;
 
+    /// How a job's scale is shared out over stages; `None`: it is always one jump.
+    fn cascade(&self, _sampler: &Sampler) -> Option<Cascade> {
+        None
+    }
+
+    /// Smallest and largest factor, of a stage where there are any, that the checkpoint was trained for, where its index
+    /// says so.
+    fn trained_scales(&self, sampler: &Sampler) -> Option<[f64; 2]>;
+
+    /// Tensors of the networks that may be read by the host instead of a graph: names as in graphs, and shapes.
+    fn host_tensors(&self) -> Result<Vec<(String, Vec<u64>)>> {
+        Ok(Vec::new())
+    }
+
     /// Its form over latent canvases, where it has one.
     fn latent_form(&self) -> Option<&dyn LatentForm> {
         None

@@ -9,7 +9,7 @@
 //! out = (x + y) / 2 + 0.5                      without a residual: y / 2 + 0.5
 //! ```
 
-use super::job::{Checkpoints, Form, Job, System};
+use super::job::{Checkpoints, Form, Job, Sampler, System};
 use super::latent::LatentForm;
 use super::needs::Needs;
 use super::onestep_index::{Index, wrong};
@@ -73,6 +73,8 @@ pub struct OneStep {
     pub residual: bool,
     /// What was measured of the autoencoder's modes.
     pub figures: VaeFigures,
+    /// Smallest and largest scale of its training.
+    pub trained_scales: Option<[f64; 2]>,
 }
 
 /// What a job asks of the network besides the picture.
@@ -154,6 +156,7 @@ impl OneStep {
             planes: index.planes()?,
             residual: index.residual()?,
             figures: index.vae_figures()?,
+            trained_scales: index.scales("trained_scales")?,
             vae,
             unet,
         };
@@ -283,6 +286,15 @@ impl System for OneStep {
 
     fn latent_form(&self) -> Option<&dyn LatentForm> {
         Some(self)
+    }
+
+    fn trained_scales(&self, _: &Sampler) -> Option<[f64; 2]> {
+        self.trained_scales
+    }
+
+    fn host_tensors(&self) -> Result<Vec<(String, Vec<u64>)>> {
+        // Where the autoencoder is cut at its norms, their vectors are the host's.
+        Ok(self.uncut()?.into_iter().flat_map(|g| g.weights).map(|w| (w.name, w.shape)).collect())
     }
 
     fn as_one_step(&self) -> Option<&OneStep> {

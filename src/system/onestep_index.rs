@@ -98,6 +98,16 @@ impl Index<'_> {
         found.filter(|l| !l.is_empty()).ok_or_else(|| self.bad(key, "numbers from 0 to 1"))
     }
 
+    /// The scales that a checkpoint was trained for, smallest and largest; `None` where it does not say.
+    pub(super) fn scales(&self, key: &str) -> Result<Option<[f64; 2]>> {
+        let Some(found) = self.map.get(key).filter(|v| !v.is_null()) else { return Ok(None) };
+        let both: Vec<f64> = found.as_array().into_iter().flatten().filter_map(Json::as_f64).collect();
+        match both[..] {
+            [low, high] if 1.0 <= low && low <= high && high.is_finite() => Ok(Some([low, high])),
+            _ => Err(self.bad(key, "two numbers from 1, the smaller first")),
+        }
+    }
+
     /// One of some named values, whose names may be written with underscores.
     pub(super) fn named<T: Copy>(&self, key: &str, all: &[(&str, T)]) -> Result<Option<T>> {
         let Some(text) = self.text(key)? else { return Ok(None) };

@@ -9,8 +9,10 @@ import argparse
 import json
 from pathlib import Path
 
+import casarbi_liif
 from casarbi_evaluate import load
 from casarbi_run import picture_crop  # noqa: F401  (makes tools/reference importable)
+from casarbi_train import trained_scales
 from casarbi import PIPELINE
 
 
@@ -83,6 +85,11 @@ def main():
     model = load(a.run / "last.pt", overrides)
     assert set(model.config) == set(PIPELINE)
     model.save(a.out)
+    # The factors of a stage in training, and those of the base picture's network alone.
+    started = [e["args"] for e in events(a.run) if e.get("event") == "start"][-1]
+    index = json.loads((a.out / "model_index.json").read_text())
+    index |= {"trained_scales": trained_scales(started["cascade"], float(started["fixed_factor"])), "liif_trained_scales": casarbi_liif.TRAINED_SCALES}
+    (a.out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     figures = {title: json.loads(Path(path).read_text()) for title, path in (f.split("=", 1) for f in a.figures)}
     logs = {"LIIF": events(a.liif_run), "Denoiser, encoders and adapter": events(a.run)}
     (a.out / "README.md").write_text(card(model, logs, figures, a.note))

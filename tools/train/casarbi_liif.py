@@ -33,6 +33,10 @@ def new(config=CONFIG):
     return net
 
 
+# Smallest and largest factor that pick_factor draws.
+TRAINED_SCALES = [1.02, 8.0]
+
+
 def pick_factor(rng):
     r = rng.random()
     return 2.0 if r < 0.5 else float(rng.uniform(1.02, 2)) if r < 0.75 else float(math.exp(rng.uniform(math.log(2), math.log(8))))

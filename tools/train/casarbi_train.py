@@ -72,6 +72,13 @@ def pick_factor(rng, cascade, fixed):
     return 2.0 if rng.random() < fixed else float(rng.uniform(1.05, 2))
 
 
+def trained_scales(cascade, fixed):
+    """Smallest and largest factor that pick_factor draws."""
+    if fixed >= 1 and cascade not in ("single", "uniform"):
+        return [2.0, 2.0]
+    return {"single": [1.1, LARGEST], "uniform": [1.1, 2.0]}.get(cascade, [1.05, 2.0])
+
+
 def random_window(rng, size, factor):
     """Where a crop could lie: (rect, full) of a target picture of a random size."""
     full = [int(math.exp(rng.uniform(math.log(size), math.log(2048)))) for _ in range(2)]

@@ -108,7 +108,7 @@ def main():
     (a.out / "scheduler").mkdir(exist_ok=True)
     (a.out / "scheduler" / "scheduler_config.json").write_text((a.onestep / "scheduler" / "scheduler_config.json").read_text())
     library = {"vae": "diffusers", "unet": "diffusers", "controlnet": "diffusers", "depth": "transformers", "sam": "transformers"}
-    (a.out / "model_index.json").write_text(index({k: (library.get(k, "tessera"), type(v).__name__) for k, v in nets.items()}, casr_train.CONFIG))
+    (a.out / "model_index.json").write_text(index({k: (library.get(k, "tessera"), type(v).__name__) for k, v in nets.items()}, casr_train.CONFIG | {"trained_scales": casr_train.TRAINED_SCALES}))
     runs = {"superpixel": a.superpixel, "depth": a.depth, "stage 1 (autoencoder, UNet, ControlNet)": a.stage1}
     runs |= {"stage 2 (SARM and its encoder)": a.stage2} if a.stage2 else {}
     counts = {k: sum(p.numel() for p in net.parameters()) for k, net in nets.items()}

@@ -36,6 +36,8 @@ CONFIG = dict(
     planes=["noise_strength", "jpeg_strength", "inverse_scale"], residual="bicubic", cell=4, trained_cell=4,
     sarm_token_budget=16384, sarm_pooled_side=8,
 )
+# Smallest and largest factor of a stage in training.
+TRAINED_SCALES = [1.15, 4.0]
 SARM = dict(channels=64, num_attention_heads=2, cross_attention_dim=32, reduce=2)
 SAM = dict(
     hidden_size=48, num_hidden_layers=2, num_attention_heads=2, mlp_dim=96, output_channels=32, image_size=256, patch_size=16,
@@ -166,7 +168,7 @@ def main():
 
     def loss_of(rng):
         hr = torch.stack([picture_crop(rng, pool, a.crop) for _ in range(a.batch)])
-        factor = 4.0 if rng.random() < 0.5 else float(math.exp(rng.uniform(math.log(1.15), math.log(4))))
+        factor = 4.0 if rng.random() < 0.5 else float(math.exp(rng.uniform(*map(math.log, TRAINED_SCALES))))
         low = max(16, round(a.crop / factor))
         known = low
         if rng.random() < a.cycle:

@@ -25,6 +25,8 @@ INDEX = {
     "scheduler": ["diffusers", "DDPMScheduler"],
     "timestep": TIMESTEP,
     "num_inference_steps": 1,
+    # What train.pick_scale draws.
+    "trained_scales": [1.15, 8.0],
     "add_noise": False,
     "sample_posterior": False,
     "prediction_type": "v_prediction",

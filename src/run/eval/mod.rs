@@ -1,6 +1,7 @@
 //! Quality tables: pictures are reduced by exactly the scale, enlarged again by each method, and measured against
 //! themselves. Every picture made is kept, in folders that other programs' measures can read.
 
+mod method;
 mod page;
 mod protocol;
 mod sheet;
@@ -8,69 +9,18 @@ mod stages;
 mod table;
 
 use super::engine::Engine;
-use super::options::{Cancel, Observer, Progress, Resume, Silent, Size, UpscaleOptions};
+use super::options::{Cancel, Observer, Progress, Report, Resume, Silent, Size, UpscaleOptions};
 use super::upscale::{check_options, upscale_with};
 use crate::error::{Error, Kind, Result};
 use crate::metrics::{self, Picture, Scores};
-use crate::system::job::{Off, Reference, Sampler};
-use crate::system::{casarbi, casr};
 use crate::{fs, image, limits};
+use method::Models;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+pub use method::{How, Method};
 pub use protocol::{PROTOCOLS, Protocol, protocol};
 pub use table::{json_lines, markdown};
-
-/// How pictures are enlarged.
-#[derive(Debug, Clone, PartialEq)]
-pub enum How {
-    /// Bicubic interpolation.
-    Bicubic,
-    /// One job of the engine.
-    Job(Box<UpscaleOptions>),
-    /// A job for each stage of a cascade, at most 4 times as large each and the largest first; the pictures in between have 16 bits.
-    Cascade(Box<UpscaleOptions>),
-}
-
-/// A row of the table.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Method {
-    /// Its name, which also names a folder.
-    pub name: String,
-    /// What it does; input, output and size of its job are set for each picture.
-    pub how: How,
-    /// The row that it is with a part left out: how far the results are apart is measured too.
-    pub of: Option<usize>,
-}
-
-impl Method {
-    /// The rows with each part left out that this row's system can do without; it is row `index`.
-    pub fn ablated(&self, index: usize) -> Vec<Method> {
-        let (How::Job(options) | How::Cascade(options)) = &self.how else { return Vec::new() };
-        let system = options.system.as_deref().unwrap_or_default();
-        let mut parts: Vec<(&str, Sampler)> = Vec::new();
-        if system == casr::SYSTEM {
-            parts.extend(Off::ALL.iter().map(|&(name, off)| {
-                let mut sampler = options.sampler.clone();
-                sampler.off.push(off);
-                (name, sampler)
-            }));
-        }
-        if system == casarbi::SYSTEM {
-            parts.push(("adapter", Sampler { no_adapter: true, ..options.sampler.clone() }));
-            parts.push(("guidance", Sampler { reference: Some(Reference::Off), ..options.sampler.clone() }));
-        }
-        let row = |(part, sampler): (&str, Sampler)| {
-            let options = Box::new(UpscaleOptions { sampler, ..(**options).clone() });
-            let how = match self.how {
-                How::Cascade(_) => How::Cascade(options),
-                How::Job(_) | How::Bicubic => How::Job(options),
-            };
-            Method { name: format!("{} without {part}", self.name), how, of: Some(index) }
-        };
-        parts.into_iter().map(row).collect()
-    }
-}
 
 /// What is measured.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,6 +70,10 @@ pub struct Measured {
     pub pixels: u64,
     /// Most device bytes allocated at once.
     pub device_peak: u64,
+    /// Parameters of the networks that ran, each once.
+    pub parameters: u64,
+    /// The smallest and the largest factor of a model's training, where this scale, or a stage of it, lies outside of them.
+    pub outside: Option<[f64; 2]>,
     /// The Frechet distance after each stage of a cascade, against the original reduced to the stage's size.
     pub drift: Vec<f64>,
 }
@@ -139,6 +93,7 @@ pub struct Evaluation {
 pub fn eval(options: &EvalOptions, observer: &mut dyn Observer, cancel: &Cancel) -> Result<Evaluation> {
     check(options)?;
     let mut names = pictures(options)?;
+    let models = options.methods.iter().map(Models::of).collect::<Result<Vec<_>>>()?;
     let jobs = options.methods.iter().filter_map(|m| match &m.how {
         How::Job(o) | How::Cascade(o) => Some(o),
         How::Bicubic => None,
@@ -151,7 +106,7 @@ pub fn eval(options: &EvalOptions, observer: &mut dyn Observer, cancel: &Cancel)
     let mut matrices = vec![Vec::new(); options.methods.len()];
     let (began, total) = (Instant::now(), names.len() as u64);
     for (i, path) in names.drain(..).enumerate() {
-        let one = One { options, name: stem(&path), path: &path, began, done: i as u64, total };
+        let one = One { options, models: &models, name: stem(&path), path: &path, began, done: i as u64, total };
         match one.original() {
             Ok(original) => one.run(&original, &mut engine, &mut evaluation, &mut matrices, observer, cancel)?,
             Err(e) => {
@@ -247,6 +202,8 @@ fn mean(all: &[Vec<Vec<f64>>]) -> Vec<Vec<f64>> {
 /// One picture on its way through all methods and scales.
 struct One<'a> {
     options: &'a EvalOptions,
+    /// Of each method.
+    models: &'a [Models],
     name: String,
     path: &'a Path,
     began: Instant,
@@ -281,12 +238,13 @@ impl One<'_> {
         let options = self.options;
         for &scale in &options.scales {
             let Some((input, reference)) = self.pair(original, scale, to)? else { continue };
-            for method in &options.methods {
+            for (method, models) in options.methods.iter().zip(self.models) {
                 cancel.check()?;
                 self.tell(observer, &format!("{} x{scale} {}", self.name, method.name));
                 let folder = options.output.join(place(&method.name, scale));
                 let made = stages::enlarge(method, &input, scale, &folder, &self.name, engine, cancel)?;
                 let mut measured = self.measure(method, scale, made, reference.as_ref(), &input)?;
+                measured.outside = models.outside(scale)?;
                 if let Some(whole) = method.of.and_then(|i| options.methods.get(i)) {
                     let whole = options.output.join(place(&whole.name, scale)).join(format!("{}.png", self.name));
                     let (a, b) = (Picture::read(&options.output.join(&measured.path))?, Picture::read(&whole)?);
@@ -374,6 +332,8 @@ impl One<'_> {
             seconds: made.seconds,
             pixels: (result.width * result.height) as u64,
             device_peak: made.device_peak,
+            parameters: made.parameters,
+            outside: None,
             drift,
             path: made.path.strip_prefix(&self.options.output).unwrap_or(&made.path).to_owned(),
         })
@@ -394,9 +354,8 @@ fn job(of: &UpscaleOptions, input: &Path, output: &Path, size: Size) -> UpscaleO
     }
 }
 
-/// Runs one job; seconds and peak come from its report.
-fn run_job(engine: &mut Engine, options: &UpscaleOptions, cancel: &Cancel) -> Result<(f64, u64)> {
+/// Runs one job.
+fn run_job(engine: &mut Engine, options: &UpscaleOptions, cancel: &Cancel) -> Result<Report> {
     // What hundreds of jobs have to say would bury the evaluation's own words.
-    let report = upscale_with(engine, options, &mut Silent, cancel)?;
-    Ok((report.seconds, report.device_peak))
+    upscale_with(engine, options, &mut Silent, cancel)
 }

@@ -42,7 +42,9 @@ fn page(options: &EvalOptions, evaluation: &Evaluation) -> String {
         }
         text += "</tr>";
     }
-    let _ = write!(text, "</table><p><a href=\"{}\">sheet</a>", sheet::NAME);
+    text += "</table>";
+    text += &table::footnote(evaluation).map(|note| format!("<p>{}", escaped(&note))).unwrap_or_default();
+    let _ = write!(text, "<p><a href=\"{}\">sheet</a>", sheet::NAME);
     let mut last = ("", 0.0);
     for m in &evaluation.measured {
         if last != (m.picture.as_str(), m.scale) {

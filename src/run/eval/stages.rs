@@ -17,6 +17,7 @@ pub(super) struct Made {
     pub(super) path: PathBuf,
     pub(super) seconds: f64,
     pub(super) device_peak: u64,
+    pub(super) parameters: u64,
     /// The pictures after each stage, the result last; empty for single jobs.
     pub(super) stages: Vec<PathBuf>,
 }
@@ -39,11 +40,13 @@ pub(super) fn enlarge(
             let small = Picture::read(input)?;
             let [w, h] = [small.width, small.height].map(|side| (side as f64 * scale).round() as usize);
             small.resized(w, h)?.write(&path, Depth::Eight, false)?;
-            Ok(Made { path, seconds: began.elapsed().as_secs_f64(), device_peak: 0, stages: Vec::new() })
+            let seconds = began.elapsed().as_secs_f64();
+            Ok(Made { path, seconds, device_peak: 0, parameters: 0, stages: Vec::new() })
         }
         How::Job(of) => {
-            let (seconds, device_peak) = run_job(engine, &job(of, input, &path, Size::Scale(scale)), cancel)?;
-            Ok(Made { path, seconds, device_peak, stages: Vec::new() })
+            let r = run_job(engine, &job(of, input, &path, Size::Scale(scale)), cancel)?;
+            let (seconds, device_peak, parameters) = (r.seconds, r.device_peak, r.parameters);
+            Ok(Made { path, seconds, device_peak, parameters, stages: Vec::new() })
         }
         How::Cascade(of) => {
             let small = Picture::read(input)?;
@@ -54,7 +57,7 @@ pub(super) fn enlarge(
             let deep = between.join(format!("{name}.0.tif"));
             small.write(&deep, Depth::Sixteen, false)?;
             let (mut from, mut stages) = (deep, Vec::new());
-            let (mut seconds, mut device_peak, mut reached) = (0.0, 0, 1.0);
+            let (mut seconds, mut device_peak, mut parameters, mut reached) = (0.0, 0, 0, 1.0);
             for (k, factor) in factors.iter().enumerate() {
                 reached *= factor;
                 let last = k + 1 == factors.len();
@@ -63,13 +66,15 @@ pub(super) fn enlarge(
                 let side = |v: usize| (v as f64 * by).round() as u64;
                 let size = Size::Both(side(small.width), side(small.height));
                 let to = if last { path.clone() } else { between.join(format!("{name}.{}.tif", k + 1)) };
-                let (spent, peak) = run_job(engine, &job(of, &from, &to, size), cancel)?;
-                seconds += spent;
-                device_peak = device_peak.max(peak);
+                let r = run_job(engine, &job(of, &from, &to, size), cancel)?;
+                seconds += r.seconds;
+                device_peak = device_peak.max(r.device_peak);
+                // The networks of every stage are the same.
+                parameters = parameters.max(r.parameters);
                 stages.push(to.clone());
                 from = to;
             }
-            Ok(Made { path, seconds, device_peak, stages })
+            Ok(Made { path, seconds, device_peak, parameters, stages })
         }
     }
 }

@@ -17,6 +17,9 @@ pub(super) struct Means {
     /// Seconds per million pixels of output.
     pub(super) seconds: f64,
     pub(super) device_peak: u64,
+    pub(super) parameters: u64,
+    /// See [`Measured::outside`].
+    pub(super) outside: Option<[f64; 2]>,
 }
 
 /// Methods and scales in the order they were measured.
@@ -52,11 +55,13 @@ pub(super) fn means(evaluation: &Evaluation, scale: f64, method: &str) -> Means 
         apart: mean(&|m| m.apart),
         seconds: all.iter().map(|m| m.seconds).sum::<f64>() / (pixels as f64 / 1e6).max(1e-9),
         device_peak: all.iter().map(|m| m.device_peak).max().unwrap_or(0),
+        parameters: all.iter().map(|m| m.parameters).max().unwrap_or(0),
+        outside: all.iter().find_map(|m| m.outside),
     }
 }
 
 /// Headings of the columns of [`markdown`].
-pub(super) const HEADINGS: [&str; 12] = [
+pub(super) const HEADINGS: [&str; 13] = [
     "scale",
     "method",
     "pictures",
@@ -67,9 +72,30 @@ pub(super) const HEADINGS: [&str; 12] = [
     "self-similarity error",
     "Frechet",
     "levels from the whole",
+    "parameters",
     "s / megapixel",
     "device MiB",
 ];
+
+/// A scale, with a mark where it is outside the training.
+fn shown_scale(scale: f64, outside: Option<[f64; 2]>) -> String {
+    format!("x{scale}{}", if outside.is_some() { " *" } else { "" })
+}
+
+/// What the mark says: each method's range.
+pub(super) fn footnote(evaluation: &Evaluation) -> Option<String> {
+    let mut ranges: Vec<String> = Vec::new();
+    for m in &evaluation.measured {
+        if let Some([low, high]) = m.outside {
+            let range = format!("{} x{low} to x{high}", m.method);
+            if !ranges.contains(&range) {
+                ranges.push(range);
+            }
+        }
+    }
+    let of = "* a factor, of a stage where there are stages, outside those that the model was trained for";
+    (!ranges.is_empty()).then(|| format!("{of}: {}", ranges.join(", ")))
+}
 
 /// The cells of one row.
 pub(super) fn cells(scale: f64, method: &str, m: &Means) -> Vec<String> {
@@ -77,7 +103,7 @@ pub(super) fn cells(scale: f64, method: &str, m: &Means) -> Vec<String> {
     let score = |i: usize, digits: usize| shown(m.scores.map(|s| s[i]), digits);
     let peak = if m.device_peak == 0 { "-".into() } else { format!("{:.1}", m.device_peak as f64 / 1048576.0) };
     vec![
-        format!("x{scale}"),
+        shown_scale(scale, m.outside),
         method.to_owned(),
         m.pictures.to_string(),
         score(0, 3),
@@ -87,6 +113,7 @@ pub(super) fn cells(scale: f64, method: &str, m: &Means) -> Vec<String> {
         shown(m.similarity, 4),
         shown(m.frechet, 6),
         shown(m.apart, 2),
+        m.parameters.to_string(),
         format!("{:.2}", m.seconds),
         peak,
     ]
@@ -99,6 +126,7 @@ pub fn markdown(evaluation: &Evaluation) -> String {
     for (scale, method) in rows(evaluation) {
         text += &line(&cells(scale, method, &means(evaluation, scale, method)));
     }
+    text += &footnote(evaluation).map(|note| format!("\n\\{note}\n")).unwrap_or_default();
     let drifting: Vec<&Measured> = evaluation.measured.iter().filter(|m| !m.drift.is_empty()).collect();
     if !drifting.is_empty() {
         text += "\nFrechet distance to the original after each stage:\n\n| scale | method | stages |\n|---|---|---|\n";
@@ -110,7 +138,8 @@ pub fn markdown(evaluation: &Evaluation) -> String {
             }
             let mean = |k: usize| of.iter().map(|m| m.drift[k]).sum::<f64>() / of.len() as f64;
             let means: Vec<String> = (0..stages).map(|k| format!("{:.6}", mean(k))).collect();
-            let _ = writeln!(text, "| x{scale} | {method} | {} |", means.join(", "));
+            let scale = shown_scale(scale, of.iter().find_map(|m| m.outside));
+            let _ = writeln!(text, "| {scale} | {method} | {} |", means.join(", "));
         }
     }
     let mut scales: Vec<f64> = evaluation.measured.iter().map(|m| m.scale).collect();
@@ -145,7 +174,8 @@ pub fn json_lines(evaluation: &Evaluation) -> String {
             "method": m.method, "scale": m.scale, "picture": m.picture, "path": m.path.to_string_lossy(),
             "psnr": psnr, "ssim": m.scores.map(|s| s.ssim), "gmsd": m.scores.map(|s| s.gmsd),
             "haarpsi": m.scores.map(|s| s.haarpsi), "self_similarity_error": m.similarity, "frechet": m.frechet, "apart": m.apart,
-            "seconds": m.seconds, "pixels": m.pixels, "device_peak": m.device_peak, "drift": m.drift,
+            "seconds": m.seconds, "pixels": m.pixels, "device_peak": m.device_peak, "parameters": m.parameters,
+            "outside_trained_scales": m.outside, "drift": m.drift,
         });
         let _ = writeln!(text, "{object}");
     }
