@@ -253,13 +253,13 @@ impl Casr {
     /// The autoencoder on canvases: the encoder from `window` (f32, -1 to 1) to `moments`, the decoder from `clean` to
     /// `result`, 0 to 1, with `window` where that is added.
     pub(super) fn autoencoder(&self, s: &Settings, t: &Tiles) -> Result<[Graph; 2]> {
-        let of = |what: &str| format!("casr {what} {:?} b{} {}", t.window, t.batch, t.dtype.name());
-        let mut l = Linker::new(of("encode"));
+        let of = |what: &str| format!("{what} {:?} b{} {}", t.window, t.batch, t.dtype.name());
+        let mut l = Linker::new(of("casr-encode"));
         let window = input(&mut l, "window", t.batch, t.window, RGB, DType::F32);
         let moments = self.moments(&mut l, t, "window.stored", window)?;
         l.output("moments", moments);
         let encoder = l.finish();
-        let mut l = Linker::new(of("decode"));
+        let mut l = Linker::new(of("casr-decode"));
         let map = t.window.map(|side| side / self.vae.factor());
         let clean = input(&mut l, "clean", t.batch, map, self.vae.latent_channels(), t.dtype);
         let window = s.residual.then(|| input(&mut l, "window", t.batch, t.window, RGB, DType::F32));
