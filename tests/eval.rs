@@ -127,7 +127,7 @@ fn a_base_picture_is_a_row_and_another_system_may_follow() {
     let same = levels("one", "again");
     assert!(same < tolerance::SAME_BASE_LEVELS, "{same} levels");
     for (a, b) in [("liif", "bicubic"), ("both", "liif"), ("both", "one"), ("sampled", "liif"), ("one", "bicubic")] {
-        assert!(levels(a, b) > 4.0 * tolerance::SAME_BASE_LEVELS, "{a} and {b}: {} levels", levels(a, b));
+        assert!(levels(a, b) > tolerance::OTHER_BASE_LEVELS, "{a} and {b}: {} levels", levels(a, b));
     }
     let count = |name: &str| of(name)["parameters"].as_u64().expect("a count");
     assert!(count("liif") > 0 && count("both") == count("liif") + count("one") && count("sampled") > count("liif"));
