@@ -21,8 +21,8 @@ use tessera::run::control::Control;
 use tessera::run::executor::{Executor, SharedDevice};
 use tessera::run::interpreter::Interpreter;
 use tessera::run::{
-    Base, Cancel, Cascade, Observer, Progress, Reference, Resume, Sampler, Silent, Size, TileOrder, UpscaleOptions,
-    VaeMode, samples, upscale,
+    Base, Cancel, Cascade, Observer, Off, Progress, Reference, Resume, Sampler, Silent, Size, TileOrder,
+    UpscaleOptions, VaeMode, samples, upscale,
 };
 use tessera::system::casarbi::CasArbi;
 use tessera::system::footprint::whole_picture;
@@ -229,6 +229,10 @@ fn every_switch_is_pytorchs() {
         ("single", Sampler { cascade: Some(Cascade::Single), ..base() }),
         ("adapter", Sampler { no_adapter: true, ..base() }),
         ("one", Sampler { steps: Some(1), ..base() }),
+        ("liif", Sampler { off: vec![Off::Liif], ..base() }),
+        ("denoiser", Sampler { off: vec![Off::Denoiser], ..base() }),
+        ("plain", Sampler { off: vec![Off::Liif, Off::Denoiser], base: Some(Base::Original), ..base() }),
+        ("unlike", Sampler { off: vec![Off::Liif], base: Some(Base::Original), ..base() }),
     ]);
     let whole = tensor("x3.3").1;
     for (name, sampler) in cases {
@@ -353,6 +357,8 @@ fn what_a_job_cannot_have_is_refused() {
         Sampler { steps: Some(0), ..Sampler::default() },
         Sampler { guidance: Some(vec![2.0]), ..Sampler::default() },
         Sampler { guidance: Some(Vec::new()), ..Sampler::default() },
+        Sampler { off: vec![Off::Liif, Off::Sarm], ..Sampler::default() },
+        Sampler { enlarged: Some(2.0), ..Sampler::default() },
     ] {
         assert_eq!(program(&job(2.0, sampler)).expect_err("refused").kind(), Kind::Usage);
     }

@@ -121,7 +121,7 @@ fn it_runs_without_what_it_can_do_without() {
     let lines = bare.describe().expect("described").join("\n");
     assert!(["superpixel", "depth", "controlnet", "sarm", "sam"].iter().all(|p| lines.contains(p)), "{lines}");
     // It is what the whole model is with everything switched off.
-    let all = Off::ALL.iter().map(|o| o.1).collect();
+    let all = tessera::system::casr::OFF.to_vec();
     let (job, bare_job) =
         (job(SOURCE, 3.0, Sampler { off: all, ..Sampler::default() }), job(SOURCE, 3.0, Sampler::default()));
     let picture = expected("picture");
@@ -147,6 +147,8 @@ fn options_of_another_system_are_refused_by_name() {
         (Sampler { steps: Some(3), ..Sampler::default() }, "steps"),
         (Sampler { base: Some(Base::Original), ..Sampler::default() }, "base"),
         (Sampler { no_adapter: true, ..Sampler::default() }, "no-adapter"),
+        (Sampler { enlarged: Some(2.0), ..Sampler::default() }, "enlarged"),
+        (off(Off::Liif), "liif"),
     ] {
         let e = program(&model, &job(SOURCE, 2.0, sampler), &way(128, 32)).expect_err("refused");
         assert!(e.kind() == Kind::Usage && e.message().contains(name), "{e}");

@@ -1,6 +1,7 @@
 //! `tessera eval`: what it writes, what it measures, what it refuses.
 
 use crate::program::{self, run};
+use crate::tolerance;
 use std::path::Path;
 
 fn folder() -> tempfile::TempDir {
@@ -72,21 +73,72 @@ fn methods_are_measured_against_the_originals() {
 #[test]
 fn ablations_are_held_against_the_whole() {
     let folder = folder();
-    let model = crate::job::folder("casr/model");
-    let method = format!("casr -g cpu -m {}", model.display());
-    let r = eval(
-        folder.path(),
-        "in",
-        "out",
-        &["--scales", "2", "--first", "1", "--ablate", "--json", "--method", &format!("whole={method}")],
-    );
+    let casr = format!("whole={}", small("casr"));
+    let casarbi = format!("other={}", small("casarbi"));
+    let more = ["--scales", "2", "--first", "1", "--ablate", "--json", "--method", &casr, "--method", &casarbi];
+    let r = eval(folder.path(), "in", "out", &more);
     assert_eq!(r.code, Some(0), "{r:?}");
     let lines: Vec<serde_json::Value> = r.stdout.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
     let names: Vec<&str> = lines.iter().map(|l| l["method"].as_str().expect("a name")).collect();
     let parts = ["superpixels", "depth", "sarm", "semantic"].map(|p| format!("whole without {p}"));
-    assert_eq!(names, [vec!["whole"], parts.iter().map(String::as_str).collect()].concat());
-    assert!(lines[0]["apart"].is_null());
-    assert!(lines[1..].iter().all(|l| l["apart"].as_f64().is_some_and(|v| v > 0.0)), "{lines:?}");
+    let others = ["liif", "denoiser", "adapter", "guidance"].map(|p| format!("other without {p}"));
+    let rows: Vec<&str> = parts.iter().chain(&others).map(String::as_str).collect();
+    assert_eq!(names, [vec!["whole", "other"], rows].concat());
+    assert!(lines[..2].iter().all(|l| l["apart"].is_null()));
+    // What is left out is not counted: each of SARM's rows has fewer parameters, guidance has none.
+    let count = |i: usize| lines[i]["parameters"].as_u64().expect("a count");
+    assert!((2..6).all(|i| count(i) < count(0)) && (6..9).all(|i| count(i) < count(1)) && count(9) == count(1));
+    assert!(lines[2..].iter().all(|l| l["apart"].as_f64().is_some_and(|v| v > 0.0)), "{lines:?}");
+}
+
+/// A model folder of `system` beside the tests, as an option.
+fn small(system: &str) -> String {
+    format!("{system} -g cpu -m {}", crate::job::folder(system).join("model").display())
+}
+
+#[test]
+fn a_base_picture_is_a_row_and_another_system_may_follow() {
+    let folder = folder();
+    let liif = small("casarbi").replace("casarbi -g", "liif -g");
+    let rows = [
+        "one=onestep -g cpu".to_owned(),
+        "bicubic".to_owned(),
+        "again=bicubic+onestep -g cpu".to_owned(),
+        format!("liif={liif}"),
+        format!("both={liif} then onestep -g cpu"),
+        format!("sampled={}", small("casarbi")),
+    ];
+    let mut more = vec!["--scales", "3", "--json"];
+    rows.iter().for_each(|row| more.extend(["--method", row]));
+    let r = eval(folder.path(), "in", "out", &more);
+    assert_eq!(r.code, Some(0), "{r:?}");
+    let lines: Vec<serde_json::Value> = r.stdout.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let of = |name: &str| lines.iter().find(|l| l["method"] == name && l["picture"] == "a").expect("a row");
+    let pixels = |name: &str| {
+        let path = folder.path().join("out").join(of(name)["path"].as_str().expect("a path"));
+        image::open(path).expect("a picture").to_rgb16().into_raw()
+    };
+    let levels = |a: &str, b: &str| {
+        let (a, b) = (pixels(a), pixels(b));
+        let square = |(a, b): (&u16, &u16)| (f64::from(*a) - f64::from(*b)).powi(2);
+        (a.iter().zip(&b).map(square).sum::<f64>() / a.len() as f64).sqrt() / 257.0
+    };
+    // The one-step system enlarges by bicubic itself: given a picture that is enlarged so, it does the same.
+    let same = levels("one", "again");
+    assert!(same < tolerance::SAME_BASE_LEVELS, "{same} levels");
+    for (a, b) in [("liif", "bicubic"), ("both", "liif"), ("both", "one"), ("sampled", "liif"), ("one", "bicubic")] {
+        assert!(levels(a, b) > tolerance::OTHER_BASE_LEVELS, "{a} and {b}: {} levels", levels(a, b));
+    }
+    let count = |name: &str| of(name)["parameters"].as_u64().expect("a count");
+    assert!(count("liif") > 0 && count("both") == count("liif") + count("one") && count("sampled") > count("liif"));
+    assert_eq!(count("again"), count("one"));
+    // x3 is 2 and 1.5, whose pictures stay apart from the results.
+    assert_eq!(of("sampled")["drift"].as_array().map(Vec::len), Some(2));
+    assert_eq!(of("liif")["drift"].as_array().map(Vec::len), Some(0));
+    let results = std::fs::read_dir(folder.path().join("out/sampled/x3")).expect("there");
+    assert_eq!(results.filter(|e| e.as_ref().expect("entry").path().is_file()).count(), 2);
+    let stage = image::open(folder.path().join("out/sampled/x3/stages/a_stage1.png")).expect("a stage");
+    assert_eq!(stage.color(), image::ColorType::Rgb16);
 }
 
 #[test]
@@ -99,6 +151,7 @@ fn what_cannot_be_measured_is_refused_before_work_begins() {
         ("none", "out", &["--method", "bicubic"], "none"),
         ("in", "out", &["--method", "bicubic", "--method", "bicubic"], "called"),
         ("in", "out", &["--method", "x=nosuchsystem"], "nosuchsystem"),
+        ("in", "out", &["--method", "onestep -m nowhere"], "nowhere"),
         ("in", "out", &["--scales", "0.5"], "0.5"),
         ("in", "out", &["--protocol", "nosuch"], "casr-div8k"),
     ] {

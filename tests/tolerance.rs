@@ -212,3 +212,10 @@ pub(crate) const CASARBI_PART: f64 = 1e-2;
 
 /// PSNR between two samples that differ by a switch, dB: at most this near, or the switch does nothing.
 pub(crate) const CASARBI_APART_DB: f64 = 45.0;
+
+/// RMS difference, grey levels, of a result from the same with the enlargement handed over in 16 bits: one of the two is
+/// rounded to 8 bits (0.29), and what the enlargement overshoots is cut off.
+pub(crate) const SAME_BASE_LEVELS: f64 = 0.5;
+
+/// RMS difference, grey levels, that another way to enlarge makes at least: far above rounding.
+pub(crate) const OTHER_BASE_LEVELS: f64 = 2.0;

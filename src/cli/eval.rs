@@ -10,14 +10,16 @@ use tessera::{Error, Kind, Result};
 
 /// Shown below the options.
 pub(super) const HELP: &str = "\
-A method is `bicubic`, or a system with options of `tessera upscale`; NAME= before it names its row, and `cascade:`
-runs the system stage by stage, at most x4 each. Every picture made stays in the output folder: reference/, input/ and
+A method is `bicubic`, `liif` (the base picture of a casarbi model, in one jump), or a system with options of `tessera upscale`;
+NAME= before it names its row, `cascade:` runs the system stage by stage, at most x4 each, and `A then B` lets the system B work on
+what A enlarged, at that size (`A+B OPTIONS` is the same with equal options for both). Every picture made stays in the output folder: reference/, input/ and
 one folder for each method, by scale, under the names of the originals, so that other programs can measure them (FID, LPIPS,
 MUSIQ, NIQE and PI need weights that do not ship).
 
 Examples:
   tessera eval photos -o out --scales 2,4 --method bicubic --method onestep
   tessera eval photos -o out --scales 8,18 --method onestep --method 'stages=cascade:onestep --noise 0.1'
+  tessera eval photos -o out --scales 4,8 --method liif --method liif+onestep --method casarbi
   tessera eval photos -o out --method casr --ablate
   tessera eval div8k -o out --protocol casr-div8k --method bicubic --method onestep";
 
@@ -105,33 +107,59 @@ fn find(name: &str) -> Result<&'static eval::Protocol> {
     })
 }
 
-/// `[NAME=]bicubic` or `[NAME=][cascade:]SYSTEM [options]`.
+/// `[NAME=]HOW`.
 fn method(text: &str) -> Result<Method> {
     let refuse = |why: String| Error::new(Kind::Usage, "usage", format!("the method `{text}`: {why}"));
-    let (head, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-    let (name, head) = match head.split_once('=') {
-        Some((name, head)) => (name.to_owned(), head),
-        None => (text.to_owned(), head),
+    let head = text.split_whitespace().next().unwrap_or_default();
+    let (name, rest) = match head.split_once('=') {
+        Some((name, _)) => (name, text.split_once('=').map_or("", |(_, rest)| rest)),
+        None => (text, text),
     };
-    if name.is_empty() || head.trim_start_matches("cascade:").is_empty() {
+    if name.is_empty() {
         return Err(refuse("it has no name".into()));
     }
-    if head == "bicubic" {
-        return Ok(Method { name, how: How::Bicubic, of: None });
+    let words: Vec<&str> = rest.split_whitespace().collect();
+    let how = how(&words).map_err(refuse)?;
+    Ok(Method { name: name.to_owned(), how, of: None })
+}
+
+/// `bicubic`, `liif [options]`, `[cascade:]SYSTEM [options]`, `HOW then SYSTEM [options]` or `A+B [options]`; an error says why not.
+fn how(words: &[&str]) -> std::result::Result<How, String> {
+    if let Some(at) = words.iter().rposition(|w| *w == "then") {
+        return then(&words[..at], &words[at + 1..]);
     }
-    let (cascade, system) = match head.strip_prefix("cascade:") {
-        Some(system) => (true, system),
-        None => (false, head),
+    let Some((&head, options)) = words.split_first() else { return Err("it names no system".into()) };
+    if let Some((a, b)) = head.rsplit_once('+') {
+        let both = |head| [&[head], options].concat();
+        return then(&if a == "bicubic" { vec![a] } else { both(a) }, &both(b));
+    }
+    let job = |system: &str| {
+        let words = ["method", "-i", ".", "--system", system].into_iter().chain(options.iter().copied());
+        let row = Row::try_parse_from(words).map_err(|e| super::usage_error(&e).message().to_owned())?;
+        Ok::<_, String>(row.upscale.options())
     };
-    let words = ["method", "-i", ".", "--system", system].into_iter().chain(rest.split_whitespace());
-    let row = Row::try_parse_from(words).map_err(|e| refuse(super::usage_error(&e).message().to_owned()))?;
-    let options = Box::new(row.upscale.options());
-    Ok(Method { name, how: if cascade { How::Cascade(options) } else { How::Job(options) }, of: None })
+    match (head, head.strip_prefix("cascade:")) {
+        ("bicubic", _) if options.is_empty() => Ok(How::Bicubic),
+        ("bicubic", _) => Err("bicubic has no options".into()),
+        ("liif", _) => Ok(How::liif(job("casarbi")?)),
+        (_, Some("")) => Err("it names no system".into()),
+        (_, Some(system)) => Ok(How::Cascade(Box::new(job(system)?))),
+        (system, None) => Ok(How::Job(Box::new(job(system)?))),
+    }
+}
+
+/// `first`, then a plain job.
+fn then(first: &[&str], job: &[&str]) -> std::result::Result<How, String> {
+    match how(job)? {
+        How::Job(options) => Ok(How::Then(Box::new(how(first)?), options)),
+        How::Bicubic | How::Cascade(_) | How::Then(..) => Err("what follows `then` is one system".into()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tessera::run::{Cascade, Off};
 
     #[test]
     fn methods_are_systems_with_options() {
@@ -139,7 +167,26 @@ mod tests {
         let m = method("quick=cascade:onestep --seed 7").unwrap();
         let How::Cascade(options) = &m.how else { panic!("{m:?}") };
         assert_eq!((m.name.as_str(), options.system.as_deref(), options.seed), ("quick", Some("onestep"), 7));
-        for bad in ["", "=onestep", "onestep --no-such-option", "x=cascade:"] {
+        let How::Job(liif) = method("liif --tile 64").unwrap().how else { panic!("a job") };
+        assert_eq!((liif.system.as_deref(), liif.tile), (Some("casarbi"), Some(64)));
+        assert_eq!((liif.sampler.off, liif.sampler.cascade), (vec![Off::Denoiser], Some(Cascade::Single)));
+        let both = method("liif+onestep --seed 7").unwrap();
+        assert_eq!(both.name, "liif+onestep --seed 7");
+        assert_eq!(both.how, method("x=liif --seed 7 then onestep --seed 7").unwrap().how);
+        assert!(
+            matches!(method("x=bicubic+onestep -t 64").unwrap().how, How::Then(first, _) if *first == How::Bicubic)
+        );
+        for bad in [
+            "",
+            "=onestep",
+            "onestep --no-such-option",
+            "x=cascade:",
+            "x=",
+            "bicubic --seed 1",
+            "then onestep",
+            "onestep then bicubic",
+            "bicubic+",
+        ] {
             assert_eq!(method(bad).err().map(|e| e.kind()), Some(Kind::Usage), "{bad}");
         }
     }

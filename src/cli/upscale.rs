@@ -92,7 +92,7 @@ pub(super) struct UpscaleArgs {
     /// Leaves the coordinate adapter out
     #[arg(long, help_heading = "Cascade")]
     no_adapter: bool,
-    /// Leaves parts out, separated by commas: superpixels, depth, sarm, semantic
+    /// Leaves parts out, separated by commas: superpixels, depth, sarm, semantic of casr; liif, denoiser of casarbi
     #[arg(long, value_name = "PARTS", value_delimiter = ',', value_parser = named(&Off::ALL), help_heading = "Cascade")]
     off: Vec<Off>,
     /// Side of a superpixel cell in pixels of a stage's input; 3, 4, 5 and 8 are published
@@ -104,10 +104,14 @@ pub(super) struct UpscaleArgs {
     /// What semantic tokens are made of: stage-input or original
     #[arg(long, value_name = "PICTURE", value_parser = named(&Base::ALL), help_heading = "Cascade")]
     semantic_reference: Option<Base>,
+    /// The picture was enlarged by this before: the one-step network adds detail as after so large an enlargement, also at the
+    /// same size
+    #[arg(long, value_name = "FACTOR", help_heading = "Model")]
+    enlarged: Option<f64>,
     /// Makes N samples with seeds from --seed on, as {stem}_sample{seed}, with their mean and deviation
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Cascade")]
     samples: u32,
-    /// Also writes what every stage but the last made, as {stem}_stage{number}.png
+    /// Also writes what every stage but the last made, as {stem}_stage{number}.png of 16 bits
     #[arg(long, help_heading = "Cascade")]
     save_stages: bool,
     /// Noise in the input, 0 to 1
@@ -192,6 +196,7 @@ impl UpscaleArgs {
             cell: self.cell,
             rule: self.labels,
             semantic: self.semantic_reference,
+            enlarged: self.enlarged,
         };
         o.save_stages = self.save_stages;
         (o.noise, o.jpeg, o.seed) = (self.noise, self.jpeg, self.seed);
@@ -357,6 +362,7 @@ pub(super) fn report_json(r: &Report) -> Value {
             "device_after": r.allocations.device_after,
             "host_growths": r.allocations.host_growths,
         },
+        "stages": r.stages.iter().map(|path| lossy(path)).collect::<Vec<_>>(),
         "notes": r.notes,
         "dry_run": r.dry_run,
         "skipped": r.skipped,

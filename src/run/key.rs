@@ -82,6 +82,7 @@ pub(super) fn deciding(options: &UpscaleOptions) -> UpscaleOptions {
         overlap: free.overlap,
         batch: free.batch,
         save_stages: free.save_stages,
+        stage_folder: free.stage_folder,
         overwrite: free.overwrite,
         dry_run: free.dry_run,
         threads: free.threads,

@@ -184,8 +184,10 @@ pub struct UpscaleOptions {
     pub vae: VaeMode,
     /// How a cascaded sampler runs.
     pub sampler: Sampler,
-    /// Whether every stage's picture is written beside the output, as `{stem}_stage{number}.png`.
+    /// Whether every stage's picture is written beside the output, as `{stem}_stage{number}.png` of 16 bits.
     pub save_stages: bool,
+    /// A folder that is there for these pictures; `None`: beside the output.
+    pub stage_folder: Option<PathBuf>,
     /// Noise in the input, 0 to 1 (see the model's card).
     pub noise: f32,
     /// Compression artefacts in the input, 0 to 1 (see the model's card).
@@ -227,6 +229,7 @@ impl UpscaleOptions {
             vae: VaeMode::Auto,
             sampler: Sampler::default(),
             save_stages: false,
+            stage_folder: None,
             noise: 0.0,
             jpeg: 0.0,
             seed: 0,
@@ -400,6 +403,8 @@ pub struct Report {
     pub host_bytes: u64,
     /// What memory did.
     pub allocations: Allocations,
+    /// Pictures of stages that were written, in order.
+    pub stages: Vec<PathBuf>,
     /// Sentences for the user.
     pub notes: Vec<String>,
     /// Whether nothing was run.

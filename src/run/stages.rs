@@ -2,7 +2,7 @@
 
 use super::interpreter::Interpreter;
 use crate::error::Result;
-use crate::image::{self, Colour, Header, WriteOptions};
+use crate::image::{self, Colour, Depth, Header, WriteOptions};
 use crate::system::laid::STAGE;
 use crate::system::program::CanvasId;
 use std::path::{Path, PathBuf};
@@ -25,10 +25,19 @@ pub(super) fn write(
         let Some(number) = canvas.name.strip_prefix(STAGE) else { continue };
         let id = CanvasId(i);
         let [h, w] = interpreter.program().extent(id);
+        // Between stages nothing is rounded to 8 bits.
+        let depth = Depth::Sixteen;
         // The profile of a grey picture means nothing for the RGB that networks make of it.
         let icc = if header.colour.is_gray() { None } else { header.icc.clone() };
-        let header =
-            Header { width: w.into(), height: h.into(), colour: Colour::Rgb, icc, notes: Vec::new(), ..header.clone() };
+        let header = Header {
+            width: w.into(),
+            height: h.into(),
+            colour: Colour::Rgb,
+            icc,
+            depth,
+            notes: Vec::new(),
+            ..header.clone()
+        };
         let path = path_of(output, number);
         let mut sink = image::create_with(&path, &header, &WriteOptions::new(overwrite))?;
         for row in interpreter.canvas(id)?.chunks_exact(3 * w as usize) {

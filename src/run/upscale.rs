@@ -36,6 +36,10 @@ pub fn upscale(options: &UpscaleOptions, observer: &mut dyn Observer, cancel: &C
 }
 
 pub(super) fn check_options(options: &UpscaleOptions) -> Result<()> {
+    if let Some(factor) = options.sampler.enlarged.filter(|f| !(1.0..=limits::MAX_SCALE).contains(f)) {
+        let why = format!("the picture was enlarged by {factor}, it must be from 1 to {}", limits::MAX_SCALE);
+        return Err(Error::new(Kind::Usage, "run", why));
+    }
     for (name, value) in [("noise", options.noise), ("jpeg", options.jpeg)] {
         if !(0.0..=1.0).contains(&value) {
             return Err(Error::new(Kind::Usage, "run", format!("{name} is {value}, it must be from 0 to 1")));
@@ -94,7 +98,11 @@ pub fn upscale_with(
     let job = Job {
         source: [extent::to_u32("height", header.height)?, extent::to_u32("width", header.width)?],
         target: to,
-        conditioning: Conditioning { noise: options.noise, jpeg: options.jpeg, scale: target.scale },
+        conditioning: Conditioning {
+            noise: options.noise,
+            jpeg: options.jpeg,
+            scale: target.scale * options.sampler.enlarged.unwrap_or(1.0),
+        },
         seed: options.seed,
         sampler: options.sampler.clone(),
         keep_stages: options.save_stages,
@@ -288,10 +296,11 @@ fn parameters(model: &dyn System, program: &Program) -> Result<u64> {
     Ok(tensors.values().map(|shape| shape.iter().product::<u64>()).sum())
 }
 
-/// Whether the picture is asked for as it is. A network trained to add what enlarging lost would only disturb it.
+/// Whether the picture is asked for as it is, and was not enlarged before. A network trained to add what enlarging lost would
+/// only disturb it.
 fn unchanged(options: &UpscaleOptions, header: &Header, target: &Target) -> bool {
     let same = (header.width, header.height) == (target.width, target.height);
-    same && options.noise == 0.0 && options.jpeg == 0.0
+    same && options.noise == 0.0 && options.jpeg == 0.0 && options.sampler.enlarged.is_none()
 }
 
 #[cfg(test)]

@@ -67,8 +67,12 @@ impl Work<'_> {
             let done = rows::run(&mut interpreter, control, options, reading, colour, target, delivery);
             report.notes.extend(interpreter.told().iter().cloned());
             if done.is_ok() && options.save_stages {
-                let (path, header) = self.output;
-                for path in stages::write(&interpreter, path, header, options.overwrite)? {
+                let (output, header) = self.output;
+                let path =
+                    options.stage_folder.as_ref().map(|folder| folder.join(output.file_name().unwrap_or_default()));
+                let path = path.as_deref().unwrap_or(output);
+                report.stages = stages::write(&interpreter, path, header, options.overwrite)?;
+                for path in &report.stages {
                     report.notes.push(format!("stage picture {}", path.display()));
                 }
             }

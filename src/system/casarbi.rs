@@ -9,13 +9,13 @@
 //!
 //! Pictures are in -1 to 1 inside; `A` reduces to the reference's size by antialiased bicubic.
 
-use super::casarbi_program;
-use super::job::{Base, Cascade, Checkpoints, Form, Job, Reference, Sampler, System};
+use super::job::{Base, Cascade, Checkpoints, Form, Job, Off, Reference, Sampler, System};
 use super::needs::Needs;
 use super::onestep::{Shaping, read_json};
 use super::onestep_index::{Index, wrong};
 use super::program::Program;
 use super::schedule::{ResShift, ShiftStep};
+use super::{casarbi_program, casarbi_stage};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{DType, Graph};
 use crate::limits;
@@ -38,6 +38,8 @@ pub const PARTS: [(&str, &str); 4] = [
 ];
 /// See [`Needs`].
 pub const NEEDS: Needs = Needs { system: SYSTEM, class: CLASS, parts: &PARTS, scheduler: false };
+/// What a job can leave out.
+pub const OFF: [Off; 2] = [Off::Liif, Off::Denoiser];
 /// Shares of the model's own window that are tried, largest first, in quarters.
 const SHARES: [u32; 4] = [4, 3, 2, 1];
 
@@ -58,6 +60,8 @@ pub struct CasArbi {
     pub settings: Settings,
     /// Smallest and largest factor of a stage in training.
     pub trained_scales: Option<[f64; 2]>,
+    /// The same of the base picture alone.
+    pub liif_trained_scales: Option<[f64; 2]>,
     tile: u32,
     overlap: u32,
 }
@@ -90,6 +94,10 @@ pub struct Settings {
     pub cascade: Cascade,
     /// The coordinate adapter takes part.
     pub adapter: bool,
+    /// The base picture is LIIF's; else it is the bicubic enlargement.
+    pub liif: bool,
+    /// Residuals are sampled; else the base picture is a stage's result.
+    pub denoiser: bool,
 }
 
 impl CasArbi {
@@ -111,6 +119,7 @@ impl CasArbi {
             denoiser: CasArbiDenoiser::from_config(&config("denoiser")?).map_err(at("denoiser"))?,
             settings: Settings::read(&index)?,
             trained_scales: index.scales("trained_scales")?,
+            liif_trained_scales: index.scales("liif_trained_scales")?,
             tile: index.number("tile", 256.0)? as u32,
             overlap: index.number("overlap", 64.0)? as u32,
         };
@@ -141,13 +150,15 @@ impl CasArbi {
     /// How a job samples.
     pub fn settings(&self, job: &Job) -> Result<Settings> {
         let (mut s, asked) = (self.settings.clone(), &job.sampler);
-        asked.only(SYSTEM, &["steps", "cascade", "guidance", "guidance-reference", "base", "no-adapter"])?;
+        asked.only(SYSTEM, &["steps", "cascade", "guidance", "guidance-reference", "base", "no-adapter", "off"])?;
+        asked.only_off(SYSTEM, &OFF)?;
         if let Some(steps) = asked.steps {
             s.schedule.steps = steps;
         }
         s.cascade = asked.cascade.unwrap_or(s.cascade);
         s.reference = asked.reference.unwrap_or(s.reference);
         s.base = asked.base.unwrap_or(s.base);
+        (s.liif, s.denoiser) = (!asked.off.contains(&Off::Liif), !asked.off.contains(&Off::Denoiser));
         s.adapter &= !asked.no_adapter && self.denoiser.has_adapter();
         if let Some(strength) = &asked.guidance {
             if strength.is_empty() || strength.iter().any(|v| !(0.0..=1.0).contains(v)) {
@@ -190,6 +201,8 @@ impl Settings {
             base: index.named("base", &Base::ALL)?.unwrap_or(Base::StageInput),
             cascade: index.named("cascade", &Cascade::ALL)?.unwrap_or(Cascade::RemainderLast),
             adapter: true,
+            liif: true,
+            denoiser: true,
         })
     }
 
@@ -250,7 +263,7 @@ impl System for CasArbi {
     }
 
     fn networks(&self) -> Result<Vec<Graph>> {
-        casarbi_program::networks(self)
+        casarbi_stage::networks(self)
     }
 
     fn checkpoints(&self) -> Result<Checkpoints> {
@@ -261,8 +274,8 @@ impl System for CasArbi {
         Some(sampler.cascade.unwrap_or(self.settings.cascade))
     }
 
-    fn trained_scales(&self, _: &Sampler) -> Option<[f64; 2]> {
-        self.trained_scales
+    fn trained_scales(&self, sampler: &Sampler) -> Option<[f64; 2]> {
+        if sampler.off.contains(&Off::Denoiser) { self.liif_trained_scales } else { self.trained_scales }
     }
 
     fn describe(&self) -> Result<Vec<String>> {

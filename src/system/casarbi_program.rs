@@ -1,8 +1,9 @@
-//! The graphs and the program of CasArbi. A stage is one block over windows of its result: what is the same in every step
+//! The program of CasArbi. A stage is one block over windows of its result: what is the same in every step
 //! is prepared once for a window (base picture, condition, coordinate features, the noisy start), then its steps follow.
 //! So no more than the windows of one launch are ever in between, and stages meet in whole canvases of f32.
 
-use super::casarbi::{CasArbi, PLAIN, Settings};
+use super::casarbi::{CasArbi, Settings};
+use super::casarbi_stage::{Prepare, Step};
 use super::cascade::Stage;
 use super::footprint::{Crop, Side, fits};
 use super::job::{Base, Job, Reference};
@@ -11,10 +12,7 @@ use super::onestep::Shaping;
 use super::phase::{Block, Contexts, GridAxis, Nesting, Phase, Sink, Source, WindowPhase};
 use super::program::{GraphId, Program, Ratio, SavedId, TableId};
 use crate::error::Result;
-use crate::graph::op::{Axis as Way, Pointwise};
-use crate::graph::{Act, Builder, DType, Graph, Lifetime, Op, Shape, ValueId};
-use crate::model::casarbi::Seen;
-use crate::model::liif::{CUBIC, LiifExtents, along, narrow};
+use crate::graph::Shape;
 use crate::tile::geometry::{Placement, Tiling};
 use crate::tile::{Axis, Grid, Ramp};
 
@@ -26,163 +24,6 @@ const STEP: u16 = 1;
 const CUBIC_REACH: u32 = 3;
 /// Pictures in 0 to 1 as networks see them: factor and shift.
 const SIGNED: [f32; 2] = [2.0, -1.0];
-/// Side of a window over which the networks are built to be held against their files, per pixel of the coarsest level.
-const BUILT: u32 = 2;
-
-/// What fixes the graph that prepares a window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Prepare {
-    batch: u32,
-    /// Of the stage's input, as far as a window needs it.
-    from: [u32; 2],
-    /// The same of the picture that the base is made of.
-    base: [u32; 2],
-    window: [u32; 2],
-    adapter: bool,
-    dtype: DType,
-}
-
-/// What fixes the graph of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Step {
-    batch: u32,
-    steps: u32,
-    window: [u32; 2],
-    /// Guidance: the reference as far as a window needs it, taps of the reduction and of its adjoint on each axis.
-    guidance: Option<([u32; 2], [[u32; 2]; 2])>,
-    adapter: bool,
-    dtype: DType,
-}
-
-fn pointwise(alpha: f64, beta: Option<f64>, gamma: f32) -> Op {
-    let (alpha, beta) = (alpha as f32, beta.map(|b| b as f32));
-    Op::Pointwise(Pointwise { alpha, beta, gamma, act: Act::None, clamp: None, table: false })
-}
-
-fn by_table(two: bool) -> Op {
-    let beta = two.then_some(0.0);
-    Op::Pointwise(Pointwise { alpha: 0.0, beta, gamma: 0.0, act: Act::None, clamp: None, table: true })
-}
-
-fn input(b: &mut Builder, name: &str, n: u32, [h, w]: [u32; 2], c: u32, dtype: DType) -> ValueId {
-    b.input(name, Shape::new(n, h, w, c), dtype, Lifetime::Window)
-}
-
-/// The tables `{name}.rows` and `{name}.columns`, each with rows for `out` pixels of an item.
-fn tables(b: &mut Builder, name: &str, n: u32, out: [u32; 2], taps: [u32; 2]) -> [ValueId; 2] {
-    [0, 1].map(|i| input(b, &format!("{name}.{}", AXES[i].1), n, [1, out[i]], 1 + taps[i], DType::F32))
-}
-
-/// `x` by the tables of both axes, rows first.
-fn resized(b: &mut Builder, name: &str, x: ValueId, [rows, columns]: [ValueId; 2], taps: [u32; 2]) -> Result<ValueId> {
-    let x = along(b, &format!("{name}.down"), Way::Rows, taps[0], x, rows)?;
-    along(b, &format!("{name}.across"), Way::Columns, taps[1], x, columns)
-}
-
-impl CasArbi {
-    fn prepare(&self, p: &Prepare, s: &Settings) -> Result<Graph> {
-        let name = format!(
-            "casarbi prepare {:?} and {:?} to {:?} b{} adapter {} gain {} {}",
-            p.from,
-            p.base,
-            p.window,
-            p.batch,
-            p.adapter,
-            s.gain,
-            p.dtype.name()
-        );
-        let mut builder = Builder::new(name, p.dtype);
-        let b = &mut builder;
-        let [h, w] = p.window;
-        let lr = input(b, "input", p.batch, p.from, 3, DType::F32);
-        let source = input(b, "source", p.batch, p.base, 3, DType::F32);
-        let extents = LiifExtents { batch: p.batch, from: p.base, to: p.window };
-        let base = b.module("liif", |b| self.liif.apply(b, source, &extents, "liif."))?;
-        // y = gain (bicubic - base), x_T = y + noise
-        let tables = tables(b, "cubic", p.batch, p.window, [CUBIC; 2]);
-        let up = resized(b, "cubic", lr, tables, [CUBIC; 2])?;
-        let y = b.push_as("y", pointwise(s.gain, Some(-s.gain), 0.0), &[up, base], DType::F32)?;
-        let noise = input(b, "noise", p.batch, p.window, 3, DType::F32);
-        let x = b.add_as("x", y, noise, DType::F32)?;
-        let stored = narrow(b, "input.stored", lr)?;
-        let lr = b.module("lr_encoder", |b| self.lr_encoder.apply(b, stored))?;
-        let lr = resized(b, "features", lr, tables, [CUBIC; 2])?;
-        let stored = narrow(b, "base.stored", base)?;
-        let hr = b.module("hr_encoder", |b| self.hr_encoder.apply(b, stored))?;
-        let condition = b.module("denoiser", |b| self.denoiser.condition(b, lr, hr))?;
-        for (name, value) in [("base", base), ("x", x), ("condition", condition)] {
-            b.output(name, value);
-        }
-        if p.adapter {
-            let planes = input(b, "coordinates", p.batch, [h, w], 2 * (1 + 2 * self.denoiser.bands()), p.dtype);
-            let features = b.module("denoiser", |b| self.denoiser.coordinates(b, planes))?;
-            b.output("coordinate_features", features);
-        }
-        Ok(builder.finish())
-    }
-
-    fn step(&self, p: &Step, s: &Settings) -> Result<Graph> {
-        let name = format!(
-            "casarbi step {:?} b{} of {} guidance {:?} adapter {} gain {} {}",
-            p.window,
-            p.batch,
-            p.steps,
-            p.guidance,
-            p.adapter,
-            s.gain,
-            p.dtype.name()
-        );
-        let mut builder = Builder::new(name, p.dtype);
-        let b = &mut builder;
-        let table = |b: &mut Builder, name: &str, c: u32| {
-            b.input(name, Shape::new(p.steps, 1, 1, c), DType::F32, Lifetime::Step)
-        };
-        let x = input(b, "x", p.batch, p.window, 3, DType::F32);
-        let base = input(b, "base", p.batch, p.window, 3, DType::F32);
-        let condition = input(b, "condition", p.batch, p.window, self.denoiser.condition_channels(), p.dtype);
-        let features = |b: &mut Builder| {
-            let c = self.denoiser.coordinate_channels();
-            input(b, "coordinate_features", p.batch, p.window, c, p.dtype)
-        };
-        let coordinates = if p.adapter { Some(features(b)) } else { None };
-        let factor = table(b, "input", 2);
-        let skip = b.push_as("x.seen", by_table(false), &[x, factor], DType::F32)?;
-        let seen = narrow(b, "x.stored", skip)?;
-        let (time, scale) = (table(b, "timestep", 1), table(b, "scale", 1));
-        let seen = Seen { x: seen, skip, condition, time, scale, coordinates };
-        let x0 = b.module("denoiser", |b| self.denoiser.predict(b, &seen))?;
-        let mut u = b.push_as("u", pointwise(1.0, Some(1.0 / s.gain), 0.0), &[base, x0], DType::F32)?;
-        let mut clean = x0;
-        if let Some((size, [reduce, adjoint])) = p.guidance {
-            let reference = input(b, "reference", p.batch, size, 3, DType::F32);
-            let forth = tables(b, "reduce", p.batch, size, reduce);
-            let back = tables(b, "adjoint", p.batch, p.window, adjoint);
-            let small = resized(b, "reduce", u, forth, reduce)?;
-            let rest = b.push_as("rest", pointwise(1.0, Some(-1.0), 0.0), &[small, reference], DType::F32)?;
-            let gradient = resized(b, "adjoint", rest, back, adjoint)?;
-            u = b.push_as("u.guided", pointwise(1.0, Some(-1.0), 0.0), &[u, gradient], DType::F32)?;
-            clean = b.push_as("x0.guided", pointwise(s.gain, Some(-s.gain), 0.0), &[u, base], DType::F32)?;
-        }
-        let (next, added) = (table(b, "next", 2), table(b, "added", 2));
-        let noise = input(b, "noise", p.batch, p.window, 3, DType::F32);
-        let mean = b.push_as("x.mean", by_table(true), &[x, clean, next], DType::F32)?;
-        let next = b.push_as("x.next", by_table(true), &[mean, noise, added], DType::F32)?;
-        let picture = b.push_as("picture", pointwise(0.5, None, 0.5), &[u], DType::F32)?;
-        b.output("x", next);
-        b.output("picture", picture);
-        Ok(builder.finish())
-    }
-}
-
-/// The graphs of a small window: every tensor of every network.
-pub(super) fn networks(model: &CasArbi) -> Result<Vec<Graph>> {
-    let side = BUILT * model.denoiser.stride();
-    let (from, window, dtype) = ([side; 2], [side; 2], PLAIN);
-    let adapter = model.denoiser.has_adapter();
-    let prepare = Prepare { batch: 1, from, base: from, window, adapter, dtype };
-    let step = Step { batch: 1, steps: 1, window, guidance: None, adapter, dtype };
-    Ok(vec![model.prepare(&prepare, &model.settings)?, model.step(&step, &model.settings)?])
-}
 
 /// A stage being laid.
 struct Laying<'a> {
@@ -222,23 +63,45 @@ impl Laying<'_> {
         let (m, s) = (self.model, self.settings);
         let (batch, dtype) = (self.shaping.batch, self.shaping.dtype);
 
-        // What is prepared.
+        // What is prepared; the base picture first.
         let lr = crop(self.at.stage.from, m.lr_encoder.reach() + CUBIC_REACH);
         let (source, from) = match s.base {
             Base::StageInput => (self.at.input, self.at.stage.from),
             Base::Original => (self.at.picture, self.source),
         };
-        let seen = crop(from, m.liif.reach());
+        let seen = crop(from, if s.liif { m.liif.reach() } else { CUBIC_REACH });
         let lengths = |c: &[Crop; 2]| [c[0].length, c[1].length];
-        let shape = Prepare { batch, from: lengths(&lr), base: lengths(&seen), window, adapter: s.adapter, dtype };
+        let shape = Prepare {
+            batch,
+            from: lengths(&lr),
+            base: lengths(&seen),
+            window,
+            adapter: s.adapter,
+            liif: s.liif,
+            dtype,
+        };
+        let mut sources = vec![laid::crop("source", source, &seen, SIGNED)];
+        if s.liif {
+            self.liif(&sides, from, &seen, &mut sources)?;
+        } else {
+            for (i, (axis, name)) in AXES.into_iter().enumerate() {
+                let table = sides[i].cubic(from[i], &seen[i])?;
+                sources.push(self.at.along(&format!("plain.{name}"), axis, table));
+            }
+        }
+        if !s.denoiser {
+            let graph = self.at.program.graph(m.base_alone(&shape)?);
+            let sinks = vec![("picture".to_owned(), self.blend(false))];
+            let phases = vec![Phase::Windows(self.phase("base", graph, sources, sinks))];
+            self.at.program.blocks.push(Block { steps: 1, nesting: Nesting::StepOutside, phases });
+            return Ok(());
+        }
         let prepare = self.at.program.graph(m.prepare(&shape, s)?);
-        let mut sources =
-            vec![laid::crop("input", self.at.input, &lr, SIGNED), laid::crop("source", source, &seen, SIGNED)];
+        sources.push(laid::crop("input", self.at.input, &lr, SIGNED));
         for (i, (axis, name)) in AXES.into_iter().enumerate() {
             let table = sides[i].cubic(self.at.stage.from[i], &lr[i])?;
             sources.push(self.at.along(&format!("cubic.{name}"), axis, table));
         }
-        self.liif(&sides, from, &seen, &mut sources)?;
         let initial = s.schedule.initial()?;
         sources.push(("noise".into(), self.noise(START, initial as f32)));
         if s.adapter {
@@ -293,15 +156,7 @@ impl Laying<'_> {
             sources.push((name.into(), Source::Table(table)));
         }
         sources.push(("noise".into(), self.noise(STEP, 1.0)));
-        let blend = Sink::Blend {
-            canvas: self.at.output,
-            ratio: Ratio::ONE,
-            ramp: Ramp::Linear,
-            halo: 0,
-            gains: vec![1.0],
-            last_step_only: true,
-        };
-        let sinks = vec![save(1), ("picture".to_owned(), blend)];
+        let sinks = vec![save(1), ("picture".to_owned(), self.blend(true))];
         let step = self.phase("denoise", graph, sources, sinks);
         let phases = vec![Phase::Windows(first), Phase::Windows(step)];
         self.at.program.blocks.push(Block { steps: s.schedule.steps, nesting: Nesting::Prepared { once: 1 }, phases });
@@ -376,6 +231,12 @@ impl Laying<'_> {
             sources.push(self.at.along(&format!("adjoint.{name}"), axis, adjoint));
         }
         Ok(Some(([crops[0].length, crops[1].length], taps, sources)))
+    }
+
+    /// Into the stage's result.
+    fn blend(&self, last_step_only: bool) -> Sink {
+        let (canvas, ramp) = (self.at.output, Ramp::Linear);
+        Sink::Blend { canvas, ratio: Ratio::ONE, ramp, halo: 0, gains: vec![1.0], last_step_only }
     }
 
     fn noise(&self, purpose: u16, gain: f32) -> Source {

@@ -54,6 +54,8 @@ pub const OPTIONAL: [(&str, &str); 5] = [
     ("sarm", "refinement over tiles (SARM)"),
     ("sam", "semantic tokens in the refinement (SAM's picture encoder)"),
 ];
+/// What a job can leave out.
+pub const OFF: [Off; 4] = [Off::Superpixels, Off::Depth, Off::Sarm, Off::Semantic];
 /// Cells of the superpixels that the publication compares, pixels of the stage input.
 const CELLS: std::ops::RangeInclusive<u32> = 2..=64;
 
@@ -254,6 +256,7 @@ impl Casr {
     pub fn settings(&self, job: &Job) -> Result<Settings> {
         let (mut s, asked) = (self.settings.clone(), &job.sampler);
         asked.only(SYSTEM, &["cascade", "off", "cell", "labels", "semantic-reference"])?;
+        asked.only_off(SYSTEM, &OFF)?;
         if let Some(cell) = asked.cell {
             if !CELLS.contains(&cell) {
                 let why = format!(

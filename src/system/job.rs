@@ -39,12 +39,27 @@ pub enum Off {
     Sarm,
     /// The semantic tokens in the refinement.
     Semantic,
+    /// The base picture's network: the enlargement takes its place.
+    Liif,
+    /// Sampling: the base picture is the result.
+    Denoiser,
 }
 
 impl Off {
     /// Every part with its name.
-    pub const ALL: [(&'static str, Off); 4] =
-        [("superpixels", Off::Superpixels), ("depth", Off::Depth), ("sarm", Off::Sarm), ("semantic", Off::Semantic)];
+    pub const ALL: [(&'static str, Off); 6] = [
+        ("superpixels", Off::Superpixels),
+        ("depth", Off::Depth),
+        ("sarm", Off::Sarm),
+        ("semantic", Off::Semantic),
+        ("liif", Off::Liif),
+        ("denoiser", Off::Denoiser),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        Off::ALL.iter().find(|(_, off)| *off == self).map_or("", |(name, _)| name)
+    }
 }
 
 /// What guidance holds a sample against.
@@ -90,6 +105,9 @@ pub struct Sampler {
     pub rule: Option<LabelRule>,
     /// What semantic tokens are made of.
     pub semantic: Option<Base>,
+    /// By how much the job's picture was enlarged before: a system that enlarges first and then adds detail is told of the
+    /// whole factor, and does so also where the job itself enlarges no more.
+    pub enlarged: Option<f64>,
 }
 
 impl Cascade {
@@ -129,6 +147,7 @@ impl Sampler {
             ("cell", self.cell.is_some()),
             ("labels", self.rule.is_some()),
             ("semantic-reference", self.semantic.is_some()),
+            ("enlarged", self.enlarged.is_some()),
         ];
         let foreign: Vec<String> = asked
             .iter()
@@ -142,6 +161,14 @@ impl Sampler {
         let has: Vec<String> = own.iter().map(|name| format!("--{name}")).collect();
         let advice = if has.is_empty() { "leave it away".to_owned() } else { format!("it has {}", has.join(", ")) };
         Err(Error::new(Kind::Usage, "system", why).advise(advice))
+    }
+
+    /// An error where the job switches off a part that `system` does not have; `own` are those it has.
+    pub fn only_off(&self, system: &str, own: &[Off]) -> Result<()> {
+        let Some(foreign) = self.off.iter().find(|off| !own.contains(off)) else { return Ok(()) };
+        let why = format!("the system {system} has no part `{}` to leave out", foreign.name());
+        let has: Vec<&str> = own.iter().map(|off| off.name()).collect();
+        Err(Error::new(Kind::Usage, "system", why).advise(format!("it has {}", has.join(", "))))
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod casarbi;
 mod casarbi_program;
+mod casarbi_stage;
 pub mod cascade;
 pub mod casr;
 mod casr_latent;

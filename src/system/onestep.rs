@@ -252,7 +252,7 @@ impl System for OneStep {
     }
 
     fn program(&self, job: &Job, shaping: &Shaping, form: Form) -> Result<Program> {
-        job.sampler.only(SYSTEM, &[])?;
+        job.sampler.only(SYSTEM, &["enlarged"])?;
         match form {
             Form::Joined => OneStep::program(self, job.target, &job.conditioning, shaping),
             Form::Apart(batches) => self.split_program(job.target, &job.conditioning, shaping, batches),

@@ -108,7 +108,8 @@ def input_scale(root, config):
 
 
 class CasArbi:
-    """The networks and the sampler's parameters. `off` names parts to leave out: "adapter", "liif", "guidance"."""
+    """The networks and the sampler's parameters. `off` names parts to leave out: "adapter", "liif", "guidance",
+    "denoiser" (the base picture is the stage's result)."""
 
     def __init__(self, networks, config=None, off=()):
         self.networks = networks
@@ -169,6 +170,8 @@ class CasArbi:
         """One stage on the whole picture. `noise(stage, t, shape)` gives the normals of x_t, t = T for the start."""
         c, denoiser = self.config, self.networks["denoiser"]
         base = self.base(picture, original, size)
+        if "denoiser" in self.off:
+            return base
         gain, kappa = c["gain"], c["kappa"]
         scale = math.sqrt((size[0] / picture.shape[2]) * (size[1] / picture.shape[3]))
         condition, coordinates = self.condition(picture, base), self.coordinates(size)

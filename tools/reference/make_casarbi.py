@@ -228,6 +228,8 @@ def main():
         ("off", dict(guidance="off"), ()), ("original", dict(guidance="original"), ()), ("base", dict(base="original"), ()),
         ("uniform", dict(cascade="uniform"), ()), ("first", dict(cascade="remainder_first"), ()),
         ("single", dict(cascade="single"), ()), ("adapter", {}, ("adapter",)), ("one", dict(num_inference_steps=1), ()),
+        ("liif", {}, ("liif",)), ("denoiser", {}, ("denoiser",)), ("plain", dict(base="original"), ("liif", "denoiser")),
+        ("unlike", dict(base="original"), ("liif",)),
     ]:
         other = CasArbi(model.networks, model.config | change, off)
         noise = engine_noise(7, other.config["num_inference_steps"])

@@ -18,6 +18,28 @@ pub enum How {
     Job(Box<UpscaleOptions>),
     /// A job for each stage of a cascade, at most 4 times as large each and the largest first; the pictures in between have 16 bits.
     Cascade(Box<UpscaleOptions>),
+    /// One way to the whole size, then a job that enlarges no more and is told what the picture has behind it; in between
+    /// there are 16 bits.
+    Then(Box<How>, Box<UpscaleOptions>),
+}
+
+impl How {
+    /// LIIF: the base picture of a casarbi model in one jump, unless the job says how to share the scale out.
+    pub fn liif(mut options: UpscaleOptions) -> How {
+        options.system = Some(casarbi::SYSTEM.into());
+        options.sampler.off.push(Off::Denoiser);
+        options.sampler.cascade.get_or_insert(Cascade::Single);
+        How::Job(Box::new(options))
+    }
+
+    /// The jobs it runs, in order.
+    pub(super) fn jobs(&self) -> Vec<&UpscaleOptions> {
+        match self {
+            How::Bicubic => Vec::new(),
+            How::Job(options) | How::Cascade(options) => vec![options],
+            How::Then(first, options) => first.jobs().into_iter().chain([&**options]).collect(),
+        }
+    }
 }
 
 /// A row of the table.
@@ -35,16 +57,19 @@ impl Method {
     /// The rows with each part left out that this row's system can do without; it is row `index`.
     pub fn ablated(&self, index: usize) -> Vec<Method> {
         let (How::Job(options) | How::Cascade(options)) = &self.how else { return Vec::new() };
-        let system = options.system.as_deref().unwrap_or_default();
+        let without = |off: &Off| {
+            let mut sampler = options.sampler.clone();
+            sampler.off.push(*off);
+            (off.name(), sampler)
+        };
         let mut parts: Vec<(&str, Sampler)> = Vec::new();
-        if system == casr::SYSTEM {
-            parts.extend(Off::ALL.iter().map(|&(name, off)| {
-                let mut sampler = options.sampler.clone();
-                sampler.off.push(off);
-                (name, sampler)
-            }));
+        let system = options.system.as_deref();
+        if system == Some(casr::SYSTEM) {
+            parts.extend(casr::OFF.iter().map(without));
         }
-        if system == casarbi::SYSTEM {
+        // Where nothing is sampled, nothing of it is left to leave out.
+        if system == Some(casarbi::SYSTEM) && !options.sampler.off.contains(&Off::Denoiser) {
+            parts.extend(casarbi::OFF.iter().map(without));
             parts.push(("adapter", Sampler { no_adapter: true, ..options.sampler.clone() }));
             parts.push(("guidance", Sampler { reference: Some(Reference::Off), ..options.sampler.clone() }));
         }
@@ -52,7 +77,7 @@ impl Method {
             let options = Box::new(UpscaleOptions { sampler, ..(**options).clone() });
             let how = match self.how {
                 How::Cascade(_) => How::Cascade(options),
-                How::Job(_) | How::Bicubic => How::Job(options),
+                How::Job(_) | How::Bicubic | How::Then(..) => How::Job(options),
             };
             Method { name: format!("{} without {part}", self.name), how, of: Some(index) }
         };
@@ -60,26 +85,47 @@ impl Method {
     }
 }
 
-/// What a method's models say of themselves.
-#[derive(Debug, Default)]
-pub(super) struct Models {
+/// What the model of a job says of itself.
+#[derive(Debug)]
+struct Model {
     trained: Option<[f64; 2]>,
     /// How a scale is shared out over jobs, then each job's over its stages.
     orders: Vec<Cascade>,
 }
 
+/// What a method's models say of themselves.
+#[derive(Debug)]
+pub(super) struct Models {
+    models: Vec<Model>,
+    /// Whether the method is one job whose system goes by stages.
+    pub(super) own_stages: bool,
+}
+
 impl Models {
-    /// Opens the method's model.
+    /// Opens the method's models.
     pub(super) fn of(method: &Method) -> Result<Models> {
-        let (How::Job(options) | How::Cascade(options)) = &method.how else { return Ok(Models::default()) };
-        let model = registry::open(&model_folder(options)?, options.system.as_deref())?;
         let outer = matches!(method.how, How::Cascade(_)).then_some(Cascade::LargestFirst);
-        Ok(Models {
-            trained: model.trained_scales(&options.sampler),
-            orders: outer.into_iter().chain(model.cascade(&options.sampler)).collect(),
-        })
+        let open = |options: &UpscaleOptions| {
+            let model = registry::open(&model_folder(options)?, options.system.as_deref())?;
+            let orders = outer.into_iter().chain(model.cascade(&options.sampler)).collect();
+            Ok(Model { trained: model.trained_scales(&options.sampler), orders })
+        };
+        let models: Vec<Model> = method.how.jobs().into_iter().map(open).collect::<Result<_>>()?;
+        let own_stages = match method.how {
+            How::Job(_) => models.iter().flat_map(|m| &m.orders).any(|order| *order != Cascade::Single),
+            How::Bicubic | How::Cascade(_) | How::Then(..) => false,
+        };
+        Ok(Models { models, own_stages })
     }
 
+    /// The range of training, where a factor at this scale lies outside of it.
+    pub(super) fn outside(&self, scale: f64) -> Result<Option<[f64; 2]>> {
+        let ranges = self.models.iter().map(|model| model.outside(scale)).collect::<Result<Vec<_>>>()?;
+        Ok(ranges.into_iter().flatten().next())
+    }
+}
+
+impl Model {
     /// The factors that the networks are told at this scale.
     fn factors(&self, scale: f64) -> Result<Vec<f64>> {
         let mut factors = vec![scale];
@@ -90,8 +136,7 @@ impl Models {
         Ok(factors)
     }
 
-    /// The range of training, where a factor at this scale lies outside of it.
-    pub(super) fn outside(&self, scale: f64) -> Result<Option<[f64; 2]>> {
+    fn outside(&self, scale: f64) -> Result<Option<[f64; 2]>> {
         let Some([low, high]) = self.trained else { return Ok(None) };
         let within = |f: &f64| (low - NEAR..=high + NEAR).contains(f);
         Ok((!self.factors(scale)?.iter().all(within)).then_some([low, high]))
@@ -105,7 +150,7 @@ mod tests {
     #[test]
     fn a_scale_is_outside_where_a_stage_is() {
         let outside = |trained, orders: &[Cascade], scale| {
-            Models { trained, orders: orders.to_vec() }.outside(scale).expect("factors").is_some()
+            Model { trained, orders: orders.to_vec() }.outside(scale).expect("factors").is_some()
         };
         let (trained, stages) = (Some([1.15, 4.0]), [Cascade::LargestFirst]);
         // 18 = 4 x 3 x 1.5, and 4.2 = 4 x 1.05.

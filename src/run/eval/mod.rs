@@ -15,6 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::metrics::{self, Picture, Scores};
 use crate::{fs, image, limits};
 use method::Models;
+use stages::Making;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -94,11 +95,7 @@ pub fn eval(options: &EvalOptions, observer: &mut dyn Observer, cancel: &Cancel)
     check(options)?;
     let mut names = pictures(options)?;
     let models = options.methods.iter().map(Models::of).collect::<Result<Vec<_>>>()?;
-    let jobs = options.methods.iter().filter_map(|m| match &m.how {
-        How::Job(o) | How::Cascade(o) => Some(o),
-        How::Bicubic => None,
-    });
-    let first = jobs.map(|o| (o.device.clone(), o.threads)).next();
+    let first = options.methods.iter().flat_map(|m| m.how.jobs()).map(|o| (o.device.clone(), o.threads)).next();
     let (device, threads) = first.unwrap_or_else(|| ("cpu".into(), None));
     let mut engine = Engine::open(&device, threads)?;
     fs::make_folder(&options.output)?;
@@ -143,10 +140,7 @@ fn check(options: &EvalOptions) -> Result<()> {
         return refuse(format!("two methods are called `{}`", pair[0]));
     }
     for method in &options.methods {
-        match &method.how {
-            How::Job(o) | How::Cascade(o) => check_options(o)?,
-            How::Bicubic => {}
-        }
+        method.how.jobs().into_iter().try_for_each(check_options)?;
     }
     if options.output.exists() && fs::entries(&options.output).map_or(true, |e| !e.is_empty()) {
         return Err(Error::new(Kind::Usage, "eval", format!("{} is there and not empty", options.output.display()))
@@ -242,7 +236,8 @@ impl One<'_> {
                 cancel.check()?;
                 self.tell(observer, &format!("{} x{scale} {}", self.name, method.name));
                 let folder = options.output.join(place(&method.name, scale));
-                let made = stages::enlarge(method, &input, scale, &folder, &self.name, engine, cancel)?;
+                let mut making = Making { folder: &folder, name: &self.name, engine: &mut *engine, cancel };
+                let made = making.enlarge(&method.how, &input, scale, models.own_stages)?;
                 let mut measured = self.measure(method, scale, made, reference.as_ref(), &input)?;
                 measured.outside = models.outside(scale)?;
                 if let Some(whole) = method.of.and_then(|i| options.methods.get(i)) {
@@ -263,7 +258,8 @@ impl One<'_> {
                 let mut results = Vec::new();
                 for &scale in &options.scales {
                     let folder = options.output.join("self_ssim").join(place(&method.name, scale));
-                    let made = stages::enlarge(method, &input, scale, &folder, &self.name, engine, cancel)?;
+                    let mut making = Making { folder: &folder, name: &self.name, engine: &mut *engine, cancel };
+                    let made = making.enlarge(&method.how, &input, scale, false)?;
                     results.push(Picture::read(&made.path)?.into_rgb());
                 }
                 let row = |a: &Picture| results.iter().map(|b| metrics::self_ssim(a, b)).collect::<Result<Vec<_>>>();
