@@ -53,8 +53,8 @@ def card(counts, logs, notes, figures):
     lines = [
         "# casr: a small cascade of one-step latent stages for any scale", "", "License: MIT OR Apache-2.0", "",
         "Stages of at most x4. Each sees a superpixel picture of its input, the input's bicubic enlargement and its depth, and adds",
-        "what it makes to the enlargement; SARM lets each tile look at all of them. All networks were trained from scratch on generated",
-        "pictures; `tools/reference/casr.py` is the whole computation, `model_index.json` its parameters.", "",
+        "what it makes to the enlargement; SARM lets each tile look at all of them. The autoencoder and the UNet began as those of `onestep`;",
+        "all networks were trained on generated pictures only; `tools/reference/casr.py` is the whole computation, `model_index.json` its parameters.", "",
         f"- Parameters: {sum(counts.values()):,} (f16): " + ", ".join(f"{k} {v:,}" for k, v in counts.items()) + ".", "",
         "## Training", "",
     ]
@@ -73,6 +73,7 @@ def card(counts, logs, notes, figures):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--stage1", type=Path, required=True)
+    p.add_argument("--before", type=Path, nargs="*", default=[], help="earlier runs that stage 1 began with, for the card")
     p.add_argument("--stage2", type=Path)
     p.add_argument("--superpixel", type=Path, required=True)
     p.add_argument("--depth", type=Path, required=True)
@@ -109,7 +110,8 @@ def main():
     (a.out / "scheduler" / "scheduler_config.json").write_text((a.onestep / "scheduler" / "scheduler_config.json").read_text())
     library = {"vae": "diffusers", "unet": "diffusers", "controlnet": "diffusers", "depth": "transformers", "sam": "transformers"}
     (a.out / "model_index.json").write_text(index({k: (library.get(k, "tessera"), type(v).__name__) for k, v in nets.items()}, casr_train.CONFIG | {"trained_scales": casr_train.TRAINED_SCALES}))
-    runs = {"superpixel": a.superpixel, "depth": a.depth, "stage 1 (autoencoder, UNet, ControlNet)": a.stage1}
+    first = {f"stage 1 (autoencoder, UNet, ControlNet), stretch {i + 1}": run for i, run in enumerate([*a.before, a.stage1])}
+    runs = {"superpixel": a.superpixel, "depth": a.depth} | first
     runs |= {"stage 2 (SARM and its encoder)": a.stage2} if a.stage2 else {}
     counts = {k: sum(p.numel() for p in net.parameters()) for k, net in nets.items()}
     (a.out / "README.md").write_text(card(counts, {k: events(v) for k, v in runs.items()}, a.note, a.figures))

@@ -98,10 +98,12 @@ def main():
     p.add_argument("--onestep", required=True)
     p.add_argument("--superpixel", help="last.pt of casr_superpixel.py")
     p.add_argument("--depth", help="last.pt of casr_depth.py")
-    p.add_argument("--first", help="last.pt of stage 1, for stage 2")
+    p.add_argument("--first", help="last.pt of a stage 1 to begin with; stage 2 needs one")
     p.add_argument("--without", nargs="*", default=[], choices=["superpixel", "depth"])
     p.add_argument("--depth-consistency", type=float, default=0.0)
     p.add_argument("--correlation", type=float, default=0.1)
+    p.add_argument("--edges", type=float, default=0.1, help="weight of the gradients' difference")
+    p.add_argument("--shrink", type=float, default=0.6, help="share of pictures that are made smaller, so sharper, first")
     p.add_argument("--backbone", type=float, default=0.1, help="the one-step networks' part of the learning rate")
     p.add_argument("--cycle", type=float, default=0.2, help="share of inputs that are a stage's result")
     a = p.parse_args()
@@ -164,10 +166,10 @@ def main():
     def difference(y, hr):
         e = torch.sqrt((y - hr) ** 2 + 0.02**2) - 0.02
         edges = (y - hr).diff(dim=2).abs().mean() + (y - hr).diff(dim=3).abs().mean()
-        return e.mean() + 0.1 * edges
+        return e.mean() + a.edges * edges
 
     def loss_of(rng):
-        hr = torch.stack([picture_crop(rng, pool, a.crop) for _ in range(a.batch)])
+        hr = torch.stack([picture_crop(rng, pool, a.crop, a.shrink) for _ in range(a.batch)])
         factor = 4.0 if rng.random() < 0.5 else float(math.exp(rng.uniform(*map(math.log, TRAINED_SCALES))))
         low = max(16, round(a.crop / factor))
         known = low
