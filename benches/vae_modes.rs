@@ -131,12 +131,12 @@ impl Job {
         match mode {
             Mode::Whole => vae_modes::whole(&mut program, &part)?,
             Mode::Exact(keep) => {
-                let laid = vae_modes::lay(&mut program, &part, None)?;
+                let laid = vae_modes::lay(&mut program, &part)?;
                 let keep = vec![keep; laid.boundaries() + 1];
                 vae_modes::exact(&mut program, &laid, &keep, false)?;
             }
             Mode::Shared(proxy, side) => {
-                let laid = vae_modes::lay(&mut program, &part, None)?;
+                let laid = vae_modes::lay(&mut program, &part)?;
                 let sampled = vae_modes::proxy(&mut program, &part, &laid, proxy, side)?;
                 vae_modes::shared(&mut program, &laid, &sampled.statistics)?;
             }

@@ -1,7 +1,7 @@
 //! CASR against PyTorch (`tools/reference/make_casr.py`): whole jobs over one stage and two, in one window and in many,
 //! with each part switched off; and what no window, batch or order may change.
 
-use crate::job::{Way, apart, executors, folder, job, program, psnr, run_on, tensor, way};
+use crate::job::{Way, apart, executors, folder, job, program, psnr, run_on, run_program, tensor, way};
 use crate::tolerance;
 use std::collections::BTreeMap;
 use tessera::Kind;
@@ -9,6 +9,11 @@ use tessera::backend::cpu::Cpu;
 use tessera::graph::DType;
 use tessera::run::{Base, Cascade, LabelRule, Off, Sampler, TileOrder};
 use tessera::system::casr::Casr;
+use tessera::system::job::Form;
+use tessera::system::latent::{LatentForm, LatentPlan, Norms};
+use tessera::system::onestep::Shaping;
+use tessera::system::program::Residency;
+use tessera::system::vae_modes::Attention;
 use tessera::system::{Job, System};
 
 /// Rows and columns of the reference's picture.
@@ -185,4 +190,48 @@ fn every_graph_has_its_weights() {
     assert_eq!(made.len(), program.graphs.len());
     // Superpixels, depth and SAM of a stage's input, and two halves of its tiles, for each stage.
     assert!(program.graphs.len() >= 5, "{}", program.graphs.len());
+}
+
+/// The result of a job whose autoencoder works on canvases.
+fn over_latents(job: &Job, norms: Norms, tile: u32, overlap: u32) -> Vec<f32> {
+    let plan = LatentPlan { norms, keep: Vec::new(), attention: Attention::Global, picture: Residency::Whole };
+    let shaping = Shaping { tile, fitted: true, overlap, batch: 1, dtype: DType::F32 };
+    let model = model();
+    let made = model.latent_program(job, &shaping, &plan).expect("program");
+    let cpu = Box::new(Cpu::new().expect("cpu"));
+    run_program(cpu, &model, job, &made.program, TileOrder::Natural, &expected("picture"))
+}
+
+/// The same tile by tile, in windows of the same size.
+fn by_tiles(job: &Job, tile: u32, overlap: u32) -> Vec<f32> {
+    let shaping = Shaping { tile, fitted: true, overlap, batch: 1, dtype: DType::F32 };
+    let model = model();
+    let program = model.program(job, &shaping, Form::Joined).expect("program");
+    let cpu = Box::new(Cpu::new().expect("cpu"));
+    run_program(cpu, &model, job, &program, TileOrder::Natural, &expected("picture"))
+}
+
+#[test]
+fn one_window_over_latents_is_the_tile_of_the_whole_picture() {
+    for sampler in [Sampler::default(), off(Off::Superpixels), off(Off::Sarm), off(Off::Depth)] {
+        // Nothing is mirrored at this size.
+        let job = job(SOURCE, 4.0, sampler);
+        let tile = by_tiles(&job, 128, 32);
+        for norms in [Norms::Whole, Norms::Exact] {
+            let apart = apart(&over_latents(&job, norms, 128, 32), &tile);
+            println!("{norms:?}, {:?} off: {apart:.1e} from the tile's picture", job.sampler.off);
+            assert!(apart <= tolerance::CASR_LATENT, "{norms:?}: {apart:.1e}");
+        }
+    }
+}
+
+#[test]
+fn exact_norms_over_latents_are_the_whole_pictures_over_stages_and_odd_sizes() {
+    for scale in [3.0, 5.3] {
+        let job = job(SOURCE, scale, Sampler::default());
+        let [whole, exact] = [Norms::Whole, Norms::Exact].map(|norms| over_latents(&job, norms, 64, 16));
+        let (near, away) = (apart(&exact, &whole), apart(&by_tiles(&job, 64, 16), &whole));
+        println!("x{scale}: exact {near:.1e} from whole, tiles {away:.1e}");
+        assert!(near <= tolerance::CASR_LATENT && away > tolerance::CASR_LATENT, "x{scale}: {near:.1e}, {away:.1e}");
+    }
 }

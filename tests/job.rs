@@ -77,8 +77,20 @@ pub fn executors(backend: Box<dyn Backend>, model: &dyn System, program: &Progra
 /// The result of a job on a picture, not clamped.
 pub fn run_on(backend: Box<dyn Backend>, model: &dyn System, job: &Job, way: &Way, picture: &[f32]) -> Vec<f32> {
     let program = program(model, job, way).expect("program");
-    let mut executors = executors(backend, model, &program);
-    let mut interpreter = Interpreter::new(&program, &mut executors).expect("prepared");
+    run_program(backend, model, job, &program, way.order, picture)
+}
+
+/// The same of a program of the job.
+pub fn run_program(
+    backend: Box<dyn Backend>,
+    model: &dyn System,
+    job: &Job,
+    program: &Program,
+    order: TileOrder,
+    picture: &[f32],
+) -> Vec<f32> {
+    let mut executors = executors(backend, model, program);
+    let mut interpreter = Interpreter::new(program, &mut executors).expect("prepared");
     let mut rows = picture.chunks_exact(3 * job.source[1] as usize);
     let mut rows_in = |row: &mut [f32]| {
         row.copy_from_slice(rows.next().expect("a row"));
@@ -93,7 +105,7 @@ pub fn run_on(backend: Box<dyn Backend>, model: &dyn System, job: &Job, way: &Wa
     let inputs: Vec<(_, &mut dyn RowsIn)> = vec![(program.canvas(PICTURE).expect("picture"), &mut rows_in)];
     let outputs: Vec<(_, &mut dyn RowsOut)> = vec![(program.canvas(OUTPUT).expect("result"), &mut rows_out)];
     let cancel = Cancel::new();
-    let mut control = Control { observer: &mut Silent, cancel: &cancel, order: way.order, began: Instant::now() };
+    let mut control = Control { observer: &mut Silent, cancel: &cancel, order, began: Instant::now() };
     interpreter.run(&mut Connections { inputs, outputs }, &mut control).expect("runs");
     assert_eq!(out.len(), 3 * job.target[0] as usize * job.target[1] as usize, "exactly its size");
     out

@@ -133,7 +133,7 @@ fn modes(vae: &Vae, side: Side, latents: [u32; 2], way: &Way) -> Program {
     match way.keep {
         None => vae_modes::whole(&mut program, &part).expect("whole"),
         Some(keep) => {
-            let laid = vae_modes::lay(&mut program, &part, None).expect("lays");
+            let laid = vae_modes::lay(&mut program, &part).expect("lays");
             let keep = vec![keep; laid.boundaries() + 1];
             vae_modes::exact(&mut program, &laid, &keep, false).expect("exact");
         }
@@ -401,7 +401,7 @@ fn statistics_of_a_sample_make_no_seams() {
         attention: Attention::Global,
         tensors: &tensors,
     };
-    let laid = vae_modes::lay(&mut p, &part, None).expect("lays");
+    let laid = vae_modes::lay(&mut p, &part).expect("lays");
     let sampled = vae_modes::proxy(&mut p, &part, &laid, Proxy::Mosaic([4; 2]), 40).expect("a proxy");
     vae_modes::shared(&mut p, &laid, &sampled.statistics).expect("shared");
     p.check().expect("a sound program");

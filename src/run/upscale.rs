@@ -267,7 +267,7 @@ fn report(
         why: engine.why().into(),
         dtype: choice.taken.shaping.dtype.name().into(),
         tile: (grid.rows.size * scale, grid.cols.size * scale),
-        vae: if model.as_one_step().is_some() { choice.vae.name().into() } else { "none".into() },
+        vae: if model.latent_form().is_some() { choice.vae.name().into() } else { "none".into() },
         vae_why: choice.why.clone(),
         overlap: choice.taken.shaping.overlap,
         batch: choice.taken.shaping.batch,

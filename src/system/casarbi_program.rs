@@ -90,13 +90,13 @@ impl Laying<'_> {
             }
         }
         if !s.denoiser {
-            let graph = self.at.graph(m.base_alone(&shape)?);
+            let graph = self.at.program.graph(m.base_alone(&shape)?);
             let sinks = vec![("picture".to_owned(), self.blend(false))];
             let phases = vec![Phase::Windows(self.phase("base", graph, sources, sinks))];
             self.at.program.blocks.push(Block { steps: 1, nesting: Nesting::StepOutside, phases });
             return Ok(());
         }
-        let prepare = self.at.graph(m.prepare(&shape, s)?);
+        let prepare = self.at.program.graph(m.prepare(&shape, s)?);
         sources.push(laid::crop("input", self.at.input, &lr, SIGNED));
         for (i, (axis, name)) in AXES.into_iter().enumerate() {
             let table = sides[i].cubic(self.at.stage.from[i], &lr[i])?;
@@ -137,7 +137,7 @@ impl Laying<'_> {
             None => (None, Vec::new()),
         };
         let shape = Step { batch, steps: s.schedule.steps, window, guidance: size, adapter: s.adapter, dtype };
-        let graph = self.at.graph(m.step(&shape, s)?);
+        let graph = self.at.program.graph(m.step(&shape, s)?);
         let mut sources = sources;
         for (i, id) in saved.iter().enumerate() {
             sources.push((names[i].into(), Source::Saved { saved: *id, affine: None, initial: None }));

@@ -13,6 +13,7 @@
 //! publication's ablation calls off. Fields where the publication is silent are listed in `docs/decisions`.
 
 use super::job::{Base, Cascade, Checkpoints, Form, Job, Off, Sampler, System};
+use super::latent::{LatentForm, LatentPlan, LatentProgram};
 use super::needs::Needs;
 use super::onestep::{Plane, Shaping, read_json};
 use super::onestep_index::{Index, wrong};
@@ -70,6 +71,19 @@ pub enum Latent {
 impl Latent {
     const ALL: [(&'static str, Latent); 2] =
         [("superpixels", Latent::Superpixels), ("stage-input", Latent::StageInput)];
+
+    /// The picture that is encoded: without superpixels the enlargement stands in for them.
+    pub(super) fn shown(self, superpixels: bool) -> Latent {
+        if superpixels { self } else { Latent::StageInput }
+    }
+
+    /// The input of a graph that takes the moments of its latent.
+    pub(super) fn moments(self) -> &'static str {
+        match self {
+            Latent::Superpixels => "moments.superpixels",
+            Latent::StageInput => "moments.stage_input",
+        }
+    }
 }
 
 /// A model folder of this system, configs only.
@@ -344,6 +358,16 @@ impl Settings {
     }
 }
 
+impl LatentForm for Casr {
+    fn vae(&self) -> &AutoencoderKL {
+        &self.vae
+    }
+
+    fn latent_program(&self, job: &Job, shaping: &Shaping, plan: &LatentPlan) -> Result<LatentProgram> {
+        casr_program::latent_program(self, job, shaping, plan)
+    }
+}
+
 impl System for Casr {
     fn name(&self) -> &'static str {
         SYSTEM
@@ -383,6 +407,10 @@ impl System for Casr {
 
     fn networks(&self) -> Result<Vec<Graph>> {
         casr_stage::networks(self)
+    }
+
+    fn latent_form(&self) -> Option<&dyn LatentForm> {
+        Some(self)
     }
 
     fn checkpoints(&self) -> Result<Checkpoints> {

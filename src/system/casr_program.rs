@@ -3,10 +3,12 @@
 
 use super::cascade::Stage;
 use super::casr::{Casr, Settings};
+use super::casr_latent::Latents;
 use super::casr_stage::{Looks, Tiles, on_picture};
 use super::footprint::{Crop, Side};
 use super::job::{Base, Cascade, Job, System};
 use super::laid::{self, AXES, Laid, STAGE, crop};
+use super::latent::{Autoencoder, LatentPlan, LatentProgram};
 use super::onestep::Shaping;
 use super::phase::{Block, CanvasOp, Contexts, Nesting, Phase, Sink, Source, WindowPhase};
 use super::program::{Canvas, CanvasId, Extent, GraphId, GridId, Program, Ratio, Residency, SavedId};
@@ -26,38 +28,52 @@ const LABELLED: [u32; 2] = [512, 64];
 /// Enlargements: as the picture itself is enlarged, and as a map of depth.
 const BICUBIC: Filter = Filter::Bicubic { a: -0.5, antialias: false };
 
-/// The program of a job.
+/// The program of a job, tile by tile.
 pub(super) fn program(model: &Casr, job: &Job, shaping: &Shaping) -> Result<Program> {
+    laid(model, job, shaping, None)
+}
+
+/// The program of a job whose autoencoder works on canvases of a whole stage.
+pub(super) fn latent_program(model: &Casr, job: &Job, shaping: &Shaping, plan: &LatentPlan) -> Result<LatentProgram> {
+    let mut vae = Autoencoder::new(plan);
+    let program = laid(model, job, shaping, Some(&mut vae))?;
+    vae.finish(program)
+}
+
+fn laid(model: &Casr, job: &Job, shaping: &Shaping, mut vae: Option<&mut Autoencoder<'_>>) -> Result<Program> {
     let settings = model.settings(job)?;
+    let over_latents = vae.is_some();
     let grid = |stage: &Stage| {
         let (stride, placement) = (model.unit(), if shaping.fitted { Placement::Fitted } else { Placement::Even });
         let t = Tiling { tile: shaping.tile, overlap: shaping.overlap, stride, quantum: stride, placement };
-        Grid::new(stage.to[0], stage.to[1], &t)
+        // A latent that lies partly outside is a latent.
+        let side = |v: u32| if over_latents { v.next_multiple_of(model.vae.factor()) } else { v };
+        Grid::new(side(stage.to[0]), side(stage.to[1]), &t)
     };
     let s = &settings;
-    let lay = |at: Laid<'_>| Laying { model, s, job, shaping, at }.lay();
+    let lay = |at: Laid<'_>| Laying { model, s, job, shaping, at }.lay(vae.as_deref_mut());
     laid::program("casr", job, model.cascade(&job.sampler).unwrap_or(Cascade::LargestFirst), grid, lay)
 }
 
 /// A stage being laid.
-struct Laying<'a> {
-    model: &'a Casr,
-    s: &'a Settings,
-    job: &'a Job,
-    shaping: &'a Shaping,
-    at: Laid<'a>,
+pub(super) struct Laying<'a> {
+    pub(super) model: &'a Casr,
+    pub(super) s: &'a Settings,
+    pub(super) job: &'a Job,
+    pub(super) shaping: &'a Shaping,
+    pub(super) at: Laid<'a>,
 }
 
 /// What a stage's tiles know of the whole input.
 #[derive(Default)]
-struct Known {
-    superpixels: Option<Superpixels>,
+pub(super) struct Known {
+    pub(super) superpixels: Option<Superpixels>,
     depth: Option<CanvasId>,
     semantic: Option<SavedId>,
 }
 
 impl Laying<'_> {
-    fn lay(&mut self) -> Result<()> {
+    fn lay(&mut self, vae: Option<&mut Autoencoder<'_>>) -> Result<()> {
         let mut phases = Vec::new();
         let known = Known {
             superpixels: self.superpixels(&mut phases)?,
@@ -67,7 +83,10 @@ impl Laying<'_> {
         if !phases.is_empty() {
             self.at.program.blocks.push(Block { steps: 1, nesting: Nesting::StepOutside, phases });
         }
-        let phases = self.tiles(&known)?;
+        if let Some(vae) = vae {
+            return self.over_latents(&known, vae);
+        }
+        let phases = self.tiles(&known, None)?;
         self.at.program.blocks.push(Block { steps: 1, nesting: Nesting::StepOutside, phases });
         Ok(())
     }
@@ -93,7 +112,7 @@ impl Laying<'_> {
         let grid = self.grid_of(size, &t)?;
         let window = [self.at.program.grids[grid.0].rows.size, self.at.program.grids[grid.0].cols.size];
         let graph = net.build(1, window[0], window[1], self.shaping.dtype)?;
-        let graph = self.at.graph(on_picture("superpixel", &graph, &spixel_fcn::NORMALISATION, "logits")?);
+        let graph = self.at.program.graph(on_picture("superpixel", &graph, &spixel_fcn::NORMALISATION, "logits")?);
         let probabilities = self.canvas("probabilities", size, 9);
         let blend = self.blend(probabilities, Ramp::Linear);
         phases.push(self.windows("superpixels", graph, grid, vec![whole_crop(seen)], vec![("logits".into(), blend)]));
@@ -111,7 +130,7 @@ impl Laying<'_> {
         let seen = self.canvas("seen by depth", size, 3);
         phases.push(Phase::Canvas(CanvasOp::Resize { from: self.at.input, to: seen }));
         let map = net.build(1, size[0], size[1], self.shaping.dtype)?;
-        let graph = self.at.graph(on_picture("depth", &map, &pictures::IMAGENET, "depth")?);
+        let graph = self.at.program.graph(on_picture("depth", &map, &pictures::IMAGENET, "depth")?);
         let grid = self.one_window(size, net.patch())?;
         let (raw, depth) = (self.canvas("inverse depth", size, 1), self.canvas("depth", size, 3));
         let mut sources = vec![whole_crop(seen)];
@@ -138,7 +157,8 @@ impl Laying<'_> {
         // The mean becomes zero when the picture is normalised.
         let fill = pictures::SAM.mean.to_vec();
         phases.push(Phase::Canvas(CanvasOp::Place { from, to: seen, size: sam.resized(sides[0], sides[1]), fill }));
-        let graph = self.at.graph(on_picture("sam", &sam.build(1, self.shaping.dtype)?, &pictures::SAM, "tokens")?);
+        let graph =
+            self.at.program.graph(on_picture("sam", &sam.build(1, self.shaping.dtype)?, &pictures::SAM, "tokens")?);
         let grid = self.one_window([side; 2], side)?;
         let mut sources = vec![whole_crop(seen)];
         let checkpoint = self.model.checkpoint("sam")?;
@@ -152,9 +172,11 @@ impl Laying<'_> {
         Ok(Some(saved))
     }
 
-    /// The phases over the stage's tiles.
-    fn tiles(&mut self, known: &Known) -> Result<Vec<Phase>> {
-        let grid = self.at.program.grids[self.at.grid.0].clone();
+    /// The phases over the stage's tiles, between canvases of latents where there are such.
+    pub(super) fn tiles(&mut self, known: &Known, latents: Option<&Latents>) -> Result<Vec<Phase>> {
+        let mut grid = self.at.program.grids[self.at.grid.0].clone();
+        // What is enlarged ends where the stage's picture ends, not with its last latent.
+        (grid.rows.extent, grid.cols.extent) = self.at.stage.to.into();
         let (m, s) = (self.model, self.s);
         let sides = [Side { windows: &grid.rows }, Side { windows: &grid.cols }];
         let crops = |from: [u32; 2]| [0, 1].map(|i| sides[i].crop(from[i], REACH));
@@ -167,6 +189,7 @@ impl Laying<'_> {
             input: lengths(&input),
             depth: depth.as_ref().map(|d| lengths(&d.2)),
             superpixels: known.superpixels.is_some(),
+            latent: latents.is_some(),
             tokens: prompt.as_ref().map_or(1, |p| p.0),
             dtype: self.shaping.dtype,
         };
@@ -176,6 +199,11 @@ impl Laying<'_> {
             enlarged.push(self.at.along(&format!("input.{leaf}"), axis, table));
         }
         let mut sources = enlarged.clone();
+        let ratio = Ratio { num: 1, den: m.vae.factor() };
+        for (latent, canvas) in latents.map_or(&[][..], |l| &l.moments) {
+            let crop = Source::Crop { canvas: *canvas, ratio, gain: 1.0, shift: 0.0 };
+            sources.push((latent.moments().to_owned(), crop));
+        }
         if let Some(of) = known.superpixels {
             sources.push(("superpixels".into(), Source::Superpixels { of, gain: 2.0, shift: -1.0 }));
         }
@@ -201,10 +229,13 @@ impl Laying<'_> {
             sources.push(("factors".into(), Source::Constant(m.factors(&values, t.batch))));
             sources.push(("planes".into(), Source::Constant(values.repeat((t.batch * map[0] * map[1]) as usize))));
         }
-        let result = self.blend(self.at.output, Ramp::Linear);
+        let result = match latents {
+            None => ("result".to_owned(), self.blend(self.at.output, Ramp::Linear)),
+            Some(l) => ("clean".to_owned(), blend(l.clean, ratio, Ramp::Linear)),
+        };
         let Some((sarm, sam)) = m.refinement(s) else {
-            let graph = self.at.graph(m.tile(s, &t)?);
-            return Ok(vec![self.windows("upscale", graph, self.at.grid, sources, vec![("result".into(), result)])]);
+            let graph = self.at.program.graph(m.tile(s, &t)?);
+            return Ok(vec![self.windows("upscale", graph, self.at.grid, sources, vec![result])]);
         };
 
         let count = grid.count() as u64;
@@ -224,7 +255,7 @@ impl Laying<'_> {
         let save = |saved: SavedId| Sink::Save { saved, gains: vec![1.0] };
         let sinks =
             vec![("features".into(), save(features)), ("latent".into(), save(latent)), ("keys".into(), save(keys))];
-        let graph = self.at.graph(m.features(s, &t, &looks)?);
+        let graph = self.at.program.graph(m.features(s, &t, &looks)?);
         let first = self.windows("features", graph, self.at.grid, sources, sinks);
         let again = |saved: SavedId| Source::Saved { saved, affine: None, initial: None };
         let mut sources = vec![
@@ -233,11 +264,9 @@ impl Laying<'_> {
             ("sarm.cache".into(), Source::Gather(keys)),
         ];
         sources.extend(known.semantic.map(|id| ("sarm.encoder_hidden_states".into(), Source::Gather(id))));
-        if s.residual {
-            sources.extend(enlarged);
-        }
-        let graph = self.at.graph(m.refined(s, &t, &looks)?);
-        Ok(vec![first, self.windows("refine", graph, self.at.grid, sources, vec![("result".into(), result)])])
+        sources.extend(enlarged);
+        let graph = self.at.program.graph(m.refined(s, &t, &looks)?);
+        Ok(vec![first, self.windows("refine", graph, self.at.grid, sources, vec![result])])
     }
 
     fn windows(
@@ -257,10 +286,10 @@ impl Laying<'_> {
     }
 
     fn blend(&self, canvas: CanvasId, ramp: Ramp) -> Sink {
-        Sink::Blend { canvas, ratio: Ratio::ONE, ramp, halo: 0, gains: vec![1.0], last_step_only: false }
+        blend(canvas, Ratio::ONE, ramp)
     }
 
-    fn canvas(&mut self, what: &str, extent: [u32; 2], channels: u32) -> CanvasId {
+    pub(super) fn canvas(&mut self, what: &str, extent: [u32; 2], channels: u32) -> CanvasId {
         // The names of stages' results begin with the word.
         let name = format!("{what} of {STAGE}{}", self.at.number + 1);
         let (extent, residency) = (Extent::Fixed(extent), Residency::Whole);
@@ -280,6 +309,10 @@ impl Laying<'_> {
         let tile = size[0].max(size[1]);
         self.grid_of(size, &Tiling { tile, overlap: 0, stride: unit, quantum: unit, placement: Placement::Fitted })
     }
+}
+
+fn blend(canvas: CanvasId, ratio: Ratio, ramp: Ramp) -> Sink {
+    Sink::Blend { canvas, ratio, ramp, halo: 0, gains: vec![1.0], last_step_only: false }
 }
 
 /// A window of a canvas of its own grid.

@@ -30,6 +30,9 @@ pub(super) struct Tiles {
     pub(super) depth: Option<[u32; 2]>,
     /// Whether there is a superpixel picture; else the enlargement stands in for it.
     pub(super) superpixels: bool,
+    /// Whether the pictures come as the autoencoder's moments and the result goes as a latent: the autoencoder works on
+    /// canvases.
+    pub(super) latent: bool,
     /// Rows of the constant context.
     pub(super) tokens: u32,
     /// Storage type.
@@ -116,7 +119,8 @@ impl Casr {
         let map = t.window.map(|side| side / f);
         let features = input(&mut l, "features", t.batch, map, self.unet.feature_channels(), t.dtype);
         let z = input(&mut l, "latent", t.batch, map, self.vae.latent_channels(), DType::F32);
-        let enlarged = if s.residual { Some(enlarged(&mut l, "input", t, t.input, RGB, CUBIC)?) } else { None };
+        let added = s.residual && !t.latent;
+        let enlarged = if added { Some(enlarged(&mut l, "input", t, t.input, RGB, CUBIC)?) } else { None };
         let mut x = features;
         if let Some((sarm, _)) = &self.sarm {
             let e = SarmExtents { batch: t.batch, map, cache: looks.cache, semantic: looks.semantic };
@@ -126,11 +130,14 @@ impl Casr {
     }
 
     fn name_of(&self, what: &str, s: &Settings, t: &Tiles) -> String {
-        let parts = (t.superpixels, t.depth, s.residual);
+        let parts = (t.superpixels, t.depth, s.residual, t.latent);
         format!("{what} {:?} of {:?} b{} {parts:?} {}", t.window, t.input, t.batch, t.dtype.name())
     }
 
     fn pictures(&self, l: &mut Linker, s: &Settings, t: &Tiles, whole: bool) -> Result<Pictures> {
+        if t.latent {
+            return Ok(Pictures { enlarged: None, superpixels: None });
+        }
         let stands_in = !t.superpixels && s.latents.contains(&Latent::Superpixels);
         let needed = stands_in || s.latents.contains(&Latent::StageInput) || (whole && s.residual);
         let enlarged = if needed { Some(enlarged(l, "input", t, t.input, RGB, CUBIC)?) } else { None };
@@ -155,17 +162,25 @@ impl Casr {
     fn features_of(&self, l: &mut Linker, s: &Settings, t: &Tiles, p: &Pictures) -> Result<(ValueId, ValueId)> {
         let mut latents = Vec::new();
         for (i, latent) in s.latents.iter().enumerate() {
-            let picture = match latent {
-                Latent::Superpixels => p.superpixels.or(p.enlarged),
+            let shown = latent.shown(t.superpixels);
+            let same = (0..i).find(|&j| s.latents[j].shown(t.superpixels) == shown);
+            let picture = match shown {
+                Latent::Superpixels => p.superpixels,
                 Latent::StageInput => p.enlarged,
             };
-            let same = (0..i).find(|&j| picture == pictures_of(p, s.latents[j]));
-            let z = match (same, picture) {
-                (Some(j), _) => latents[j],
-                (None, Some(picture)) => self.encoded(l, t, i, picture)?,
+            let moments = match (same, picture) {
+                (Some(j), _) => {
+                    latents.push(latents[j]);
+                    continue;
+                }
+                (None, _) if t.latent => {
+                    let map = t.window.map(|side| side / self.vae.factor());
+                    input(l, shown.moments(), t.batch, map, 2 * self.vae.latent_channels(), DType::F32)
+                }
+                (None, Some(picture)) => self.moments(l, t, &format!("picture.{i}.stored"), picture)?,
                 (None, None) => return Err(super::state::wrong("casr: a latent without a picture")),
             };
-            latents.push(z);
+            latents.push((self.mean(l, i, moments)?, moments));
         }
         let z = latents[s.sample].0;
         let latent = l.value(z).shape;
@@ -217,22 +232,44 @@ impl Casr {
         Ok((z, l.part("unet", &unet, &bind)?[0]))
     }
 
-    /// The scaled latent, f32, of a picture in -1 to 1, and the moments it is the mean of.
-    fn encoded(&self, l: &mut Linker, t: &Tiles, i: usize, picture: ValueId) -> Result<(ValueId, ValueId)> {
-        let stored = narrow(l, &format!("picture.{i}.stored"), picture, t.dtype)?;
+    /// The moments of the latent of a picture in -1 to 1.
+    fn moments(&self, l: &mut Linker, t: &Tiles, name: &str, picture: ValueId) -> Result<ValueId> {
+        let stored = narrow(l, name, picture, t.dtype)?;
         let encoder = self.vae.build_encoder(t.batch, t.window[0], t.window[1], t.dtype)?;
-        let moments = l.part("vae", &encoder, &[("sample", stored)])?[0];
+        Ok(l.part("vae", &encoder, &[("sample", stored)])?[0])
+    }
+
+    /// The scaled latent, f32, whose moments these are.
+    fn mean(&self, l: &mut Linker, i: usize, moments: ValueId) -> Result<ValueId> {
         let channels = self.vae.latent_channels();
         let mean = l.push(&format!("latent.{i}.mean"), Op::Slice { begin: 0, channels }, &[moments], DType::F32)?;
         let (scaling, shift) = (self.vae.scaling_factor, self.vae.shift_factor);
         if (scaling, shift) == (1.0, 0.0) {
-            return Ok((mean, moments));
+            return Ok(mean);
         }
-        let z = affine(l, &format!("latent.{i}"), mean, scaling, -shift * scaling, DType::F32)?;
-        Ok((z, moments))
+        affine(l, &format!("latent.{i}"), mean, scaling, -shift * scaling, DType::F32)
     }
 
-    /// The step, the decoder and the sum; the graph's output `result`, 0 to 1.
+    /// The autoencoder on canvases: the encoder from `window` (f32, -1 to 1) to `moments`, the decoder from `clean` to
+    /// `result`, 0 to 1, with `window` where that is added.
+    pub(super) fn autoencoder(&self, s: &Settings, t: &Tiles) -> Result<[Graph; 2]> {
+        let of = |what: &str| format!("{what} {:?} b{} {}", t.window, t.batch, t.dtype.name());
+        let mut l = Linker::new(of("casr-encode"));
+        let window = input(&mut l, "window", t.batch, t.window, RGB, DType::F32);
+        let moments = self.moments(&mut l, t, "window.stored", window)?;
+        l.output("moments", moments);
+        let encoder = l.finish();
+        let mut l = Linker::new(of("casr-decode"));
+        let map = t.window.map(|side| side / self.vae.factor());
+        let clean = input(&mut l, "clean", t.batch, map, self.vae.latent_channels(), t.dtype);
+        let window = s.residual.then(|| input(&mut l, "window", t.batch, t.window, RGB, DType::F32));
+        let result = self.decoded(&mut l, t, clean, window)?;
+        l.output("result", result);
+        Ok([encoder, l.finish()])
+    }
+
+    /// The step, the decoder and the sum; the graph's output `result`, 0 to 1. Where the decoder works on a canvas, the
+    /// step alone: output `clean`.
     fn finish(
         &self,
         mut l: Linker,
@@ -252,25 +289,28 @@ impl Casr {
         let step = Pointwise { alpha, beta, gamma, act: Act::None, clamp: None, table: false };
         // In f32 from f32: only the result is stored narrow.
         let clean = l.push("clean", Op::Pointwise(step), &[z, prediction], t.dtype)?;
-        let decoder = self.vae.build_decoder(t.batch, map.h, map.w, t.dtype)?;
-        let picture = l.part("vae", &decoder, &[("latent_sample", clean)])?[0];
-        let result = match enlarged.filter(|_| s.residual) {
-            Some(x) => {
-                let half = Some(0.5);
-                let sum = Pointwise { alpha: 0.5, beta: half, gamma: 0.5, act: Act::None, clamp: None, table: false };
-                l.push("result", Op::Pointwise(sum), &[picture, x], DType::F32)?
-            }
-            None => affine(&mut l, "result", picture, 0.5, 0.5, DType::F32)?,
-        };
+        if t.latent {
+            l.output("clean", clean);
+            return Ok(l.finish());
+        }
+        let result = self.decoded(&mut l, t, clean, enlarged.filter(|_| s.residual))?;
         l.output("result", result);
         Ok(l.finish())
     }
-}
 
-fn pictures_of(p: &Pictures, latent: Latent) -> Option<ValueId> {
-    match latent {
-        Latent::Superpixels => p.superpixels.or(p.enlarged),
-        Latent::StageInput => p.enlarged,
+    /// The picture of a latent, 0 to 1, with the enlargement where that is added.
+    fn decoded(&self, l: &mut Linker, t: &Tiles, clean: ValueId, enlarged: Option<ValueId>) -> Result<ValueId> {
+        let map = l.value(clean).shape;
+        let decoder = self.vae.build_decoder(t.batch, map.h, map.w, t.dtype)?;
+        let picture = l.part("vae", &decoder, &[("latent_sample", clean)])?[0];
+        match enlarged {
+            Some(x) => {
+                let half = Some(0.5);
+                let sum = Pointwise { alpha: 0.5, beta: half, gamma: 0.5, act: Act::None, clamp: None, table: false };
+                l.push("result", Op::Pointwise(sum), &[picture, x], DType::F32)
+            }
+            None => affine(l, "result", picture, 0.5, 0.5, DType::F32),
+        }
     }
 }
 
@@ -297,7 +337,7 @@ pub(super) fn networks(model: &Casr) -> Result<Vec<Graph>> {
     let (s, dtype) = (&model.settings, DType::F32);
     let window = [2 * model.unit(); 2];
     let depth = model.depth.as_ref().map(|_| [4; 2]);
-    let t = Tiles { batch: 1, window, input: [4; 2], depth, superpixels: true, tokens: 1, dtype };
+    let t = Tiles { batch: 1, window, input: [4; 2], depth, superpixels: true, latent: false, tokens: 1, dtype };
     let mut graphs = Vec::new();
     match &model.sarm {
         None => graphs.push(model.tile(s, &t)?),

@@ -10,6 +10,12 @@ use crate::graph::{Lifetime, Shape};
 impl Program {
     /// Checks that every reference exists and every shape fits, before anything is planned or run.
     pub fn check(&self) -> Result<()> {
+        // Plans and weights are remembered by the graph's name.
+        for (i, graph) in self.graphs.iter().enumerate() {
+            if self.graphs[..i].iter().any(|g| g.name == graph.name && g != graph) {
+                return Err(wrong(format!("{}: two graphs are called `{}`", self.name, graph.name)));
+            }
+        }
         for block in &self.blocks {
             if block.steps == 0 {
                 return Err(wrong(format!("{}: a block of no steps", self.name)));
@@ -139,6 +145,13 @@ impl Program {
                 Ok(())
             }
             CanvasOp::RegionMeans(of) => self.check_superpixels(of),
+            CanvasOp::Paint { of, to } => {
+                self.check_superpixels(of)?;
+                if whole(to)?.channels == whole(&of.colours)?.channels {
+                    return Ok(());
+                }
+                Err(wrong("a superpixel picture has the channels of its colours"))
+            }
             CanvasOp::Sample { from, to, blocks } => {
                 let small = self.extent(*to);
                 let fits = |i: usize| blocks[i] > 0 && small[i].is_multiple_of(blocks[i]);

@@ -1,6 +1,7 @@
 //! What a job asks of a system, and what it may ask of every system: the one interface between those who choose how
 //! work is done and the systems that say what it is.
 
+use super::latent::LatentForm;
 use super::onestep::{Conditioning, OneStep, Shaping};
 use super::program::Program;
 use super::superpixels::LabelRule;
@@ -246,7 +247,12 @@ pub trait System: fmt::Debug {
         Ok(Vec::new())
     }
 
-    /// The one-step system, whose autoencoder has modes of its own.
+    /// Its form over latent canvases, where it has one.
+    fn latent_form(&self) -> Option<&dyn LatentForm> {
+        None
+    }
+
+    /// The one-step system, whose measured figures decide on the autoencoder's mode.
     fn as_one_step(&self) -> Option<&OneStep> {
         None
     }

@@ -6,11 +6,9 @@ use super::footprint::Crop;
 use super::job::{Cascade, Job};
 use super::onestep::OUTPUT;
 use super::phase::{GridAxis, Source};
-use super::program::{
-    Canvas, CanvasId, Extent, GraphId, GridId, PICTURE, Program, Residency, Saved, SavedId, Table, TableId,
-};
+use super::program::{Canvas, CanvasId, Extent, GridId, PICTURE, Program, Residency, Saved, SavedId, Table, TableId};
 use crate::error::Result;
-use crate::graph::{Graph, Shape};
+use crate::graph::Shape;
 use crate::tile::Grid;
 
 /// Name of the canvas of a stage's result, with its number from 1.
@@ -74,15 +72,6 @@ pub(super) fn program(
 }
 
 impl Laid<'_> {
-    /// Stages of one shape share a graph; its name says what fixes it.
-    pub(super) fn graph(&mut self, graph: Graph) -> GraphId {
-        if let Some(i) = self.program.graphs.iter().position(|g| g.name == graph.name) {
-            return GraphId(i);
-        }
-        self.program.graphs.push(graph);
-        GraphId(self.program.graphs.len() - 1)
-    }
-
     /// `values` as a table of so many rows.
     pub(super) fn table(&mut self, name: &str, rows: usize, values: Vec<f32>) -> TableId {
         let name = format!("{STAGE}{} {name}", self.number + 1);

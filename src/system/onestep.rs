@@ -10,6 +10,7 @@
 //! ```
 
 use super::job::{Checkpoints, Form, Job, Sampler, System};
+use super::latent::LatentForm;
 use super::needs::Needs;
 use super::onestep_index::{Index, wrong};
 pub use super::onestep_index::{Plane, VaeFigures};
@@ -281,6 +282,10 @@ impl System for OneStep {
             details.push(format!("conditioning planes: {}", planes.join(", ")));
         }
         Ok(details)
+    }
+
+    fn latent_form(&self) -> Option<&dyn LatentForm> {
+        Some(self)
     }
 
     fn trained_scales(&self, _: &Sampler) -> Option<[f64; 2]> {

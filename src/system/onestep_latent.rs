@@ -1,13 +1,16 @@
 //! The one-step system over latent canvases: the picture is encoded in windows, the denoiser's windows lie on one
 //! latent of the whole picture, and that is decoded in windows, each network's norms as the VAE mode has it.
 
+use super::job::Job;
+use super::latent::{self, Autoencoder, LatentForm, LatentPlan, LatentProgram};
 use super::onestep::{Conditioning, INPUT, OUTPUT, OneStep, Shaping};
 use super::onestep_program::Launch;
 use super::phase::{Block, Contexts, Nesting, Phase, Sink, Source, WindowPhase};
-use super::program::{Canvas, CanvasId, Extent, GraphId, GridId, Program, Ratio, Residency, Table, TableId, wrong};
-use super::vae_modes::{self, Attention, Feed, Keep, Laid, Part, Proxy};
+use super::program::{Canvas, CanvasId, Extent, GraphId, GridId, Program, Ratio, Residency, Table, TableId};
+use super::vae_modes::{self, Attention, Feed, Part};
 use crate::error::Result;
 use crate::graph::{DType, Graph};
+use crate::model::vae::AutoencoderKL;
 use crate::tile::geometry::{Placement, Tiling};
 use crate::tile::{Grid, Ramp};
 use crate::weights::Checkpoint;
@@ -16,123 +19,36 @@ use crate::weights::Checkpoint;
 pub const NAME: &str = "onestep, vae";
 /// Side, latents, of the windows that a graph is first built for; it is resized to those of the picture.
 const BUILT: u32 = 16;
-/// Blocks of the mosaic that statistics are taken from, and its side in windows. Of the proxies that were
-/// measured (`docs/vae-modes.md`) this one comes nearest to the statistics of the whole picture.
-const MOSAIC: ([u32; 2], u32) = ([4, 4], 2);
+impl LatentForm for OneStep {
+    fn vae(&self) -> &AutoencoderKL {
+        &self.vae
+    }
 
-/// How the norms of the autoencoder get their statistics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Norms {
-    /// One graph over the whole picture.
-    Whole,
-    /// Pooled over all windows.
-    Exact,
-    /// From a sample of the picture.
-    Shared,
-}
-
-/// The choices beside those of pixel tiles.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LatentPlan {
-    /// See [`Norms`].
-    pub norms: Norms,
-    /// Where the states between the norms of encoder and decoder live, by boundary; what is missing is recomputed.
-    pub keep: [Vec<Keep>; 2],
-    /// What the middle attention sees.
-    pub attention: Attention,
-    /// Where the enlarged picture lives, which several passes read: in host memory or in the spool.
-    pub picture: Residency,
-}
-
-/// A network's segments and the states between them, for choosing where those live.
-#[derive(Debug, Clone)]
-pub struct Stages {
-    /// Graph and number of windows of each segment.
-    pub segments: Vec<(Graph, u64)>,
-    /// Bytes of the state at each boundary; the first, the input, is 0.
-    pub states: Vec<u64>,
-    /// Segments whose result must be kept in host memory.
-    pub forced: Vec<bool>,
+    fn latent_program(&self, job: &Job, shaping: &Shaping, plan: &LatentPlan) -> Result<LatentProgram> {
+        let target = job.target;
+        let mut program = Program::new(format!("{NAME} {}", plan.norms.name()), target, 0);
+        let canvases = self.canvases(&mut program, plan.picture);
+        let graphs = self.vae_graphs(shaping)?;
+        let checkpoint = Checkpoint::open(&self.folder.join("vae"))?;
+        let tensors = |name: &str| latent::read(&checkpoint, name);
+        let mut vae = Autoencoder::new(plan);
+        for i in 0..2 {
+            let part = self.part(i, &graphs, target, shaping, plan.attention, &canvases, &tensors);
+            vae.lay(&mut program, &part)?;
+            if i == 0 {
+                self.denoise(&mut program, target, &job.conditioning, shaping, &canvases)?;
+            }
+        }
+        vae.finish(program)
+    }
 }
 
 impl OneStep {
-    /// Rows and columns of the latent of a target.
-    pub fn latents(&self, target: [u32; 2]) -> [u32; 2] {
-        target.map(|side| side.div_ceil(self.vae.factor()))
-    }
-
     /// The three networks as they are, over one small window: what the checkpoints must hold.
     pub fn uncut(&self) -> Result<[Graph; 3]> {
         let side = BUILT * self.stride();
         let tokens = self.prompt()?.map_or(1, |p| p.0);
         self.graphs(&Launch { batch: 1, height: side, width: side, tokens, dtype: DType::F32 }, [1; 3])
-    }
-
-    /// Segments and states of encoder and decoder.
-    pub fn stages(&self, target: [u32; 2], shaping: &Shaping, attention: Attention) -> Result<[Stages; 2]> {
-        let mut program = Program::new("stages", target, 0);
-        let canvases = self.canvases(&mut program, Residency::Whole);
-        let graphs = self.vae_graphs(shaping)?;
-        let checkpoint = self.norm_tensors()?;
-        let tensors = |name: &str| read(&checkpoint, name);
-        let of = |program: &mut Program, i: usize| -> Result<Stages> {
-            let part = self.part(i, &graphs, target, shaping, attention, &canvases, &tensors);
-            let laid = vae_modes::lay(program, &part, None)?;
-            let segment = |s: usize| {
-                let windows = program.grids[laid.grid(s).0].count() as u64;
-                (program.graphs[laid.graph(s).0].clone(), windows)
-            };
-            let count = laid.boundaries() + 1;
-            Ok(Stages {
-                segments: (0..count).map(segment).collect(),
-                states: (0..count).map(|b| if b == 0 { 0 } else { laid.state_bytes(b) }).collect(),
-                forced: (0..count).map(|s| laid.must_keep(s)).collect(),
-            })
-        };
-        Ok([of(&mut program, 0)?, of(&mut program, 1)?])
-    }
-
-    /// The program for a target of `[rows, columns]`.
-    pub fn latent_program(
-        &self,
-        target: [u32; 2],
-        conditioning: &Conditioning,
-        shaping: &Shaping,
-        plan: &LatentPlan,
-    ) -> Result<Program> {
-        let norms = match plan.norms {
-            Norms::Whole => "whole",
-            Norms::Exact => "exact",
-            Norms::Shared => "shared",
-        };
-        let name = format!("{NAME} {norms}");
-        let mut program = Program::new(name, target, 0);
-        let canvases = self.canvases(&mut program, plan.picture);
-        let graphs = self.vae_graphs(shaping)?;
-        let checkpoint = self.norm_tensors()?;
-        let tensors = |name: &str| read(&checkpoint, name);
-        for i in 0..2 {
-            let part = self.part(i, &graphs, target, shaping, plan.attention, &canvases, &tensors);
-            match plan.norms {
-                Norms::Whole => vae_modes::whole(&mut program, &part)?,
-                Norms::Exact => {
-                    let laid = vae_modes::lay(&mut program, &part, None)?;
-                    vae_modes::exact(&mut program, &laid, &plan.keep[i], false)?;
-                }
-                Norms::Shared => {
-                    let laid: Laid = vae_modes::lay(&mut program, &part, None)?;
-                    let (blocks, windows) = MOSAIC;
-                    let side = part.tile.saturating_mul(windows);
-                    let sampled = vae_modes::proxy(&mut program, &part, &laid, Proxy::Mosaic(blocks), side)?;
-                    vae_modes::shared(&mut program, &laid, &sampled.statistics)?;
-                }
-            }
-            if i == 0 {
-                self.denoise(&mut program, target, conditioning, shaping, &canvases)?;
-            }
-        }
-        program.check()?;
-        Ok(program)
     }
 
     /// Picture, result, latent before and after the denoiser.
@@ -163,11 +79,6 @@ impl OneStep {
         let launch = Launch { batch, height: side, width: side, tokens: 1, dtype };
         let [encode, _, decode] = self.graphs(&launch, [batch; 3])?;
         Ok([encode, decode])
-    }
-
-    /// The autoencoder's file, of which the norms' vectors are read.
-    fn norm_tensors(&self) -> Result<Checkpoint> {
-        Checkpoint::open(&self.folder.join("vae"))
     }
 
     #[expect(clippy::too_many_arguments, reason = "a part is made of all of these")]
@@ -257,10 +168,4 @@ impl OneStep {
         program.blocks.push(Block { steps: 1, nesting: Nesting::StepOutside, phases: vec![Phase::Windows(phase)] });
         Ok(())
     }
-}
-
-/// A tensor of the autoencoder by the joined graph's name for it.
-fn read(checkpoint: &Checkpoint, name: &str) -> Result<Vec<f32>> {
-    let own = name.strip_prefix("vae.").ok_or_else(|| wrong(format!("`{name}` is not the autoencoder's")))?;
-    checkpoint.read_f32(own)
 }

@@ -283,6 +283,13 @@ pub enum CanvasOp {
     },
     /// Mean colours of superpixels into their canvas of colours.
     RegionMeans(Superpixels),
+    /// The superpixel picture, every region in its colour, at the size of `to`.
+    Paint {
+        /// Read.
+        of: Superpixels,
+        /// Written.
+        to: CanvasId,
+    },
     /// Moments of a canvas.
     Moments {
         /// Read.
@@ -312,6 +319,7 @@ impl CanvasOp {
             CanvasOp::Place { from, to, .. } | CanvasOp::Span { from, to } => vec![*from, *to],
             CanvasOp::Softmax { canvas } => vec![*canvas],
             CanvasOp::RegionMeans(of) => of.canvases().to_vec(),
+            CanvasOp::Paint { of, to } => of.canvases().into_iter().chain([*to]).collect(),
             CanvasOp::Moments { from, .. } => vec![*from],
         }
     }

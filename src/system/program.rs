@@ -151,6 +151,15 @@ impl Program {
         u64::from(self.extent(id)[0]) * self.row_bytes(id)
     }
 
+    /// The id of a graph, which is added where it is not there yet.
+    pub fn graph(&mut self, graph: Graph) -> GraphId {
+        let found = self.graphs.iter().position(|g| *g == graph);
+        GraphId(found.unwrap_or_else(|| {
+            self.graphs.push(graph);
+            self.graphs.len() - 1
+        }))
+    }
+
     /// First and last block that uses a canvas.
     pub fn used_by(&self, id: CanvasId) -> Option<[usize; 2]> {
         let uses = |b: &Block| {

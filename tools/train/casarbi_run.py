@@ -43,7 +43,8 @@ def reduced(rng, hr, low, eight_bits=0.85):
 class Run:
     """Weights, average, optimiser, counters and the log of one training."""
 
-    def __init__(self, folder, module, average, args):
+    def __init__(self, folder, module, average, args, share=lambda name: 1.0):
+        """`share(name)`: a parameter's part of the learning rate."""
         self.folder, self.module, self.average, self.args = folder, module, average, args
         folder.mkdir(parents=True, exist_ok=True)
         average.load_state_dict(module.state_dict())
@@ -51,7 +52,11 @@ class Run:
         self.weights = [p for p in module.parameters() if p.requires_grad]
         names = {id(p): n for n, p in module.named_parameters()}
         self.averages = [dict(average.named_parameters())[names[id(p)]] for p in self.weights]
-        self.optimiser = torch.optim.AdamW(self.weights, lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+        groups = {}
+        for p in self.weights:
+            groups.setdefault(share(names[id(p)]), []).append(p)
+        self.shares = list(groups)
+        self.optimiser = torch.optim.AdamW([{"params": ps} for ps in groups.values()], lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
         self.step, self.spent = 0, 0.0
         self.last = folder / "last.pt"
         if self.last.exists():
@@ -83,8 +88,8 @@ class Run:
             if progress >= 1 or self.step >= a.steps:
                 break
             rate = a.lr * min(1, (self.step - first + 1) / a.warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-            for g in self.optimiser.param_groups:
-                g["lr"] = rate
+            for g, part in zip(self.optimiser.param_groups, self.shares):
+                g["lr"] = rate * part
             loss = loss_of(np.random.default_rng([a.seed, self.step]))
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()

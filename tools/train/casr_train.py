@@ -3,8 +3,11 @@
     python casr_train.py --pool POOL --run RUN1 --stage 1 --onestep weights/onestep --superpixel S/last.pt --depth D/last.pt
     python casr_train.py --pool POOL --run RUN2 --stage 2 --first RUN1/last.pt ...
 
-The UNet's first convolution gets the superpixel picture's latent in front of the enlargement's (weights from zero), so
-training starts at the one-step network's answer. Stage 1: Charbonnier on RGB, plus the gradients' difference, plus
+The UNet's first convolution gets the superpixel picture's latent in front of the enlargement's (weights from zero). The
+ControlNet is a second copy of the way down that sees part of the superpixel picture in the enlargement's place, and
+every skip begins as the mean of both (`control`): training starts close to the one-step network's answer. Parts that
+began at zero, as a ControlNet usually does, had moved the answer by 0.2 grey levels after 13 minutes. Some inputs are
+themselves results of a smaller stage, by the frozen one-step network (--cycle): later stages see such ones. Stage 1: Charbonnier on RGB, plus the gradients' difference, plus
 --depth-consistency times the L1 of aligned depth maps of the answer and of the target. Stage 2: everything frozen but SARM and the
 small image encoder it looks at; one picture in four patches, as many tokens in common; the same loss and --correlation
 times the L1 between the cosine self-correlations of the VAE encoder's features of the answer and of the target.
@@ -24,7 +27,7 @@ from casarbi_run import Run, arguments, picture_crop, reduced
 from casr import Casr, Sarm, depth_map, semantic_tokens
 from evaluate import load
 from liif import resize
-from model import alpha_bar
+from model import alpha_bar, conditioning
 from spixel import SpixelNet1l_bn
 from train import Pool
 
@@ -35,7 +38,7 @@ CONFIG = dict(
 )
 # Smallest and largest factor of a stage in training.
 TRAINED_SCALES = [1.15, 4.0]
-SARM = dict(channels=64, num_attention_heads=2, cross_attention_dim=32, reduce=4)
+SARM = dict(channels=64, num_attention_heads=2, cross_attention_dim=32, reduce=2)
 SAM = dict(
     hidden_size=48, num_hidden_layers=2, num_attention_heads=2, mlp_dim=96, output_channels=32, image_size=256, patch_size=16,
     window_size=7, global_attn_indexes=[1],
@@ -53,8 +56,13 @@ def widened(unet):
     return wide
 
 
-def control(unet):
-    """A ControlNet of the UNet's way down; its first weights are the UNet's, its outputs begin at zero."""
+def control(unet, superpixels=0.15):
+    """A ControlNet that copies the UNet's way down, as a part that carries half of it from the start.
+
+    Its 1 x 1 outputs begin as the identity, so that skips are twice what they were, and what reads them (the resnets'
+    shortcuts; group norms do not mind) is halved in `unet`. Of the enlargement's latent, the share `superpixels` is
+    taken from the superpixel picture's.
+    """
     c = unet.config
     net = ControlNetModel(
         in_channels=c.in_channels, down_block_types=c.down_block_types, block_out_channels=c.block_out_channels,
@@ -62,6 +70,18 @@ def control(unet):
         attention_head_dim=c.attention_head_dim, mid_block_type="UNetMidBlock2D", conditioning_embedding_out_channels=(8, 16, 32),
     )
     net.load_state_dict({k: w for k, w in unet.state_dict().items() if k in net.state_dict()}, strict=False)
+    with torch.no_grad():
+        first, latents = net.conv_in.weight, c.out_channels
+        first[:, :latents] += superpixels * first[:, latents : 2 * latents]
+        first[:, latents : 2 * latents] *= 1 - superpixels
+        for out in (*net.controlnet_down_blocks, net.controlnet_mid_block):
+            torch.nn.init.dirac_(out.weight)
+        skips = [out.weight.shape[0] for out in net.controlnet_down_blocks]
+        for i, resnet in enumerate(r for block in unet.up_blocks for r in block.resnets):
+            # What comes from below was doubled by the mid block's output only where it is the first.
+            doubled = slice(None) if i == 0 else slice(-skips[-1], None)
+            skips.pop()
+            resnet.conv_shortcut.weight[:, doubled] /= 2
     return net
 
 
@@ -82,6 +102,8 @@ def main():
     p.add_argument("--without", nargs="*", default=[], choices=["superpixel", "depth"])
     p.add_argument("--depth-consistency", type=float, default=0.0)
     p.add_argument("--correlation", type=float, default=0.1)
+    p.add_argument("--backbone", type=float, default=0.1, help="the one-step networks' part of the learning rate")
+    p.add_argument("--cycle", type=float, default=0.2, help="share of inputs that are a stage's result")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
@@ -109,7 +131,9 @@ def main():
 
     nets, average = build(), build()
     pool, held_out = Pool(a.pool), Pool(a.pool, held_out=True)
-    run = Run(a.run, nets, average, a)
+    fresh = ("controlnet.", "unet.conv_in.", "sarm.", "sam.")
+    run = Run(a.run, nets, average, a, lambda name: 1.0 if name.startswith(fresh) else a.backbone)
+    teacher = load(a.onestep).requires_grad_(False)
     context = torch.zeros(1, 1, nets["unet"].config.cross_attention_dim)
     patches = 2 if a.stage == 2 else 1
 
@@ -146,11 +170,19 @@ def main():
         hr = torch.stack([picture_crop(rng, pool, a.crop) for _ in range(a.batch)])
         factor = 4.0 if rng.random() < 0.5 else float(math.exp(rng.uniform(*map(math.log, TRAINED_SCALES))))
         low = max(16, round(a.crop / factor))
-        lr = reduced(rng, hr, low)
+        known = low
+        if rng.random() < a.cycle:
+            low = -(-low // teacher.stride) * teacher.stride
+            known = max(8, round(low / rng.uniform(1.5, 4)))
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                before = 2 * resize(reduced(rng, hr, known), low, low) - 1
+                lr = teacher(before, conditioning(low / known).expand(a.batch, -1)).clamp(0, 1)
+        else:
+            lr = reduced(rng, hr, low)
         with torch.autocast("cpu", torch.bfloat16):
             y, _ = answer(nets, lr, a.crop)
         y = y.float()
-        total = difference(y, hr) * min(1.0, 4 * low / a.crop)
+        total = difference(y, hr) * min(4.0, 4 * known / a.crop)
         if a.stage == 1 and a.depth_consistency and "depth" in nets:
             maps = [nets["depth"](casr_depth.normalised(q)).predicted_depth for q in (resize(y, casr_depth.SIDE, casr_depth.SIDE), resize(hr, casr_depth.SIDE, casr_depth.SIDE))]
             total = total + a.depth_consistency * (casr_depth.aligned(maps[0]) - casr_depth.aligned(maps[1])).abs().mean()

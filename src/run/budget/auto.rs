@@ -30,7 +30,8 @@ impl Search<'_> {
         // In any case: its windows say which figure holds, its time is what others are measured against. It streams weights and
         // needs the least memory where those matter: a job that is too large for it is refused with its advice.
         let tile = self.mode(VaeMode::Tile)?;
-        let measured = VaeFigures::at(&self.one_step(VaeMode::Auto)?.figures.tile, tile.taken.shaping.tile);
+        let figures = self.model.as_one_step().map_or(&[][..], |m| &m.figures.tile);
+        let measured = VaeFigures::at(figures, tile.taken.shaping.tile);
         if let Some(db) = measured.filter(|db| *db >= ENOUGH) {
             return Ok(because(tile, format!("{db:.1} dB from whole as measured for this model")));
         }

@@ -10,8 +10,8 @@ use crate::abi::BackendKind;
 use crate::error::{Error, Kind, Result};
 use crate::image;
 use crate::system::Program;
-use crate::system::onestep::{OneStep, Shaping};
-use crate::system::onestep_latent::{LatentPlan, Norms, Stages};
+use crate::system::latent::{LatentForm, LatentPlan, Norms, Stages};
+use crate::system::onestep::Shaping;
 use crate::system::program::Residency as Placed;
 use crate::system::vae_modes::{Attention, Keep};
 
@@ -103,7 +103,7 @@ fn residences(stages: &Stages, seconds: &[f64], space: Space, rates: &Rates) -> 
 }
 
 /// Where the states of a choice lie, in words with bytes.
-fn describe(stages: &[Stages; 2], keep: &[Vec<Keep>; 2], program: &Program) -> String {
+fn describe(stages: &[Stages], keep: &[Vec<Keep>], program: &Program) -> String {
     let at_once = |place: Keep| {
         let residency = match place {
             Keep::Device => Placed::Device,
@@ -117,12 +117,11 @@ fn describe(stages: &[Stages; 2], keep: &[Vec<Keep>; 2], program: &Program) -> S
     for (name, place) in
         [("on the device", Keep::Device), ("in host memory", Keep::Host), ("in the spool", Keep::Spool)]
     {
-        let of = |i: usize| -> u64 {
-            let kept = keep[i].iter().zip(&stages[i].states).filter(|(k, _)| **k == place);
-            kept.map(|(_, bytes)| *bytes).sum()
+        let of = |(keep, stages): (&Vec<Keep>, &Stages)| -> u64 {
+            keep.iter().zip(&stages.states).filter(|(k, _)| **k == place).map(|(_, bytes)| *bytes).sum()
         };
-        let (count, bytes) =
-            (keep.iter().flatten().filter(|k| **k == place).count(), super::mib(of(0).saturating_add(of(1))));
+        let count = keep.iter().flatten().filter(|k| **k == place).count();
+        let bytes = super::mib(keep.iter().zip(stages).map(of).fold(0, u64::saturating_add));
         if count > 0 {
             parts.push(format!("{count} {name} (one after another {bytes}, at once {})", super::mib(at_once(place))));
         }
@@ -136,7 +135,7 @@ fn describe(stages: &[Stages; 2], keep: &[Vec<Keep>; 2], program: &Program) -> S
 
 impl Search<'_> {
     /// The latent-canvas form with norms as asked, at the largest window that fits; with sentences about it.
-    pub(super) fn latent(&mut self, model: &OneStep, norms: Norms) -> Result<(Candidate, Vec<String>)> {
+    pub(super) fn latent(&mut self, model: &dyn LatentForm, norms: Norms) -> Result<(Candidate, Vec<String>)> {
         let mut failed = Vec::new();
         let mut last = None;
         for tile in self.tiles.clone() {
@@ -155,25 +154,29 @@ impl Search<'_> {
     }
 
     /// One window size.
-    fn latent_at(&mut self, model: &OneStep, norms: Norms, tile: u32) -> Result<(Candidate, Vec<String>)> {
+    fn latent_at(&mut self, model: &dyn LatentForm, norms: Norms, tile: u32) -> Result<(Candidate, Vec<String>)> {
         let overlap = super::overlap_for(self.options, tile, self.model)?;
         let (caps, batch) = (self.engine.caps().clone(), self.options.batch.unwrap_or(1));
         let shaping = Shaping { tile, fitted: true, overlap, batch, dtype: caps.storage };
         let tokens: u64 = model.latents(self.job.target).iter().map(|&v| u64::from(v)).product();
-        let windowed = model.vae.has_mid_attention() && tokens > GLOBAL_TOKENS && norms != Norms::Whole;
+        let windowed = model.vae().has_mid_attention() && tokens > GLOBAL_TOKENS && norms != Norms::Whole;
         let attention = if windowed { Attention::Windowed(ATTENTION_WINDOW) } else { Attention::Global };
-        let stages = model.stages(self.job.target, &shaping, attention)?;
-        let folder = model.folder.display().to_string();
+        let folder = self.model.folder().display().to_string();
         let rates = Rates::of(&caps);
-        let mut seconds: [Vec<f64>; 2] = Default::default();
-        if norms == Norms::Exact {
-            for (stages, seconds) in stages.iter().zip(&mut seconds) {
-                for (graph, windows) in &stages.segments {
-                    let plan = self.engine.plan(&format!("{} {folder}", graph.name), graph)?;
-                    let launches = windows.div_ceil(u64::from(plan.items.max(1)));
-                    seconds.push(rates.seconds(&plan) * launches as f64);
-                }
+        let again = LatentPlan { norms, keep: Vec::new(), attention, picture: Placed::Whole };
+        let stages = match norms {
+            Norms::Exact => model.latent_program(self.job, &shaping, &again)?.passes,
+            Norms::Whole | Norms::Shared => Vec::new(),
+        };
+        let mut seconds: Vec<Vec<f64>> = Vec::new();
+        for stages in &stages {
+            let mut each = Vec::new();
+            for (graph, windows) in &stages.segments {
+                let plan = self.engine.plan(&format!("{} {folder}", graph.name), graph)?;
+                let launches = windows.div_ceil(u64::from(plan.items.max(1)));
+                each.push(rates.seconds(&plan) * launches as f64);
             }
+            seconds.push(each);
         }
         let piped = self.options.output.as_deref().is_some_and(image::is_pipe);
         let picture_bytes = 12 * self.job.target.iter().map(|&v| u64::from(v)).product::<u64>();
@@ -191,12 +194,10 @@ impl Search<'_> {
         let mut picture = if piped || picture_bytes <= self.room.host / 8 { Placed::Whole } else { Placed::Spool };
         let mut result = None;
         for round in 0..ROUNDS {
-            let keep = match norms {
-                Norms::Exact => [0, 1].map(|i| residences(&stages[i], &seconds[i], space, &rates)),
-                Norms::Whole | Norms::Shared => Default::default(),
-            };
-            let plan = LatentPlan { norms, keep: keep.clone(), attention, picture };
-            let program = model.latent_program(self.job.target, &self.job.conditioning, &shaping, &plan)?;
+            let keep = stages.iter().zip(&seconds).map(|(s, seconds)| residences(s, seconds, space, &rates)).collect();
+            let plan = LatentPlan { keep, picture, ..again.clone() };
+            let program = model.latent_program(self.job, &shaping, &plan)?.program;
+            let keep = plan.keep;
             let (room, batches) = (self.room, [batch; 3]);
             let one = Residency::OneArena;
             let mut c = candidate::candidate(self.engine, &folder, program, shaping, batches, one, room, false)?;

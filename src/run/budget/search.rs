@@ -8,8 +8,8 @@ use crate::image;
 use crate::run::engine::Engine;
 use crate::run::options::{UpscaleOptions, VaeMode};
 use crate::system::job::{Form, Job, System};
-use crate::system::onestep::{OneStep, Shaping};
-use crate::system::onestep_latent::Norms;
+use crate::system::latent::{LatentForm, Norms};
+use crate::system::onestep::Shaping;
 
 /// Most candidates that are planned: a plan of published networks takes 15 ms on a slow core.
 const CANDIDATES: usize = 32;
@@ -45,9 +45,9 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// The one-step system, whose autoencoder has modes.
-    pub(super) fn one_step(&self, vae: VaeMode) -> Result<&'a OneStep> {
-        self.model.as_one_step().ok_or_else(|| {
+    /// The form over latent canvases, whose autoencoder has modes.
+    fn latent_form(&self, vae: VaeMode) -> Result<&'a dyn LatentForm> {
+        self.model.latent_form().ok_or_else(|| {
             let why = format!("--vae {}: the system {} has no autoencoder", vae.name(), self.model.name());
             Error::new(Kind::Usage, "budget", why).advise("leave --vae out")
         })
@@ -63,7 +63,7 @@ impl<'a> Search<'a> {
         };
         let (taken, notes) = match norms {
             None => self.tiled()?,
-            Some(norms) => self.latent(self.one_step(vae)?, norms)?,
+            Some(norms) => self.latent(self.latent_form(vae)?, norms)?,
         };
         Ok(Choice { taken, vae, why: String::new(), cap: None, bounds: [None, None], notes })
     }

@@ -57,6 +57,14 @@ impl World<'_> {
                 self.whole_mut(of.colours)?.copy_from_slice(&colours);
                 Ok(())
             }
+            CanvasOp::Paint { of, to } => {
+                let size = self.program.extent(*to);
+                let (cells, colours) = self.superpixels(of)?;
+                let mut values = vec![0.0; self.whole(*to)?.len()];
+                cells.window(colours, of.rule, size, [0; 2], size, &mut values);
+                self.whole_mut(*to)?.copy_from_slice(&values);
+                Ok(())
+            }
             CanvasOp::Sample { from, to, blocks } => self.sample(*from, *to, *blocks),
             CanvasOp::Moments { from, to } => {
                 let channels = self.program.canvases[from.0].channels as usize;

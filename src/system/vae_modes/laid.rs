@@ -31,9 +31,8 @@ pub struct Laid {
     pub statistics: Vec<StatisticId>,
 }
 
-/// Cuts a part and adds its graphs, windows and statistics to the program. With `like`, whose windows must be of
-/// the same size, its graphs serve again.
-pub fn lay(program: &mut Program, part: &Part<'_>, like: Option<&Laid>) -> Result<Laid> {
+/// Cuts a part and adds its graphs, windows and statistics to the program. Graphs that are there already serve again.
+pub fn lay(program: &mut Program, part: &Part<'_>) -> Result<Laid> {
     let from = window_extent(part.graph)?;
     let cut = cut::cut(part.graph)?;
     let halo = cut.segments.iter().map(|s| s.halo).max().unwrap_or(0);
@@ -42,7 +41,7 @@ pub fn lay(program: &mut Program, part: &Part<'_>, like: Option<&Laid>) -> Resul
     let plain = GridId(program.grids.len());
     program.grids.push(windows);
     let (mut graphs, mut grids, mut blended) = (Vec::new(), Vec::new(), Vec::new());
-    for (s, segment) in cut.segments.iter().enumerate() {
+    for segment in &cut.segments {
         let (size, at) = match part.attention {
             _ if !segment.attends => (to, plain),
             Attention::Windowed(tile) => {
@@ -61,14 +60,7 @@ pub fn lay(program: &mut Program, part: &Part<'_>, like: Option<&Laid>) -> Resul
         };
         let batch = if segment.attends { 1 } else { part.batch };
         let graph = cut::resized(&segment.graph, batch, from, size)?;
-        let same = like.and_then(|l| l.graphs.get(s)).filter(|id| program.graphs[id.0] == graph);
-        graphs.push(match same {
-            Some(id) => *id,
-            None => {
-                program.graphs.push(graph);
-                GraphId(program.graphs.len() - 1)
-            }
-        });
+        graphs.push(program.graph(graph));
         blended.push(program.grids[at.0].count() > 1 && segment.attends);
         grids.push(at);
     }

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::graph::ValueId;
 use crate::graph::cut::{self, MOMENTS};
 use crate::system::phase::{Block, CanvasOp, Contexts, Nesting, Phase, Sink, Source, WindowPhase};
-use crate::system::program::{CanvasId, GraphId, GridId, Program, Ratio, Residency, StatisticId};
+use crate::system::program::{CanvasId, GridId, Program, Ratio, Residency, StatisticId};
 use crate::tile::Grid;
 use crate::tile::geometry::{Placement, Tiling};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,8 +30,7 @@ pub fn whole(program: &mut Program, part: &Part<'_>) -> Result<()> {
         let ratio = Ratio { num: part.graph.value(*v).shape.h / from[0].max(1), den: 1 };
         sinks.push((name.clone(), Sink::Store { canvas: part.output, ratio }));
     }
-    program.graphs.push(graph);
-    let (graph, grid) = (GraphId(program.graphs.len() - 1), GridId(program.grids.len() - 1));
+    let (graph, grid) = (program.graph(graph), GridId(program.grids.len() - 1));
     let name = part.name.to_owned();
     let phase = WindowPhase { name, graph, grid, branches: 1, contexts: Contexts::Branch, sources, sinks };
     program.blocks.push(Block { steps: 1, nesting: Nesting::Chained, phases: vec![Phase::Windows(phase)] });

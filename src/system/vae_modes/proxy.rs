@@ -54,7 +54,7 @@ pub fn proxy(program: &mut Program, part: &Part<'_>, laid: &Laid, how: Proxy, si
         attention: part.attention,
         tensors: part.tensors,
     };
-    let sampled = lay(program, &part, Some(laid))?;
+    let sampled = lay(program, &part)?;
     let keep = vec![Keep::Host; sampled.boundaries() + 1];
     exact(program, &sampled, &keep, true)?;
     Ok(sampled)
