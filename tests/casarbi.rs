@@ -1,6 +1,7 @@
 //! CasArbi against PyTorch (`tools/reference/make_casarbi.py`): its networks, and the whole sampler with the engine's
 //! noise, in one window and in many; and what no window, batch or order may change.
 
+use crate::job::{Way, executors, program, psnr, run_on, way};
 use crate::run::relative_l2;
 use crate::tolerance;
 use std::collections::BTreeMap;
@@ -8,7 +9,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 use tessera::Kind;
 use tessera::abi::{Caps, Item};
-use tessera::backend::Backend;
 use tessera::backend::cpu::Cpu;
 use tessera::graph::{DType, Graph};
 use tessera::knobs;
@@ -24,12 +24,11 @@ use tessera::run::{
     Base, Cancel, Cascade, Observer, Off, Progress, Reference, Resume, Sampler, Silent, Size, TileOrder,
     UpscaleOptions, VaeMode, samples, upscale,
 };
+use tessera::system::Job;
 use tessera::system::casarbi::CasArbi;
 use tessera::system::footprint::whole_picture;
-use tessera::system::job::Form;
-use tessera::system::onestep::{Conditioning, OUTPUT, Shaping};
-use tessera::system::program::{PICTURE, Program};
-use tessera::system::{Job, System};
+use tessera::system::onestep::OUTPUT;
+use tessera::system::program::PICTURE;
 use tessera::weights::Checkpoint;
 
 fn folder() -> PathBuf {
@@ -43,16 +42,9 @@ fn model() -> CasArbi {
     CasArbi::open(&folder().join("model")).expect("the model opens")
 }
 
-/// A tensor of the reference, NCHW there, as NHWC; extents and values.
+/// A tensor of the reference, NHWC; extents and values.
 fn tensor(name: &str) -> ([usize; 4], Vec<f32>) {
-    let file = Checkpoint::open(&folder().join("reference.safetensors")).expect("reference");
-    let shape: Vec<u64> = file.tensors().iter().find(|t| t.name == name).expect(name).shape.clone();
-    let planar = file.read_f32(name).expect(name);
-    let mut s = [1usize; 4];
-    shape.iter().zip(&mut s).for_each(|(&d, s)| *s = d as usize);
-    let [n, c, h, w] = s;
-    let value = |i: usize| planar[(i / (h * w * c) * c + i % c) * h * w + i / c % (h * w)];
-    ([n, h, w, c], (0..n * h * w * c).map(value).collect())
+    crate::job::tensor(&folder(), name)
 }
 
 fn resident(device: &SharedDevice, graph: &Graph, mut weights: impl FnMut(&PackedWeight) -> Vec<u8>) -> Executor {
@@ -136,73 +128,19 @@ fn the_denoiser_is_what_pytorch_computes() {
 /// A job over the reference's picture.
 fn job(scale: f64, sampler: Sampler) -> Job {
     let ([_, h, w, _], _) = tensor("picture");
-    let target = [h, w].map(|side| (side as f64 * scale).round() as u32);
-    let conditioning = Conditioning { noise: 0.0, jpeg: 0.0, scale };
-    Job { source: [h as u32, w as u32], target, conditioning, seed: 7, sampler, keep_stages: false }
+    crate::job::job([h as u32, w as u32], scale, sampler)
 }
 
-fn shaping(tile: u32, batch: u32, dtype: DType) -> Shaping {
-    Shaping { tile, fitted: false, overlap: tile / 4, batch, dtype }
+/// Windows of `tile` pixels, a quarter of which overlaps.
+fn by(tile: u32) -> Way {
+    way(tile, tile / 4)
 }
 
-/// How a run goes.
-struct Way {
-    tile: u32,
-    batch: u32,
-    order: TileOrder,
-    dtype: DType,
-}
-
-const WHOLE: Way = Way { tile: 256, batch: 1, order: TileOrder::Natural, dtype: DType::F32 };
-
-fn executors(backend: Box<dyn Backend>, model: &CasArbi, program: &Program) -> Vec<Executor> {
-    let device = SharedDevice::new(backend);
-    let files = model.checkpoints().expect("checkpoints");
-    let unused = files.check(&model.networks().expect("networks")).expect("every tensor is there");
-    assert!(unused.is_empty(), "{unused:?}");
-    let pack = |w: &PackedWeight| files.packed(&w.tensors, &w.packing, w.dtype).expect("packed");
-    program.graphs.iter().map(|g| resident(&device, g, pack)).collect()
-}
-
-/// The result of a job, not clamped.
-fn run_on(backend: Box<dyn Backend>, job: &Job, way: &Way) -> Vec<f32> {
-    let model = model();
-    let program = model.program(job, &shaping(way.tile, way.batch, way.dtype), Form::Joined).expect("program");
-    let mut executors = executors(backend, &model, &program);
-    let mut interpreter = Interpreter::new(&program, &mut executors).expect("prepared");
-    let (_, picture) = tensor("picture");
-    let mut rows = picture.chunks_exact(3 * job.source[1] as usize);
-    let mut rows_in = |row: &mut [f32]| {
-        row.copy_from_slice(rows.next().expect("a row"));
-        Ok(())
-    };
-    let mut out = Vec::new();
-    let mut rows_out = |y: u32, row: &[f32]| {
-        assert_eq!(out.len(), y as usize * row.len(), "rows come in order");
-        out.extend_from_slice(row);
-        Ok(())
-    };
-    let inputs: Vec<(_, &mut dyn tessera::run::connections::RowsIn)> =
-        vec![(program.canvas(PICTURE).expect("picture"), &mut rows_in)];
-    let outputs: Vec<(_, &mut dyn tessera::run::connections::RowsOut)> =
-        vec![(program.canvas(OUTPUT).expect("result"), &mut rows_out)];
-    let cancel = Cancel::new();
-    let mut control = Control { observer: &mut Silent, cancel: &cancel, order: way.order, began: Instant::now() };
-    interpreter.run(&mut Connections { inputs, outputs }, &mut control).expect("runs");
-    assert_eq!(out.len(), 3 * job.target[0] as usize * job.target[1] as usize, "exactly its size");
-    out
-}
+/// One window over every stage of the reference.
+const WHOLE: u32 = 256;
 
 fn run(job: &Job, way: &Way) -> Vec<f32> {
-    run_on(Box::new(Cpu::new().expect("cpu")), job, way)
-}
-
-/// PSNR against a picture of the reference, dB.
-fn psnr(got: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(got.len(), expected.len());
-    let error = |(g, e): (&f32, &f32)| f64::from(g.clamp(0.0, 1.0) - e).powi(2);
-    let mse = got.iter().zip(expected).map(error).sum::<f64>() / got.len() as f64;
-    -10.0 * mse.max(f64::MIN_POSITIVE).log10()
+    run_on(Box::new(Cpu::new().expect("cpu")), &model(), job, way, &tensor("picture").1)
 }
 
 #[test]
@@ -210,7 +148,7 @@ fn the_sampler_is_pytorchs_with_the_same_noise() {
     for scale in [2.0, 3.3, 5.3] {
         for (tile, suffix) in [(256, ""), (32, ".tiled")] {
             let name = format!("x{scale}{suffix}");
-            let got = psnr(&run(&job(scale, Sampler::default()), &Way { tile, ..WHOLE }), &tensor(&name).1);
+            let got = psnr(&run(&job(scale, Sampler::default()), &by(tile)), &tensor(&name).1);
             println!("{name}: {got:.1} dB against PyTorch");
             assert!(got >= tolerance::CASARBI_F32_DB, "{name}: {got:.1} dB");
         }
@@ -237,7 +175,7 @@ fn every_switch_is_pytorchs() {
     let whole = tensor("x3.3").1;
     for (name, sampler) in cases {
         let expected = tensor(&format!("x3.3.{name}")).1;
-        let got = run(&job(3.3, sampler), &WHOLE);
+        let got = run(&job(3.3, sampler), &by(WHOLE));
         let (near, apart) = (psnr(&got, &expected), psnr(&whole, &expected));
         println!("{name}: {near:.1} dB against PyTorch, {apart:.1} dB from the default");
         assert!(
@@ -246,13 +184,13 @@ fn every_switch_is_pytorchs() {
         );
     }
     // Strength 0 is no guidance.
-    let silent = run(&job(3.3, Sampler { guidance: Some(vec![0.0]), ..base() }), &WHOLE);
-    assert!(silent == run(&job(3.3, Sampler { reference: Some(Reference::Off), ..base() }), &WHOLE));
+    let silent = run(&job(3.3, Sampler { guidance: Some(vec![0.0]), ..base() }), &by(WHOLE));
+    assert!(silent == run(&job(3.3, Sampler { reference: Some(Reference::Off), ..base() }), &by(WHOLE)));
 }
 
 #[test]
 fn neither_batch_nor_order_changes_a_bit_and_seeds_do() {
-    let way = |batch, order| Way { tile: 32, batch, order, dtype: DType::F32 };
+    let way = |batch, order| Way { batch, order, ..by(32) };
     let job = job(3.3, Sampler::default());
     let want = run(&job, &way(1, TileOrder::Natural));
     for (batch, order) in
@@ -270,29 +208,9 @@ fn pictures_smaller_than_anything_come_out_in_their_size() {
         [([1, 1], [2, 2]), ([1, 1], [7, 5]), ([3, 2], [9, 6]), ([1, 9], [64, 576]), ([5, 5], [6, 6])]
     {
         let job = Job { source, target, ..job(2.0, Sampler { steps: Some(1), ..Sampler::default() }) };
-        let model = model();
-        let program = model.program(&job, &shaping(32, 1, DType::F32), Form::Joined).expect("program");
-        let mut executors = executors(Box::new(Cpu::new().expect("cpu")), &model, &program);
-        let mut interpreter = Interpreter::new(&program, &mut executors).expect("prepared");
-        let mut rows_in = |row: &mut [f32]| {
-            row.fill(0.25);
-            Ok(())
-        };
-        let (mut count, cancel) = (0, Cancel::new());
-        let mut rows_out = |_: u32, row: &[f32]| {
-            assert!(row.iter().all(|v| v.is_finite()));
-            count += row.len();
-            Ok(())
-        };
-        let mut io = Connections {
-            inputs: vec![(program.canvas(PICTURE).expect("picture"), &mut rows_in)],
-            outputs: vec![(program.canvas(OUTPUT).expect("result"), &mut rows_out)],
-        };
-        let order = TileOrder::Natural;
-        let mut control = Control { observer: &mut Silent, cancel: &cancel, order, began: Instant::now() };
-        interpreter.run(&mut io, &mut control).expect("runs");
-        drop(io);
-        assert_eq!(count, 3 * target[0] as usize * target[1] as usize, "{source:?} to {target:?}");
+        let picture = vec![0.25; 3 * (source[0] * source[1]) as usize];
+        let out = run_on(Box::new(Cpu::new().expect("cpu")), &model(), &job, &by(32), &picture);
+        assert!(out.iter().all(|v| v.is_finite()), "{source:?} to {target:?}");
     }
 }
 
@@ -313,7 +231,7 @@ impl Observer for Impatient {
 #[test]
 fn a_run_is_cancelled_between_launches() {
     let (model, job) = (model(), job(3.3, Sampler::default()));
-    let program = model.program(&job, &shaping(32, 1, DType::F32), Form::Joined).expect("program");
+    let program = program(&model, &job, &by(32)).expect("program");
     let mut executors = executors(Box::new(Cpu::new().expect("cpu")), &model, &program);
     let mut interpreter = Interpreter::new(&program, &mut executors).expect("prepared");
     let mut rows_in = |row: &mut [f32]| {
@@ -352,7 +270,7 @@ fn a_folder_without_a_network_says_which_and_whence() {
 #[test]
 fn what_a_job_cannot_have_is_refused() {
     let model = model();
-    let program = |job: &Job| model.program(job, &shaping(32, 1, DType::F32), Form::Joined);
+    let program = |job: &Job| program(&model, job, &by(32));
     for sampler in [
         Sampler { steps: Some(0), ..Sampler::default() },
         Sampler { guidance: Some(vec![2.0]), ..Sampler::default() },
@@ -375,7 +293,7 @@ fn wgpu_gives_the_same_in_f32_and_nearly_in_f16() {
     let want = tensor("x2").1;
     for (dtype, bar) in [(DType::F32, tolerance::CASARBI_F32_DB), (DType::F16, tolerance::CASARBI_F16_DB)] {
         let backend = Box::new(tessera::backend::wgpu::WgpuBackend::open(0).expect("wgpu"));
-        let got = psnr(&run_on(backend, &job, &Way { dtype, ..WHOLE }), &want);
+        let got = psnr(&run_on(backend, &model(), &job, &Way { dtype, ..by(WHOLE) }, &tensor("picture").1), &want);
         println!("wgpu {}: {got:.1} dB against PyTorch", dtype.name());
         assert!(got >= bar, "{}: {got:.1} dB", dtype.name());
     }
@@ -385,7 +303,7 @@ fn wgpu_gives_the_same_in_f32_and_nearly_in_f16() {
 fn f16_on_the_cpu_is_near_f32() {
     let caps = Caps { storage: DType::F16, ..Caps::cpu() };
     assert_eq!(caps.storage, DType::F16);
-    let got = psnr(&run(&job(2.0, Sampler::default()), &Way { dtype: DType::F16, ..WHOLE }), &tensor("x2").1);
+    let got = psnr(&run(&job(2.0, Sampler::default()), &Way { dtype: DType::F16, ..by(WHOLE) }), &tensor("x2").1);
     println!("cpu f16: {got:.1} dB against PyTorch");
     assert!(got >= tolerance::CASARBI_F16_DB, "{got:.1} dB");
 }

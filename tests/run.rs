@@ -316,6 +316,29 @@ fn inspect_tells_what_a_model_is_good_for() {
     let found = program::run(&["inspect", &shipped, "--json"]).json();
     assert_eq!(found["systems"][0], serde_json::json!({"system": "onestep", "runs": true, "missing": []}));
 
+    // What only a system runs is counted too: the figures of its card, and of its files.
+    for (model, parts) in [
+        (
+            "weights/casarbi",
+            [("liif", 148_387), ("lr_encoder", 84_128), ("hr_encoder", 12_048), ("denoiser", 1_337_795)].as_slice(),
+        ),
+        ("tests/data/casr/model", &[("sarm", 0)]),
+    ] {
+        let folder = source::root().join(model);
+        let found = program::run(&["inspect", &folder.to_string_lossy(), "--json"]).json();
+        for (part, parameters) in parts {
+            let networks = found["networks"].as_array().expect("a list");
+            let network = networks.iter().find(|n| n["part"] == *part).expect(part);
+            let weights = Checkpoint::open(&folder.join(part)).expect("checkpoint");
+            let held: u64 = weights.tensors().iter().map(|t| t.elements()).sum();
+            assert_eq!(network["parameters"], held, "{network}");
+            assert!(*parameters == 0 || network["parameters"] == *parameters, "{network}");
+            assert_eq!((&network["problems"], &network["unused"]), (&serde_json::json!([]), &serde_json::json!([])));
+            let counts = network["multiply_adds"].as_array().expect("a list");
+            assert!(!counts.is_empty() && counts.iter().all(|c| c["count"].as_u64() > Some(0)), "{network}");
+        }
+    }
+
     // A folder of networks that no system runs as a whole: each of them does all the same.
     let folder = tempfile::tempdir().expect("folder");
     for (part, from) in [("unet", "tiny_unet_sd2"), ("vae", "tiny_vae")] {

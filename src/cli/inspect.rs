@@ -71,7 +71,9 @@ pub(super) fn run(args: &InspectArgs) -> Result<()> {
 /// The inspection as `--json` prints it. Keys are never renamed; new ones may come.
 fn inspection_json(i: &Inspection) -> Value {
     let network = |n: &run::NetworkInfo| {
-        json!({"part": n.part, "class": n.class, "parameters": n.parameters, "tensors": n.tensors, "types": n.types,
+        json!({"part": n.part, "class": n.class, "parameters": n.parameters,
+            "multiply_adds": n.multiply_adds.iter().map(|(run, count)| json!({"run": run, "count": count})).collect::<Vec<_>>(),
+            "tensors": n.tensors, "types": n.types,
             "bytes": n.bytes, "files": n.files, "unused": n.unused, "components": n.components, "problems": n.problems})
     };
     let adapter =

@@ -154,6 +154,24 @@ impl CasArbiDenoiser {
         Ok(b.finish())
     }
 
+    /// The graph of what a stage prepares for its steps: `lr` and `hr`, the encoders' features, to `condition`, and, with an
+    /// adapter, the planes `coordinates` to `coordinate_features`.
+    pub fn build_preparation(&self, batch: u32, [h, w]: [u32; 2], dtype: DType) -> Result<Graph> {
+        let mut b = Builder::new(format!("casarbi preparation {h}x{w} b{batch} {}", dtype.name()), dtype);
+        let input =
+            |b: &mut Builder, name: &str, c: u32| b.input(name, Shape::new(batch, h, w, c), dtype, Lifetime::Window);
+        let [lr, hr] = self.feature_channels();
+        let (lr, hr) = (input(&mut b, "lr", lr), input(&mut b, "hr", hr));
+        let condition = self.condition(&mut b, lr, hr)?;
+        b.output("condition", condition);
+        if self.adapter {
+            let planes = input(&mut b, "coordinates", 2 * (1 + 2 * self.bands()));
+            let features = self.coordinates(&mut b, planes)?;
+            b.output("coordinate_features", features);
+        }
+        Ok(b.finish())
+    }
+
     /// Once per stage: the condition of features of the stage's input, enlarged, and of the base picture.
     pub(crate) fn condition(&self, b: &mut Builder, lr: ValueId, hr: ValueId) -> Result<ValueId> {
         let both = b.push("condition.features", Op::Concat, &[lr, hr])?;

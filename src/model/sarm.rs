@@ -90,6 +90,16 @@ impl Sarm {
         Ok(t)
     }
 
+    /// The graph of [`Sarm::keys`], unpooled: `hidden_states` to `keys`.
+    pub fn build_keys(&self, e: &SarmExtents, dtype: DType) -> Result<Graph> {
+        let mut b = Builder::new(format!("sarm keys {:?} b{} {}", e.map, e.batch, dtype.name()), dtype);
+        let shape = Shape::new(e.batch, e.map[0], e.map[1], self.channels);
+        let x = b.input("hidden_states", shape, dtype, Lifetime::Window);
+        let keys = self.keys(&mut b, x, None)?;
+        b.output("keys", keys);
+        Ok(b.finish())
+    }
+
     /// The block as a graph of its own: inputs `hidden_states` `[batch, h, w, channels]`, `cache`
     /// `[1, 1, tokens, channels]` (as [`Sarm::keys`] gives it) and, where it looks at any, `encoder_hidden_states`
     /// `[1, 1, tokens, channels]`, both tables of one context, the same for all tiles; output `hidden_states` of the first one's shape.

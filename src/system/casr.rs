@@ -428,7 +428,10 @@ impl System for Casr {
     fn host_tensors(&self) -> Result<Vec<(String, Vec<u64>)>> {
         let depth = self.depth.iter().flat_map(|(net, _)| net.host_tensors()).map(|(n, s)| (format!("depth.{n}"), s));
         let sam = self.sarm.iter().filter_map(|(_, sam)| sam.as_ref()).flat_map(SamVisionModel::host_tensors);
-        Ok(depth.chain(sam.map(|(n, s)| (format!("sam.{n}"), s))).collect())
+        // Where the autoencoder is cut at its norms, their vectors are the host's.
+        let graphs = self.networks()?.into_iter().flat_map(|g| g.weights);
+        let vae = graphs.filter(|w| w.name.starts_with("vae.")).map(|w| (w.name, w.shape));
+        Ok(depth.chain(sam.map(|(n, s)| (format!("sam.{n}"), s))).chain(vae).collect())
     }
 
     fn describe(&self) -> Result<Vec<String>> {

@@ -123,6 +123,12 @@ impl Component {
         Ok(of_graph.chain(network.host_tensors()).collect())
     }
 
+    /// Rows and columns of its input for a picture of 512 x 512 pixels, where they are free.
+    pub fn usual_size(self, config: &str) -> Result<Option<[u32; 2]>> {
+        let size = Network::parse(self, config)?.usual_size()?;
+        Ok(self.has_sizes().then_some(size))
+    }
+
     /// The graph of this component of a model with `config`, at a size: rows and columns of its input
     /// where they are free, by default those for a picture of 512 x 512 pixels. For plans that are shown without
     /// tensors.

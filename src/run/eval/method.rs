@@ -18,8 +18,8 @@ pub enum How {
     Job(Box<UpscaleOptions>),
     /// A job for each stage of a cascade, at most 4 times as large each and the largest first; the pictures in between have 16 bits.
     Cascade(Box<UpscaleOptions>),
-    /// One way to the whole size, then a job that enlarges no more and is told what the picture has behind it; in between
-    /// there are 16 bits.
+    /// One way to the whole size, then a job that enlarges no more and is told what the picture has behind it: the whole
+    /// factor, unless it says another. In between there are 16 bits.
     Then(Box<How>, Box<UpscaleOptions>),
 }
 
@@ -89,6 +89,8 @@ impl Method {
 #[derive(Debug)]
 struct Model {
     trained: Option<[f64; 2]>,
+    /// What it is told instead of the row's scale.
+    told: Option<f64>,
     /// How a scale is shared out over jobs, then each job's over its stages.
     orders: Vec<Cascade>,
 }
@@ -108,7 +110,8 @@ impl Models {
         let open = |options: &UpscaleOptions| {
             let model = registry::open(&model_folder(options)?, options.system.as_deref())?;
             let orders = outer.into_iter().chain(model.cascade(&options.sampler)).collect();
-            Ok(Model { trained: model.trained_scales(&options.sampler), orders })
+            let told = options.sampler.enlarged.filter(|_| matches!(method.how, How::Then(..)));
+            Ok(Model { trained: model.trained_scales(&options.sampler), told, orders })
         };
         let models: Vec<Model> = method.how.jobs().into_iter().map(open).collect::<Result<_>>()?;
         let own_stages = match method.how {
@@ -128,7 +131,7 @@ impl Models {
 impl Model {
     /// The factors that the networks are told at this scale.
     fn factors(&self, scale: f64) -> Result<Vec<f64>> {
-        let mut factors = vec![scale];
+        let mut factors = vec![self.told.unwrap_or(scale)];
         for &order in &self.orders {
             let each = factors.into_iter().map(|f| cascade::factors(f, order)).collect::<Result<Vec<_>>>()?;
             factors = each.concat();
@@ -150,7 +153,7 @@ mod tests {
     #[test]
     fn a_scale_is_outside_where_a_stage_is() {
         let outside = |trained, orders: &[Cascade], scale| {
-            Model { trained, orders: orders.to_vec() }.outside(scale).expect("factors").is_some()
+            Model { trained, told: None, orders: orders.to_vec() }.outside(scale).expect("factors").is_some()
         };
         let (trained, stages) = (Some([1.15, 4.0]), [Cascade::LargestFirst]);
         // 18 = 4 x 3 x 1.5, and 4.2 = 4 x 1.05.

@@ -77,7 +77,7 @@ impl Making<'_> {
                 let base = between.join(format!("{}.base.tif", self.name));
                 let deep = self.deep(input, "before")?;
                 let before = self.make(first, &deep, scale, &base, Depth::Sixteen)?;
-                let sampler = Sampler { enlarged: Some(scale), ..of.sampler.clone() };
+                let sampler = Sampler { enlarged: of.sampler.enlarged.or(Some(scale)), ..of.sampler.clone() };
                 let of = UpscaleOptions { sampler, ..(**of).clone() };
                 let made = self.job(&of, &base, to, Size::Scale(1.0))?;
                 Ok(Made {

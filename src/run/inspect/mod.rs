@@ -1,5 +1,6 @@
 //! What a model holds, and which systems it serves; the plan of one of its networks, as text and drawn.
 
+mod inner;
 mod text;
 
 use super::component::{self, Component};
@@ -12,7 +13,7 @@ use crate::plan;
 use crate::system::System;
 use crate::system::onestep::{self, OneStep};
 use crate::system::registry;
-use crate::weights::{Adapter, IS_ADAPTER, Model, Part, json};
+use crate::weights::{Adapter, Checkpoint, IS_ADAPTER, Model, Part, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -52,6 +53,8 @@ pub struct NetworkInfo {
     pub class: String,
     /// Parameters of the network that the config describes; `None` where it is not one that runs here.
     pub parameters: Option<u64>,
+    /// What a run of it is, with its multiply-adds.
+    pub multiply_adds: Vec<(String, u64)>,
     /// Tensors in its files.
     pub tensors: usize,
     /// Types they are stored as.
@@ -62,7 +65,7 @@ pub struct NetworkInfo {
     pub files: usize,
     /// Tensors that the network has no use for.
     pub unused: Vec<String>,
-    /// Components of `tessera run` that this part serves.
+    /// Components of `tessera run` that this part serves; none where only a system runs it.
     pub components: Vec<String>,
     /// Why it does not run.
     pub problems: Vec<String>,
@@ -128,6 +131,7 @@ pub fn inspect(o: &InspectOptions) -> Result<Inspection> {
     for &part in &parts {
         found.networks.push(network(&model, part)?);
     }
+    found.networks.extend(inner::networks(&o.path)?);
     for needs in &registry::SYSTEMS {
         let has = |part: &str| o.path.join(part).join("config.json").is_file();
         let missing = needs.missing(found.class.as_deref(), has, scheduler);
@@ -190,14 +194,37 @@ fn network(model: &Model, part: Part) -> Result<NetworkInfo> {
     if !components.is_empty() {
         info.parameters = Some(declared.values().map(|s| s.iter().product::<u64>()).sum());
     }
-    match model.checkpoint(part) {
+    let runs: Vec<(String, Graph)> = Component::of_part(part).filter_map(|c| run_of(c, &config).ok()).collect();
+    info.multiply_adds = inner::costs(&runs).unwrap_or_default();
+    let fits = |checkpoint: &Checkpoint| Component::of_part(part).try_for_each(|c| c.fits(&config, checkpoint));
+    describe_files(&mut info, model.checkpoint(part), &declared, fits);
+    if info.problems.is_empty() {
+        info.components = components;
+    }
+    Ok(info)
+}
+
+/// A component's graph for a picture of 512 x 512 pixels, and what that run is.
+fn run_of(component: Component, config: &str) -> Result<(String, Graph)> {
+    let size = component.usual_size(config)?.map(|[h, w]| format!(" of {w}x{h}")).unwrap_or_default();
+    Ok((format!("{}{size}", component.name()), component.graph(config, 1, None, DType::F32)?))
+}
+
+/// What a network's files hold, against the tensors `declared` by its config.
+fn describe_files(
+    info: &mut NetworkInfo,
+    checkpoint: Result<Checkpoint>,
+    declared: &BTreeMap<String, Vec<u64>>,
+    fits: impl Fn(&Checkpoint) -> Result<()>,
+) {
+    match checkpoint {
         Ok(checkpoint) => {
             let tensors = checkpoint.tensors();
             let types: BTreeSet<&str> = tensors.iter().map(|t| t.dtype.name()).collect();
             info.types = types.into_iter().map(str::to_owned).collect();
             (info.tensors, info.bytes) = (tensors.len(), tensors.iter().map(|t| t.bytes).sum());
             info.files = tensors.iter().map(|t| t.file).collect::<BTreeSet<_>>().len();
-            let variant = Component::of_part(part).try_for_each(|c| c.fits(&config, &checkpoint));
+            let variant = fits(&checkpoint);
             if info.parameters.is_none() {
                 // what the config says is a problem already
             } else if let Err(e) = variant {
@@ -211,10 +238,6 @@ fn network(model: &Model, part: Part) -> Result<NetworkInfo> {
         }
         Err(e) => info.problems.push(e.message().to_owned()),
     }
-    if info.problems.is_empty() {
-        info.components = components;
-    }
-    Ok(info)
 }
 
 /// What a system makes of a model.

@@ -39,7 +39,8 @@ impl fmt::Display for Inspection {
         }
         let components: Vec<&str> = self.networks.iter().flat_map(|n| &n.components).map(String::as_str).collect();
         match components.as_slice() {
-            [] => writeln!(f, "  tessera run: nothing here")?,
+            [] if self.networks.is_empty() => writeln!(f, "  tessera run: nothing here")?,
+            [] => writeln!(f, "  tessera run: none of them, only the system runs them")?,
             names => writeln!(f, "  tessera run: {}", names.join(", "))?,
         }
         match &self.plan {
@@ -59,6 +60,9 @@ fn write_network(n: &NetworkInfo, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         facts.push(format!("{} tensors as {}, {}{files}", n.tensors, n.types.join(" and "), size(n.bytes)));
     }
     writeln!(f, "  {:13} {}", n.part, facts.join(", "))?;
+    for (what, count) in &n.multiply_adds {
+        writeln!(f, "  {:13} {} multiply-adds: {what}", "", counted(*count))?;
+    }
     if let Some(first) = n.unused.first() {
         writeln!(f, "  {:13} {} tensor(s) are not used, the first is `{first}`", "", n.unused.len())?;
     }
@@ -66,6 +70,15 @@ fn write_network(n: &NetworkInfo, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  {:13} does not run: {problem}", "")?;
     }
     Ok(())
+}
+
+/// A count in decimal units.
+fn counted(n: u64) -> String {
+    match n {
+        0..1_000_000 => n.to_string(),
+        1_000_000..1_000_000_000 => format!("{:.1} M", n as f64 / 1e6),
+        _ => format!("{:.1} G", n as f64 / 1e9),
+    }
 }
 
 /// Bytes in the decimal units that downloads are listed in.
