@@ -142,7 +142,7 @@ fn how(words: &[&str]) -> std::result::Result<How, String> {
         ("bicubic", _) if options.is_empty() => Ok(How::Bicubic),
         ("bicubic", _) => Err("bicubic has no options".into()),
         ("liif", _) => Ok(How::liif(job("casarbi")?)),
-        (_, Some("")) => Err("it names no system".into()),
+        ("", _) | (_, Some("")) => Err("it names no system".into()),
         (_, Some(system)) => Ok(How::Cascade(Box::new(job(system)?))),
         (system, None) => Ok(How::Job(Box::new(job(system)?))),
     }

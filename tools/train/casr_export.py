@@ -1,6 +1,6 @@
 """Write a CASR training as the folder the engine reads (f16), with its model card.
 
-    python casr_export.py --stage1 RUN1 --stage2 RUN2 --superpixel S --depth D --out OUT/casr [--note TEXT ...] [--figures table.md]
+    python casr_export.py --stage1 RUN1 .. --stage2 RUN2 .. --superpixel S --depth D --out OUT/casr [--note TEXT ...] [--figures table.md]
 
 Networks are the averaged ones: autoencoder, UNet and ControlNet of stage 1; SARM and its picture encoder of stage 2 (left out
 without --stage2); the superpixel and the depth network as stage 1 saw them.
@@ -72,9 +72,8 @@ def card(counts, logs, notes, figures):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--stage1", type=Path, required=True)
-    p.add_argument("--before", type=Path, nargs="*", default=[], help="earlier runs that stage 1 began with, for the card")
-    p.add_argument("--stage2", type=Path)
+    p.add_argument("--stage1", type=Path, nargs="+", required=True, help="its run; with stretches, all of them, the last one counts")
+    p.add_argument("--stage2", type=Path, nargs="*", default=[], help="likewise")
     p.add_argument("--superpixel", type=Path, required=True)
     p.add_argument("--depth", type=Path, required=True)
     p.add_argument("--onestep", type=Path, required=True)
@@ -82,7 +81,7 @@ def main():
     p.add_argument("--note", action="append", default=[])
     p.add_argument("--figures", type=Path)
     a = p.parse_args()
-    first, shape = averaged(a.stage1)["average"], load(a.onestep)
+    first, shape = averaged(a.stage1[-1])["average"], load(a.onestep)
     unet = casr_train.widened(shape.unet)
     control = casr_train.control(unet)
     nets = {"vae": AutoencoderKL.from_config(shape.vae.config), "unet": UNet2DConditionModel.from_config(unet.config), "controlnet": control}
@@ -99,7 +98,7 @@ def main():
     config = plain(nets["depth"].config.to_diff_dict()) | {"architectures": ["DepthAnythingForDepthEstimation"]}
     write(a.out / "depth", config, nets["depth"], "model")
     if a.stage2:
-        second = averaged(a.stage2)["average"]
+        second = averaged(a.stage2[-1])["average"]
         nets |= {"sarm": Sarm(casr_train.SARM), "sam": SamVisionModel(SamVisionConfig(**casr_train.SAM))}
         for name in ("sarm", "sam"):
             nets[name].load_state_dict(part(second, name))
@@ -110,9 +109,9 @@ def main():
     (a.out / "scheduler" / "scheduler_config.json").write_text((a.onestep / "scheduler" / "scheduler_config.json").read_text())
     library = {"vae": "diffusers", "unet": "diffusers", "controlnet": "diffusers", "depth": "transformers", "sam": "transformers"}
     (a.out / "model_index.json").write_text(index({k: (library.get(k, "tessera"), type(v).__name__) for k, v in nets.items()}, casr_train.CONFIG | {"trained_scales": casr_train.TRAINED_SCALES}))
-    first = {f"stage 1 (autoencoder, UNet, ControlNet), stretch {i + 1}": run for i, run in enumerate([*a.before, a.stage1])}
-    runs = {"superpixel": a.superpixel, "depth": a.depth} | first
-    runs |= {"stage 2 (SARM and its encoder)": a.stage2} if a.stage2 else {}
+    runs = {"superpixel": a.superpixel, "depth": a.depth}
+    for what, stretches in (("stage 1 (autoencoder, UNet, ControlNet)", a.stage1), ("stage 2 (SARM and its encoder)", a.stage2)):
+        runs |= {f"{what}, stretch {i + 1}": run for i, run in enumerate(stretches)}
     counts = {k: sum(p.numel() for p in net.parameters()) for k, net in nets.items()}
     (a.out / "README.md").write_text(card(counts, {k: events(v) for k, v in runs.items()}, a.note, a.figures))
     print(sum(f.stat().st_size for f in a.out.rglob("*") if f.is_file()), "bytes")

@@ -98,7 +98,7 @@ def main():
     p.add_argument("--onestep", required=True)
     p.add_argument("--superpixel", help="last.pt of casr_superpixel.py")
     p.add_argument("--depth", help="last.pt of casr_depth.py")
-    p.add_argument("--first", help="last.pt of a stage 1 to begin with; stage 2 needs one")
+    p.add_argument("--first", nargs="*", default=[], help="last.pt of runs to begin with, later ones over earlier ones; stage 2 needs a stage 1")
     p.add_argument("--without", nargs="*", default=[], choices=["superpixel", "depth"])
     p.add_argument("--depth-consistency", type=float, default=0.0)
     p.add_argument("--correlation", type=float, default=0.1)
@@ -124,8 +124,8 @@ def main():
         if a.stage == 2:
             parts |= {"sarm": Sarm(SARM), "sam": SamVisionModel(SamVisionConfig(**SAM))}
         nets = torch.nn.ModuleDict(parts)
-        if a.first:
-            nets.load_state_dict(torch.load(a.first, weights_only=True)["average"], strict=False)
+        for run in a.first:
+            nets.load_state_dict(torch.load(run, weights_only=True)["average"], strict=False)
         trained = {"sarm", "sam"} if a.stage == 2 else {"vae", "unet", "controlnet"}
         for name, net in nets.items():
             net.requires_grad_(name in trained).train(name in trained)
