@@ -1,8 +1,8 @@
 //! A CASR stage whose autoencoder works on canvases of the whole stage: its pictures at the target size, their latents,
 //! the tiles between these, and the decoder. So no tile has statistics of its own but the UNet's.
 
-use super::casr::Latent;
 use super::casr_program::{Known, Laying};
+use super::casr_settings::Latent;
 use super::casr_stage::Tiles;
 use super::latent::{self, Autoencoder, LatentForm};
 use super::phase::{Block, CanvasOp, Nesting, Phase};

@@ -2,8 +2,9 @@
 //! then its tiles. Stages meet in whole canvases of f32, so nothing is rounded between them.
 
 use super::cascade::Stage;
-use super::casr::{Casr, Settings};
+use super::casr::Casr;
 use super::casr_latent::Latents;
+use super::casr_settings::Settings;
 use super::casr_stage::{Looks, Tiles, on_picture};
 use super::footprint::{Crop, Side};
 use super::job::{Base, Cascade, Job, System};

@@ -1,7 +1,8 @@
 //! The graphs of a CASR stage: superpixels, depth and SAM's tokens of the stage's input, and its tiles, whole or in two
 //! halves with the refinement between them.
 
-use super::casr::{Casr, Latent, Settings};
+use super::casr::Casr;
+use super::casr_settings::{Latent, Settings};
 use super::link::Linker;
 use crate::error::Result;
 use crate::graph::op::{Axis, ChannelAffine, Graph, Op, Pointwise, Resample, Value, ValueId};

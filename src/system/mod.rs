@@ -8,6 +8,7 @@ pub mod cascade;
 pub mod casr;
 mod casr_latent;
 mod casr_program;
+mod casr_settings;
 mod casr_stage;
 pub mod chain;
 mod check;
