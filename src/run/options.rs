@@ -85,8 +85,13 @@ fn checked_scale(scale: f64, what: &str) -> Result<f64> {
     if scale.is_finite() && (1.0..=limits::MAX_SCALE).contains(&scale) {
         return Ok(scale);
     }
-    Err(Error::new(Kind::Usage, "size", format!("{what} is {scale:?}, it must be from 1 to {}", limits::MAX_SCALE))
-        .advise("this program enlarges; use any picture tool to shrink"))
+    let advice = if scale > limits::MAX_SCALE {
+        "enlarge the result once more: stages of a cascade do the same"
+    } else {
+        "this program enlarges; use any picture tool to shrink"
+    };
+    let why = format!("{what} is {scale:?}, it must be from 1 to {}", limits::MAX_SCALE);
+    Err(Error::new(Kind::Usage, "size", why).advise(advice))
 }
 
 /// The order in which the windows of one row are computed. The output's bytes do not depend on it; it
