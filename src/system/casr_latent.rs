@@ -79,8 +79,8 @@ impl Laying<'_> {
         feeds: Vec<Feed>,
         output: CanvasId,
     ) -> Result<()> {
-        let checkpoint = self.model.checkpoint("vae")?;
-        let tensors = |name: &str| latent::read(&checkpoint, name);
+        let checkpoint = vae.checkpoint;
+        let tensors = |name: &str| latent::read(checkpoint, name);
         let part = Part {
             name,
             graph,
@@ -89,7 +89,7 @@ impl Laying<'_> {
             batch: self.shaping.batch,
             feeds,
             output,
-            attention: vae.attention(),
+            attention: vae.plan.attention,
             tensors: &tensors,
         };
         vae.lay(self.at.program, &part)

@@ -36,9 +36,10 @@ pub(super) fn program(model: &Casr, job: &Job, shaping: &Shaping) -> Result<Prog
 
 /// The program of a job whose autoencoder works on canvases of a whole stage.
 pub(super) fn latent_program(model: &Casr, job: &Job, shaping: &Shaping, plan: &LatentPlan) -> Result<LatentProgram> {
-    let mut vae = Autoencoder::new(plan);
+    let checkpoint = model.checkpoint("vae")?;
+    let mut vae = Autoencoder::new(plan, &checkpoint);
     let program = laid(model, job, shaping, Some(&mut vae))?;
-    vae.finish(program)
+    Ok(vae.finish(program))
 }
 
 fn laid(model: &Casr, job: &Job, shaping: &Shaping, mut vae: Option<&mut Autoencoder<'_>>) -> Result<Program> {

@@ -139,10 +139,10 @@ impl Casr {
         if t.latent {
             return Ok(Pictures { enlarged: None, superpixels: None });
         }
-        let stands_in = !t.superpixels && s.latents.contains(&Latent::Superpixels);
-        let needed = stands_in || s.latents.contains(&Latent::StageInput) || (whole && s.residual);
+        let shown = |picture: Latent| s.latents.iter().any(|l| l.shown(t.superpixels) == picture);
+        let needed = shown(Latent::StageInput) || (whole && s.residual);
         let enlarged = if needed { Some(enlarged(l, "input", t, t.input, RGB, CUBIC)?) } else { None };
-        let wanted = t.superpixels && s.latents.contains(&Latent::Superpixels);
+        let wanted = shown(Latent::Superpixels);
         let superpixels = wanted.then(|| input(l, "superpixels", t.batch, t.window, RGB, DType::F32));
         Ok(Pictures { enlarged, superpixels })
     }

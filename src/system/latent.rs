@@ -87,20 +87,16 @@ pub trait LatentForm: fmt::Debug {
 
 /// The encoders and decoders of a program while it is laid.
 pub(super) struct Autoencoder<'a> {
-    plan: &'a LatentPlan,
+    pub(super) plan: &'a LatentPlan,
+    /// Its file, of which the norms' vectors are read.
+    pub(super) checkpoint: &'a Checkpoint,
     passes: Vec<Stages>,
-    laid: usize,
 }
 
 impl<'a> Autoencoder<'a> {
     /// None yet.
-    pub(super) fn new(plan: &'a LatentPlan) -> Autoencoder<'a> {
-        Autoencoder { plan, passes: Vec::new(), laid: 0 }
-    }
-
-    /// What the middle attention sees.
-    pub(super) fn attention(&self) -> Attention {
-        self.plan.attention
+    pub(super) fn new(plan: &'a LatentPlan, checkpoint: &'a Checkpoint) -> Autoencoder<'a> {
+        Autoencoder { plan, checkpoint, passes: Vec::new() }
     }
 
     /// Adds the passes of the next encoder or decoder.
@@ -109,7 +105,7 @@ impl<'a> Autoencoder<'a> {
             Norms::Whole => vae_modes::whole(program, part)?,
             Norms::Exact => {
                 let laid = vae_modes::lay(program, part)?;
-                let keep = self.plan.keep.get(self.laid).map_or(&[][..], Vec::as_slice);
+                let keep = self.plan.keep.get(self.passes.len()).map_or(&[][..], Vec::as_slice);
                 vae_modes::exact(program, &laid, keep, false)?;
                 self.passes.push(stages(program, &laid));
             }
@@ -121,14 +117,12 @@ impl<'a> Autoencoder<'a> {
                 vae_modes::shared(program, &laid, &sampled.statistics)?;
             }
         }
-        self.laid += 1;
         Ok(())
     }
 
-    /// The checked program with what was laid.
-    pub(super) fn finish(self, program: Program) -> Result<LatentProgram> {
-        program.check()?;
-        Ok(LatentProgram { program, passes: self.passes })
+    /// The program with what was laid.
+    pub(super) fn finish(self, program: Program) -> LatentProgram {
+        LatentProgram { program, passes: self.passes }
     }
 }
 

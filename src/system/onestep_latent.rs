@@ -31,7 +31,7 @@ impl LatentForm for OneStep {
         let graphs = self.vae_graphs(shaping)?;
         let checkpoint = Checkpoint::open(&self.folder.join("vae"))?;
         let tensors = |name: &str| latent::read(&checkpoint, name);
-        let mut vae = Autoencoder::new(plan);
+        let mut vae = Autoencoder::new(plan, &checkpoint);
         for i in 0..2 {
             let part = self.part(i, &graphs, target, shaping, plan.attention, &canvases, &tensors);
             vae.lay(&mut program, &part)?;
@@ -39,7 +39,8 @@ impl LatentForm for OneStep {
                 self.denoise(&mut program, target, &job.conditioning, shaping, &canvases)?;
             }
         }
-        vae.finish(program)
+        program.check()?;
+        Ok(vae.finish(program))
     }
 }
 

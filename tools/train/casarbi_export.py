@@ -24,6 +24,15 @@ def row(cells):
     return "| " + " | ".join(f"{c:.2f}" if isinstance(c, float) else str(c) for c in cells) + " |"
 
 
+def trained(name, log, loss=""):
+    """A line of a card: how long a run was, and with what."""
+    starts = [e for e in log if e.get("event") == "start"]
+    end = [e for e in log if "step" in e][-1]
+    a = starts[-1]["args"]
+    return (f"- {name}: {end['step']:,} steps of {a['batch']} crops of {a['crop']} x {a['crop']} target pixels, {end['cpu_seconds'] / 60:.1f} minutes of one"
+            f" processor core, seed {a['seed']}, AdamW at {a['lr']} with warm-up and cosine{loss}; averaged weights.")
+
+
 def card(model, logs, figures, notes):
     count = {k: sum(p.numel() for p in net.parameters()) for k, net in model.networks.items()}
     c = model.config
@@ -43,12 +52,7 @@ def card(model, logs, figures, notes):
         "- Data: generated pictures (see `tools/train/README.md`), crops often reduced first; input reduced by antialiased bicubic,",
         "  mostly rounded to 8 bits.",
     ]
-    for name, log in logs.items():
-        starts = [e for e in log if e.get("event") == "start"]
-        end = [e for e in log if "step" in e][-1]
-        a = starts[-1]["args"]
-        lines.append(f"- {name}: {end['step']:,} steps of {a['batch']} crops of {a['crop']} x {a['crop']} target pixels, {end['cpu_seconds'] / 60:.1f} minutes of one"
-                     f" processor core, seed {a['seed']}, AdamW at {a['lr']} with warm-up and cosine, L1; averaged weights.")
+    lines += [trained(name, log, ", L1") for name, log in logs.items()]
     lines += [f"- {n}" for n in notes]
     for title, figure in figures.items():
         rows = figure["figures"]

@@ -17,7 +17,7 @@ from transformers import SamVisionConfig, SamVisionModel
 
 import casr_depth
 import casr_train
-from casarbi_export import events
+from casarbi_export import events, trained
 from casr import Sarm, index
 from evaluate import load
 from spixel import SpixelNet1l_bn
@@ -58,12 +58,7 @@ def card(counts, logs, notes, figures):
         f"- Parameters: {sum(counts.values()):,} (f16): " + ", ".join(f"{k} {v:,}" for k, v in counts.items()) + ".", "",
         "## Training", "",
     ]
-    for name, log in logs.items():
-        starts = [e for e in log if e.get("event") == "start"]
-        end = [e for e in log if "step" in e][-1]
-        a = starts[-1]["args"]
-        lines.append(f"- {name}: {end['step']:,} steps of {a['batch']} crops of {a['crop']} x {a['crop']}, {end['cpu_seconds'] / 60:.1f} minutes of one processor core,"
-                     f" seed {a['seed']}, AdamW at {a['lr']}; averaged weights.")
+    lines += [trained(name, log) for name, log in logs.items()]
     lines += [f"- {n}" for n in notes]
     if figures:
         lines += ["", "## Figures", "", figures.read_text().rstrip()]

@@ -184,7 +184,7 @@ def main():
         with torch.autocast("cpu", torch.bfloat16):
             y, _ = answer(nets, lr, a.crop)
         y = y.float()
-        total = difference(y, hr) * min(4.0, 4 * known / a.crop)
+        total = difference(y, hr) * 4 * known / a.crop
         if a.stage == 1 and a.depth_consistency and "depth" in nets:
             maps = [nets["depth"](casr_depth.normalised(q)).predicted_depth for q in (resize(y, casr_depth.SIDE, casr_depth.SIDE), resize(hr, casr_depth.SIDE, casr_depth.SIDE))]
             total = total + a.depth_consistency * (casr_depth.aligned(maps[0]) - casr_depth.aligned(maps[1])).abs().mean()
