@@ -29,8 +29,8 @@ pub const KNOBS: [Knob; 7] = [
         meaning: "1 starts CUDA kernels one by one and waits for each, so that an error names the kernel",
     },
     Knob {
-        name: "TESSERA_CASARBI",
-        meaning: "folder of another CasArbi reference, for the tests of its networks: tools/reference/make_casarbi.py",
+        name: "TESSERA_REFERENCES",
+        meaning: "folder of references at the published sizes, for tests/parts.rs: tools/reference/make_casarbi.py, make_casr.py",
     },
     Knob {
         name: "TESSERA_RESTARTS",

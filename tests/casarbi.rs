@@ -1,5 +1,4 @@
-//! CasArbi against PyTorch (`tools/reference/make_casarbi.py`): its networks, and the whole sampler with the engine's
-//! noise, in one window and in many; and what no window, batch or order may change.
+//! CasArbi against PyTorch (`tools/reference/make_casarbi.py`): the whole sampler with the engine's noise, in one window and in many; and what no window, batch or order may change.
 
 use crate::job::{Way, executors, program, psnr, run_on, way};
 use crate::run::relative_l2;
@@ -8,17 +7,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 use tessera::Kind;
-use tessera::abi::{Caps, Item};
+use tessera::abi::Caps;
 use tessera::backend::cpu::Cpu;
-use tessera::graph::{DType, Graph};
-use tessera::knobs;
-use tessera::model::casarbi::CasArbiDenoiser;
-use tessera::model::edsr::Edsr;
-use tessera::model::liif::{Liif, LiifExtents};
-use tessera::plan::{self, command::PackedWeight};
+use tessera::graph::DType;
 use tessera::run::connections::Connections;
 use tessera::run::control::Control;
-use tessera::run::executor::{Executor, SharedDevice};
 use tessera::run::interpreter::Interpreter;
 use tessera::run::{
     Base, Cancel, Cascade, Observer, Off, Progress, Reference, Resume, Sampler, Silent, Size, TileOrder,
@@ -26,16 +19,11 @@ use tessera::run::{
 };
 use tessera::system::Job;
 use tessera::system::casarbi::CasArbi;
-use tessera::system::footprint::whole_picture;
 use tessera::system::onestep::OUTPUT;
 use tessera::system::program::PICTURE;
-use tessera::weights::Checkpoint;
 
 fn folder() -> PathBuf {
-    if let Some(other) = knobs::get("TESSERA_CASARBI") {
-        return PathBuf::from(other);
-    }
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/casarbi")
+    crate::job::folder("casarbi")
 }
 
 fn model() -> CasArbi {
@@ -45,84 +33,6 @@ fn model() -> CasArbi {
 /// A tensor of the reference, NHWC; extents and values.
 fn tensor(name: &str) -> ([usize; 4], Vec<f32>) {
     crate::job::tensor(&folder(), name)
-}
-
-fn resident(device: &SharedDevice, graph: &Graph, mut weights: impl FnMut(&PackedWeight) -> Vec<u8>) -> Executor {
-    let plan = plan::compile(graph.clone(), &device.caps()).expect("plan");
-    Executor::new(device, plan, None, &mut |w| Ok(weights(w))).expect("resident")
-}
-
-/// The first output of a network's graph, from its own checkpoint.
-fn network(part: &str, graph: &Graph, inputs: &[(&str, Vec<f32>)], items: usize) -> Vec<f32> {
-    let checkpoint = Checkpoint::open(&folder().join("model").join(part)).expect("weights");
-    let wanted = graph.weights.iter().map(|w| (w.name.as_str(), w.shape.as_slice()));
-    checkpoint.check(wanted).expect("every tensor is there");
-    let device = SharedDevice::new(Box::new(Cpu::new().expect("cpu")));
-    let pack = |w: &PackedWeight| checkpoint.packed(&w.tensors, &w.packing, w.dtype).expect("packed");
-    let mut e = resident(&device, graph, pack);
-    for (name, values) in inputs {
-        e.write_input(name, values).expect(name);
-    }
-    e.setup().expect("setup");
-    for (name, values) in inputs {
-        e.write_input(name, values).expect(name);
-    }
-    e.run(&vec![Item::default(); items]).expect("runs");
-    let shape = graph.value(graph.outputs[0].1).shape;
-    let mut out = vec![0.0; items * shape.pixels() as usize * shape.c as usize];
-    e.read_output(&graph.outputs[0].0, &mut out).expect("output");
-    out
-}
-
-fn config(part: &str) -> String {
-    std::fs::read_to_string(folder().join("model").join(part).join("config.json")).expect("config")
-}
-
-fn hold(what: &str, got: &[f32], expected: &[f32]) {
-    assert_eq!(got.len(), expected.len(), "{what}");
-    let error = relative_l2(got, expected);
-    println!("{what}: relative L2 {error:.2e}");
-    // The networks of the published size have a bar of their own.
-    let full = knobs::get("TESSERA_CASARBI").is_some();
-    let bar = if full { tolerance::NETWORK_FULL_SIZE } else { tolerance::NETWORK_F32 };
-    assert!(error <= bar, "{what}: {error:.2e}");
-}
-
-#[test]
-fn edsr_is_what_pytorch_computes() {
-    for (case, part) in [("edsr", "lr_encoder"), ("edsr_scaled", "hr_encoder")] {
-        let ([n, h, w, _], x) = tensor(&format!("{case}.in"));
-        let net = Edsr::from_config(&config(part)).expect("network");
-        let graph = net.build(n as u32, h as u32, w as u32, DType::F32).expect("graph");
-        hold(case, &network(part, &graph, &[("sample", x)], n), &tensor(&format!("{case}.out")).1);
-    }
-}
-
-#[test]
-fn liif_is_what_pytorch_computes() {
-    let (([_, h, w, _], x), ([_, oh, ow, _], expected)) = (tensor("liif.in"), tensor("liif.out"));
-    let net = Liif::from_config(&config("liif")).expect("network");
-    let [from, to] = [[h as u32, w as u32], [oh as u32, ow as u32]];
-    let graph = net.build(&LiifExtents { batch: 1, from, to }, DType::F32).expect("graph");
-    let mut inputs = whole_picture(&net, from, to).expect("tables");
-    inputs.push(("sample".to_owned(), x));
-    let inputs: Vec<(&str, Vec<f32>)> = inputs.iter().map(|(n, v)| (n.as_str(), v.clone())).collect();
-    hold("liif", &network("liif", &graph, &inputs, 1), &expected);
-}
-
-#[test]
-fn the_denoiser_is_what_pytorch_computes() {
-    let net = CasArbiDenoiser::from_config(&config("denoiser")).expect("network");
-    for case in ["odd", "even"] {
-        let part = |name: &str| tensor(&format!("denoiser_{case}.{name}"));
-        let [n, h, w, _] = part("x").0;
-        let graph = net.build(n as u32, [h as u32, w as u32], 1, DType::F32).expect("graph");
-        let mut inputs = vec![("timestep", part("t").1), ("scale", part("s").1)];
-        inputs.extend(["x", "condition", "coordinates"].map(|name| (name, part(name).1)));
-        hold(case, &network("denoiser", &graph, &inputs, n), &part("out").1);
-        // The adapter matters.
-        assert!(relative_l2(&part("out").1, &part("plain").1) > tolerance::CASARBI_PART);
-    }
 }
 
 /// A job over the reference's picture.

@@ -26,6 +26,7 @@ mod malformed;
 mod multidiffusion;
 mod onestep;
 mod ops;
+mod parts;
 mod plan;
 mod problem;
 mod program;

@@ -5,9 +5,7 @@
 The model is small and seeded, stored as f16. The reference holds a picture, what each network gives for seeded inputs
 (f64, stored as f32), and pictures of the whole sampler in f32 with the engine's own noise, by `CasArbi.upscale` where
 one window holds the stage, and by windows (`tiled` below, tables and masks made anew here) where it does not.
---published writes the networks' references at the published sizes to another folder instead; they are held by
-
-    TESSERA_CASARBI=DIR cargo test --release --test tests -- casarbi::edsr casarbi::liif casarbi::the_denoiser
+--published writes the networks' references at the published sizes to DIR/casarbi instead (see tests/parts.rs).
 """
 
 import argparse
@@ -211,10 +209,10 @@ def main():
     a = p.parse_args()
     torch.set_num_threads(1)
     if a.published:
-        CasArbi(networks({}, 50)).save(a.published / "model")
-        keep = {}
-        of_networks(CasArbi.load(a.published / "model"), keep, PUBLISHED)
-        save_file({k: v.float().contiguous() for k, v in keep.items()}, a.published / "reference.safetensors")
+        out, keep = a.published / "casarbi", {}
+        CasArbi(networks({}, 50)).save(out / "model")
+        of_networks(CasArbi.load(out / "model"), keep, PUBLISHED)
+        save_file({k: v.float().contiguous() for k, v in keep.items()}, out / "reference.safetensors")
         return
     CasArbi(networks(SMALL, 40), SETTINGS).save(a.out / "model")
     model = CasArbi.load(a.out / "model")

@@ -1,9 +1,11 @@
 """Write the committed reference of CASR: tests/data/casr/{model/, reference.safetensors}.
 
-    make_casr.py [--out tests/data/casr]
+    make_casr.py [--out tests/data/casr] | --published DIR
 
 The model is small and seeded, stored as f16. The reference holds a picture and what whole jobs make of it in f32: in one
-window a stage, in several, with parts switched off, and with other cells. Windows are cut and blended here anew.
+window a stage, in several, with parts switched off, and with other cells; and what SARM makes of seeded tiles in f64.
+Windows are cut and blended here anew. --published writes SARM's reference at its published size, four tiles of 512
+pixels, to DIR/casr instead (see tests/parts.rs).
 """
 
 import argparse
@@ -72,8 +74,20 @@ def networks(seed):
     return made
 
 
-def save(out, made):
-    configs = {"superpixel": SPIXEL, "sarm": SARM, "depth": DEPTH, "sam": SAM}
+def of_sarm(sarm, keep, tiles, side, tokens):
+    """What SARM gives in f64 for seeded features of `tiles` tiles of side x side, and `tokens` tokens of SAM's."""
+    rng, c = np.random.default_rng(8), sarm.config
+    normal = lambda *shape: torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+    x, semantic = normal(tiles, c["channels"], side, side), normal(1, tokens, c["cross_attention_dim"])
+    exact = copy.deepcopy(sarm).double()
+    cache = exact.cache(x.double(), budget=2**30, side=None)
+    heard, deaf = (exact(x.double(), cache, s) for s in (semantic.double(), None))
+    # tokens as [1, channels, 1, tokens], which the engine's tests turn into NHWC
+    across = lambda t: t.transpose(1, 2)[:, :, None]
+    keep |= {"sarm.in": x, "sarm.semantic": across(semantic), "sarm.cache": across(cache), "sarm.out": heard, "sarm.deaf": deaf}
+
+
+def save(out, made, configs):
     for part, net in made.items():
         folder = out / part
         if part in ("vae", "unet", "controlnet"):
@@ -142,10 +156,18 @@ def main():
     root = Path(__file__).resolve().parents[2]
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", type=Path, default=root / "tests/data/casr")
+    p.add_argument("--published", type=Path)
     a = p.parse_args()
     torch.set_num_threads(1)
+    if a.published:
+        out, keep, sarm = a.published / "casr", {}, Sarm({}).eval()
+        make_checkpoint.fill(sarm, 66)
+        save(out / "model", {"sarm": sarm}, {"sarm": Sarm.CONFIG | {"_class_name": "Sarm"}})
+        of_sarm(sarm, keep, 4, 64, 64 * 64)
+        save_file({k: v.float().contiguous() for k, v in keep.items()}, out / "reference.safetensors")
+        return
     made = networks(60)
-    save(a.out / "model", made)
+    save(a.out / "model", made, {"superpixel": SPIXEL, "sarm": SARM, "depth": DEPTH, "sam": SAM})
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     model = Casr(made, SETTINGS, float(torch.cumprod(1 - betas, 0)[PIPELINE["timestep"]]))
     keep = {"picture": drawing(*PICTURE)}
@@ -163,7 +185,9 @@ def main():
         print(f"{name:10} {apart:.2f} grey levels from the default")
     keep["superpixels"] = superpixel_picture(
         keep["picture"], probabilities(made["superpixel"], keep["picture"], 4, 8), (72, 96), 4)
-    save_file({k: v.half().contiguous() for k, v in keep.items()}, a.out / "reference.safetensors")
+    keep = {k: v.half() for k, v in keep.items()}
+    of_sarm(made["sarm"], keep, 3, 6, 5)
+    save_file({k: (v.float() if v.dtype == torch.float64 else v).contiguous() for k, v in keep.items()}, a.out / "reference.safetensors")
     print(sum(f.stat().st_size for f in a.out.rglob("*") if f.is_file()), "bytes")
 
 

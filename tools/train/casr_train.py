@@ -1,16 +1,20 @@
-"""Train CASR's backbone and ControlNet (stage 1), then SARM alone (stage 2), from the shipped one-step weights.
+"""Train CASR's backbone and ControlNet (stage 1), SARM alone (stage 2), then all of them together (stage 3), from the
+shipped one-step weights.
 
     python casr_train.py --pool POOL --run RUN1 --stage 1 --onestep weights/onestep --superpixel S/last.pt --depth D/last.pt
     python casr_train.py --pool POOL --run RUN2 --stage 2 --first RUN1/last.pt ...
 
-The UNet's first convolution gets the superpixel picture's latent in front of the enlargement's (weights from zero). The
-ControlNet is a second copy of the way down that sees part of the superpixel picture in the enlargement's place, and
-every skip begins as the mean of both (`control`): training starts close to the one-step network's answer. Parts that
+The UNet's way down begins on a share of the superpixel picture's latent (--superpixel-share) in the enlargement's
+place. The ControlNet is a second copy of it that sees the enlargement alone, and every skip begins as the mean of both
+(`control`): training starts at an answer near the one-step network's, on which each part already tells. Parts that
 began at zero, as a ControlNet usually does, had moved the answer by 0.2 grey levels after 13 minutes. Some inputs are
-themselves results of a smaller stage, by the frozen one-step network (--cycle): later stages see such ones. Stage 1: Charbonnier on RGB, plus the gradients' difference, plus
---depth-consistency times the L1 of aligned depth maps of the answer and of the target. Stage 2: everything frozen but SARM and the
-small image encoder it looks at; one picture in four patches, as many tokens in common; the same loss and --correlation
-times the L1 between the cosine self-correlations of the VAE encoder's features of the answer and of the target.
+themselves results of a smaller stage, by the frozen one-step network (--cycle): later stages see such ones.
+
+Stage 1: Charbonnier on RGB, plus the gradients' difference, plus --depth-consistency times the L1 of aligned depth maps
+of the answer and of the target. Stage 2: everything frozen but SARM and the small image encoder it looks at; one picture
+in four patches, as many tokens in common; the same loss and --correlation times the L1 between the cosine
+self-correlations of the VAE encoder's features of the answer and of the target. Stage 3: stage 2's loss, nothing frozen
+but the superpixel and the depth network.
 Factors are drawn from 1.15 to 4. Parts can be left out: --without superpixel depth.
 """
 
@@ -45,23 +49,24 @@ SAM = dict(
 )
 
 
-def widened(unet):
-    """The one-step UNet with the superpixel latents' channels in front of its own."""
+def widened(unet, superpixels=0.0):
+    """The one-step UNet with the superpixel latents' channels in front of its own; they take the share `superpixels` of
+    the enlargement's part in its first convolution."""
     latents = unet.config.out_channels
     wide = UNet2DConditionModel(**{**unet.config, "in_channels": unet.config.in_channels + latents})
     weights = unet.state_dict()
     old = weights["conv_in.weight"]
-    weights["conv_in.weight"] = torch.cat([torch.zeros_like(old[:, :latents]), old], 1)
+    own, planes = old[:, :latents], old[:, latents:]
+    weights["conv_in.weight"] = torch.cat([superpixels * own, (1 - superpixels) * own, planes], 1)
     wide.load_state_dict(weights)
     return wide
 
 
-def control(unet, superpixels=0.15):
+def control(unet):
     """A ControlNet that copies the UNet's way down, as a part that carries half of it from the start.
 
     Its 1 x 1 outputs begin as the identity, so that skips are twice what they were, and what reads them (the resnets'
-    shortcuts; group norms do not mind) is halved in `unet`. Of the enlargement's latent, the share `superpixels` is
-    taken from the superpixel picture's.
+    shortcuts; group norms do not mind) is halved in `unet`. It sees the enlargement's latent alone.
     """
     c = unet.config
     net = ControlNetModel(
@@ -72,8 +77,8 @@ def control(unet, superpixels=0.15):
     net.load_state_dict({k: w for k, w in unet.state_dict().items() if k in net.state_dict()}, strict=False)
     with torch.no_grad():
         first, latents = net.conv_in.weight, c.out_channels
-        first[:, :latents] += superpixels * first[:, latents : 2 * latents]
-        first[:, latents : 2 * latents] *= 1 - superpixels
+        first[:, latents : 2 * latents] += first[:, :latents]
+        first[:, :latents] = 0
         for out in (*net.controlnet_down_blocks, net.controlnet_mid_block):
             torch.nn.init.dirac_(out.weight)
         skips = [out.weight.shape[0] for out in net.controlnet_down_blocks]
@@ -94,14 +99,16 @@ def correlation(features):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments(p, 25, 5e-4, 4, 128)
-    p.add_argument("--stage", type=int, choices=[1, 2], default=1)
+    p.add_argument("--stage", type=int, choices=[1, 2, 3], default=1)
     p.add_argument("--onestep", required=True)
     p.add_argument("--superpixel", help="last.pt of casr_superpixel.py")
     p.add_argument("--depth", help="last.pt of casr_depth.py")
-    p.add_argument("--first", nargs="*", default=[], help="last.pt of runs to begin with, later ones over earlier ones; stage 2 needs a stage 1")
+    p.add_argument("--first", nargs="*", default=[], help="last.pt of runs to begin with, later ones over earlier ones; stages 2 and 3 need it")
     p.add_argument("--without", nargs="*", default=[], choices=["superpixel", "depth"])
     p.add_argument("--depth-consistency", type=float, default=0.0)
     p.add_argument("--correlation", type=float, default=0.1)
+    p.add_argument("--superpixel-share", type=float, default=0.6, help="of the UNet's first view, at the start")
+    p.add_argument("--charbonnier", type=float, default=0.02, help="errors below this (of 1) count by their square")
     p.add_argument("--edges", type=float, default=0.1, help="weight of the gradients' difference")
     p.add_argument("--shrink", type=float, default=0.6, help="share of pictures that are made smaller, so sharper, first")
     p.add_argument("--backbone", type=float, default=0.1, help="the one-step networks' part of the learning rate")
@@ -112,7 +119,7 @@ def main():
 
     def build():
         plain = load(a.onestep)
-        unet = widened(plain.unet)
+        unet = widened(plain.unet, a.superpixel_share)
         parts = {"vae": plain.vae, "unet": unet, "controlnet": control(unet)}
         if a.superpixel and "superpixel" not in a.without:
             state = torch.load(a.superpixel, weights_only=True)
@@ -121,26 +128,27 @@ def main():
         if a.depth and "depth" not in a.without:
             parts["depth"] = casr_depth.new()
             parts["depth"].load_state_dict(torch.load(a.depth, weights_only=True)["average"])
-        if a.stage == 2:
+        if a.stage > 1:
             parts |= {"sarm": Sarm(SARM), "sam": SamVisionModel(SamVisionConfig(**SAM))}
         nets = torch.nn.ModuleDict(parts)
         for run in a.first:
             nets.load_state_dict(torch.load(run, weights_only=True)["average"], strict=False)
-        trained = {"sarm", "sam"} if a.stage == 2 else {"vae", "unet", "controlnet"}
+        backbone, refinement = {"vae", "unet", "controlnet"}, {"sarm", "sam"}
+        trained = {1: backbone, 2: refinement, 3: backbone | refinement}[a.stage]
         for name, net in nets.items():
             net.requires_grad_(name in trained).train(name in trained)
         return nets
 
     nets, average = build(), build()
     pool, held_out = Pool(a.pool), Pool(a.pool, held_out=True)
-    fresh = ("controlnet.", "unet.conv_in.", "sarm.", "sam.")
+    fresh = ("controlnet.controlnet_cond_embedding.", "controlnet.conv_in.", "unet.conv_in.", "sarm.", "sam.")
     run = Run(a.run, nets, average, a, lambda name: 1.0 if name.startswith(fresh) else a.backbone)
     teacher = load(a.onestep).requires_grad_(False)
     context = torch.zeros(1, 1, nets["unet"].config.cross_attention_dim)
-    patches = 2 if a.stage == 2 else 1
+    patches = 2 if a.stage > 1 else 1
 
     def answer(parts, lr, size):
-        """lr [n, 3, h, w] -> [n, 3, size, size] in [0, 1]; in stage 2 each picture is cut into four tiles."""
+        """lr [n, 3, h, w] -> [n, 3, size, size] in [0, 1]; from stage 2 on each picture is cut into four tiles."""
         casr = Casr(parts, CONFIG | {"cell": 4}, alpha_bar())
         with torch.no_grad():
             pictures = [casr.pictures(one[None].clamp(0, 1), (size, size)) for one in lr]
@@ -164,7 +172,7 @@ def main():
         return torch.stack(out), pictures["stage_input"]
 
     def difference(y, hr):
-        e = torch.sqrt((y - hr) ** 2 + 0.02**2) - 0.02
+        e = torch.sqrt((y - hr) ** 2 + a.charbonnier**2) - a.charbonnier
         edges = (y - hr).diff(dim=2).abs().mean() + (y - hr).diff(dim=3).abs().mean()
         return e.mean() + a.edges * edges
 
@@ -188,7 +196,7 @@ def main():
         if a.stage == 1 and a.depth_consistency and "depth" in nets:
             maps = [nets["depth"](casr_depth.normalised(q)).predicted_depth for q in (resize(y, casr_depth.SIDE, casr_depth.SIDE), resize(hr, casr_depth.SIDE, casr_depth.SIDE))]
             total = total + a.depth_consistency * (casr_depth.aligned(maps[0]) - casr_depth.aligned(maps[1])).abs().mean()
-        if a.stage == 2 and a.correlation:
+        if a.stage > 1 and a.correlation:
             r = [correlation(F.avg_pool2d(nets["vae"].encode(2 * q - 1).latent_dist.mean, 2)) for q in (y, hr)]
             total = total + a.correlation * (r[0] - r[1]).abs().mean()
         return total
