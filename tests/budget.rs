@@ -212,40 +212,56 @@ fn hold_advice(engine: &mut Engine, options: &UpscaleOptions) {
     }
 }
 
+/// With less and less device memory, by `step` bytes, until nothing fits: the bytes of the job with all that it wants.
+fn hold_turns(engine: &mut Engine, mut options: UpscaleOptions, step: u64) {
+    let all = run(engine, &options).expect("upscaled");
+    assert!(all.residency.contains("all networks"), "{}", all.residency);
+    let want = std::fs::read(&all.path).expect("written");
+    let mut seen = vec![all.residency.clone()];
+    let mut cap = all.device_bytes - 1;
+    loop {
+        (options.vram, options.dry_run) = (Some(cap), true);
+        let Ok(dry) = run(engine, &options) else { break };
+        cap -= step;
+        if seen.contains(&dry.residency) {
+            continue;
+        }
+        seen.push(dry.residency.clone());
+        options.dry_run = false;
+        let turns = run(engine, &options).expect("upscaled");
+        assert_eq!(turns.residency, dry.residency);
+        assert!(turns.device_peak > 0 && turns.device_peak <= options.vram.expect("set"), "{turns:?}");
+        assert!(turns.device_bytes < all.device_bytes);
+        assert_eq!(turns.allocations.device_before, turns.allocations.device_after);
+        let got = std::fs::read(&turns.path).expect("written");
+        assert!(got == want, "{:?}, {}", options.input, turns.residency);
+    }
+    println!("{} bytes for all, then down to {cap}: {seen:?}", all.device_bytes);
+    assert!(seen.iter().any(|r| r == "one network at a time"), "{seen:?}");
+    assert!(seen.iter().any(|r| r.contains("streamed")), "{seen:?}");
+}
+
 #[test]
 fn networks_in_turn_give_the_bytes_of_all_at_once() {
     let folder = tempfile::tempdir().expect("folder");
     let mut engine = Engine::open("cpu", None).expect("cpu");
     for colour in [Colour::Rgb, Colour::Rgba, Colour::Gray] {
         let input = picture(folder.path(), 70, 45, colour);
-        let mut options = options(folder.path(), &input, 2.0, "cpu");
-        options.tile = Some(64);
-        let all = run(&mut engine, &options).expect("upscaled");
-        assert!(all.residency.contains("all networks"), "{}", all.residency);
-        let want = std::fs::read(&all.path).expect("written");
-        // Less and less, until nothing fits.
-        let mut seen = vec![all.residency.clone()];
-        let mut cap = all.device_bytes - 1;
-        loop {
-            (options.vram, options.dry_run) = (Some(cap), true);
-            let Ok(dry) = run(&mut engine, &options) else { break };
-            cap -= 32 << 10;
-            if seen.contains(&dry.residency) {
-                continue;
-            }
-            seen.push(dry.residency.clone());
-            options.dry_run = false;
-            let turns = run(&mut engine, &options).expect("upscaled");
-            assert_eq!(turns.residency, dry.residency);
-            assert!(turns.device_peak > 0 && turns.device_peak <= options.vram.expect("set"), "{turns:?}");
-            assert!(turns.device_bytes < all.device_bytes);
-            assert_eq!(turns.allocations.device_before, turns.allocations.device_after);
-            let got = std::fs::read(&turns.path).expect("written");
-            assert!(got == want, "{colour:?}, {}", turns.residency);
-        }
-        println!("{seen:?}");
-        assert!(seen.iter().any(|r| r == "one network at a time"), "{seen:?}");
-        assert!(seen.iter().any(|r| r.contains("streamed")), "{seen:?}");
+        let options = UpscaleOptions { tile: Some(64), ..options(folder.path(), &input, 2.0, "cpu") };
+        hold_turns(&mut engine, options, 32 << 10);
+    }
+}
+
+#[test]
+fn networks_of_cascades_take_turns_and_are_streamed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut engine = Engine::open("cpu", None).expect("cpu");
+    let input = picture(folder.path(), 36, 30, Colour::Rgb);
+    for (system, scale, tile) in [("casr", 5.5, 64), ("casarbi", 3.3, 48)] {
+        let mut options = options(folder.path(), &input, scale, "cpu");
+        options.model = Some(source::root().join("tests/data").join(system).join("model"));
+        (options.system, options.tile) = (Some(system.into()), Some(tile));
+        hold_turns(&mut engine, options, 8 << 10);
     }
 }
 

@@ -190,6 +190,11 @@ impl Engine {
         self.executors.push((format!("{scope}\n{key}"), executor));
     }
 
+    /// The executors that are kept warm.
+    pub(super) fn warm(&self) -> impl Iterator<Item = &Executor> {
+        self.executors.iter().map(|(_, e)| e)
+    }
+
     /// Gives all resident executors back to the device.
     pub fn clear(&mut self) {
         self.executors.clear();

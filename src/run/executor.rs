@@ -300,6 +300,12 @@ impl Executor {
         self.plan.slots.iter().map(|s| extent::round_up(s.bytes.max(1), extent::ARENA_ALIGN)).sum()
     }
 
+    /// Its buffers and their bytes; some may be other executors' too.
+    pub(super) fn buffers(&self) -> impl Iterator<Item = (BufferId, u64)> {
+        let bytes = self.plan.slots.iter().map(|s| extent::round_up(s.bytes.max(1), extent::ARENA_ALIGN));
+        self.buffers.iter().copied().zip(bytes)
+    }
+
     /// Items per launch.
     pub fn batch(&self) -> usize {
         self.plan.items as usize

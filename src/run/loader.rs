@@ -7,6 +7,7 @@ use super::executor::{Executor, SharedDevice, SharedWeights};
 use super::executors::Executors;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{DType, Graph};
+use std::collections::HashMap;
 
 /// How often one job opens a lost device again.
 const REOPENINGS: u32 = 3;
@@ -61,10 +62,12 @@ impl<'a> Loader<'a> {
         self.engine.device().clone()
     }
 
-    /// Device bytes of the executors it holds now.
+    /// Device bytes of the executors there are now: those it holds, and those that wait for another turn. Buffers that
+    /// several share are counted once.
     pub fn device_bytes(&self) -> u64 {
-        let wide = self.wide.iter().map(|(_, _, e)| e.device_bytes());
-        self.held.iter().flatten().map(Executor::device_bytes).chain(wide).sum()
+        let wide = self.wide.iter().map(|(_, _, e)| e);
+        let all = self.held.iter().flatten().chain(wide).chain(self.engine.warm());
+        all.flat_map(Executor::buffers).collect::<HashMap<_, _>>().into_values().sum()
     }
 
     fn load(&mut self, graph: usize) -> Result<()> {

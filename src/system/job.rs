@@ -218,7 +218,7 @@ pub trait System: fmt::Debug {
     /// Whether its graphs share weights and run one after another, so that one arena serves them all.
     fn in_turn(&self) -> bool;
 
-    /// Whether it has the form [`Form::Apart`].
+    /// Whether it has the form [`Form::Apart`]. A system without it lets its graphs take turns as they are.
     fn divides(&self) -> bool;
 
     /// The program of a job. An error where the system cannot do what the job asks.

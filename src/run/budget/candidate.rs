@@ -12,7 +12,8 @@ use crate::plan::stream::{self, Streamed};
 use crate::run::engine::Engine;
 use crate::system::Program;
 use crate::system::onestep::Shaping;
-use crate::system::program::Residency as Placed;
+use crate::system::phase::{Nesting, Phase, WindowPhase};
+use crate::system::program::{CanvasId, PICTURE, Residency as Placed};
 use std::sync::Arc;
 
 /// What stays on the device.
@@ -185,8 +186,10 @@ pub(super) fn candidate(
         parts.push(Part::resident(engine, folder, graph)?);
     }
     let fixed = DeviceNeeds::fixed(&caps);
-    // Networks in turn may read the picture a second time beside the first.
-    let readings = if residency == Residency::Networks { 2 } else { 1 };
+    // Networks in turn may read a picture that is not held whole a second time beside the first.
+    let whole = |id: CanvasId| program.canvases[id.0].residency == Placed::Whole;
+    let again = residency == Residency::Networks && !program.canvas(PICTURE).is_ok_and(whole);
+    let readings = if again { 2 } else { 1 };
     let mut host = HostNeeds::fixed(&caps, readings * room.rows);
     host.canvases = program.host_bytes();
     let plans: Vec<&Plan> = parts.iter().map(|p| p.plan.as_ref()).collect();
@@ -271,7 +274,7 @@ pub(super) fn candidate(
     host.weights = widest(&parts);
     let needs = Needs { device, host };
     let fits = device.total() <= room.device && host.total() <= room.host;
-    let seconds = seconds(&Rates::of(&caps), &program, &parts);
+    let seconds = seconds(&Rates::of(&caps), &program, &parts, residency);
     Ok(Candidate { shaping, batches, program, residency, parts, needs, seconds, fits })
 }
 
@@ -301,11 +304,46 @@ fn piece(plan: &Plan, left: u64, most: u64) -> u64 {
     wanted.min(room).min(most).max(least)
 }
 
+/// How often each graph's weights are loaded: once where they stay. In turn, once for every phase that begins to use
+/// them; where all phases of a block go over a few windows at a time, for every such few.
+fn loads(program: &Program, parts: &[Part], residency: Residency) -> Vec<u64> {
+    let mut times = vec![0; parts.len()];
+    let mut held = None;
+    for block in &program.blocks {
+        let phases: Vec<_> = block
+            .phases
+            .iter()
+            .filter_map(|p| if let Phase::Windows(w) = p { Some((w, w.graph.0)) } else { None })
+            .collect();
+        let rounds = |phase: &WindowPhase, graph: usize| {
+            let (Some(grid), Some(part)) = (program.grids.get(phase.grid.0), parts.get(graph)) else { return 1 };
+            match block.nesting {
+                Nesting::StepOutside | Nesting::Chained => u64::from(block.steps),
+                Nesting::WindowOutside | Nesting::Prepared { .. } => {
+                    (grid.count() as u64).div_ceil(u64::from(part.plan.items.max(1)))
+                }
+            }
+        };
+        let alone = phases.iter().all(|(_, g)| phases.first().is_some_and(|(_, first)| first == g));
+        for (phase, graph) in phases {
+            let Some(times) = times.get_mut(graph) else { continue };
+            if held != Some(graph) {
+                *times += if alone { 1 } else { rounds(phase, graph) };
+            }
+            held = Some(graph);
+        }
+    }
+    if residency != Residency::Networks {
+        times.fill(1);
+    }
+    times
+}
+
 /// Seconds of the whole job by `rates`.
-pub fn seconds(rates: &Rates, program: &Program, parts: &[Part]) -> f64 {
+pub fn seconds(rates: &Rates, program: &Program, parts: &[Part], residency: Residency) -> f64 {
     let mut total = 0.0;
-    for part in parts {
-        total += part.plan.cost.weight_bytes as f64 * (1.0 / rates.pack + 1.0 / rates.upload);
+    for (part, times) in parts.iter().zip(loads(program, parts, residency)) {
+        total += times as f64 * part.plan.cost.weight_bytes as f64 * (1.0 / rates.pack + 1.0 / rates.upload);
     }
     for (phase, steps) in program.window_phases() {
         let Some(part) = parts.get(phase.graph.0) else { continue };

@@ -59,7 +59,7 @@ pub fn estimate(engine: &mut Engine, choice: &Choice) -> Estimate {
     let rate = rates.flops / ratio;
     let origin = format!("by a probe on this device: {:.3} TFLOP/s in one convolution", rate / 1e12);
     let measured = cost::Rates { flops: rate, bytes: rates.bytes / ratio, floor: rates.floor * ratio, ..rates };
-    Estimate { seconds: seconds(&measured, &choice.taken.program, &choice.taken.parts), origin }
+    Estimate { seconds: seconds(&measured, &choice.taken.program, &choice.taken.parts, choice.taken.residency), origin }
 }
 
 /// Picks the shape of a job. `rows` is the host memory of what brings and takes the rows (decoder,

@@ -110,8 +110,8 @@ impl<'a> Search<'a> {
         let dtype = self.engine.caps().storage;
         let shaping = Shaping { tile, fitted: self.options.tile.is_none(), overlap, batch: batches[0], dtype };
         let form = match residency {
-            Residency::All | Residency::OneArena => Form::Joined,
-            Residency::Networks => Form::Apart(batches),
+            Residency::Networks if self.model.divides() => Form::Apart(batches),
+            Residency::All | Residency::OneArena | Residency::Networks => Form::Joined,
         };
         let program = self.model.program(self.job, &shaping, form)?;
         let folder = self.model.folder().display().to_string();
@@ -132,8 +132,8 @@ impl<'a> Search<'a> {
     /// The fastest candidate that fits, and whether larger windows were refused for want of memory.
     fn best(&mut self) -> Result<(Candidate, bool)> {
         let batches = [self.options.batch.unwrap_or(1); 3];
-        // Networks in turn read the picture twice, which a pipe does not allow.
-        let turns = self.model.divides() && !image::is_pipe(&self.options.input);
+        // Networks apart read the picture twice, which a pipe does not allow.
+        let turns = !(self.model.divides() && image::is_pipe(&self.options.input));
         let together = if self.model.in_turn() { Residency::OneArena } else { Residency::All };
         let mut best: Option<Candidate> = None;
         let mut failed: Vec<(u32, Needs)> = Vec::new();
@@ -200,11 +200,9 @@ impl<'a> Search<'a> {
         if self.options.batch.is_some() || caps.kind == BackendKind::Cpu || caps.software {
             return Ok(best);
         }
-        let networks: &[usize] = match best.residency {
-            Residency::All | Residency::OneArena => &[0],
-            // The denoiser first: its windows are small, and it has most weights.
-            Residency::Networks => &[1, 0, 2],
-        };
+        let apart = best.residency == Residency::Networks && self.model.divides();
+        // The denoiser first: its windows are small, and it has most weights.
+        let networks: &[usize] = if apart { &[1, 0, 2] } else { &[0] };
         let windows = best.program.grids[0].count();
         for &network in networks {
             for batch in BATCHES {
@@ -212,9 +210,10 @@ impl<'a> Search<'a> {
                     break;
                 }
                 let mut batches = best.batches;
-                match best.residency {
-                    Residency::All | Residency::OneArena => batches = [batch; 3],
-                    Residency::Networks => batches[network] = batch,
+                if apart {
+                    batches[network] = batch;
+                } else {
+                    batches = [batch; 3];
                 }
                 let found = match self.one(best.shaping.tile, batches, best.residency, &mut Vec::new()) {
                     Ok(found) => found,
