@@ -8,21 +8,19 @@ use tessera::backend::Backend;
 use tessera::backend::cpu::Cpu;
 use tessera::backend::null::Null;
 use tessera::backend::wgpu::{WgpuBackend, adapters};
-use tessera::graph::{DType, Lifetime};
+use tessera::graph::DType;
 use tessera::image::{self, Colour, Depth, Format, Header};
 use tessera::knobs;
 use tessera::plan::command::{Plan, Slot, SlotKind};
 use tessera::plan::{self, stream};
 use tessera::run::budget;
 use tessera::run::executor::{Executor, SharedDevice, SharedWeights};
-use tessera::run::executors::Executors;
-use tessera::run::loader::Loader;
 use tessera::run::{Cancel, Engine, Report, Sampler, Silent, Size, UpscaleOptions, VaeMode, upscale_with};
 use tessera::system::onestep::{Conditioning, OneStep};
 use tessera::system::{Job, System};
 
 /// A job of the one-step system, `scale` times as large.
-fn job(target: [u32; 2], scale: u32) -> Job {
+pub(crate) fn job(target: [u32; 2], scale: u32) -> Job {
     let conditioning = Conditioning { noise: 0.0, jpeg: 0.0, scale: scale.into() };
     let (source, sampler) = (target.map(|side| side / scale), Sampler::default());
     Job { source, target, conditioning, seed: 0, sampler, keep_stages: false }
@@ -139,7 +137,7 @@ fn streamed_plans_pass_the_null_backend() {
 }
 
 /// A picture of `width x height` with a gradient and edges, and an empty folder beside it.
-fn picture(folder: &Path, width: u64, height: u64, colour: Colour) -> PathBuf {
+pub(crate) fn picture(folder: &Path, width: u64, height: u64, colour: Colour) -> PathBuf {
     let path = folder.join("in.png");
     let header = Header { width, height, colour, depth: Depth::Eight, icc: None, format: Format::Png, notes: vec![] };
     let mut sink = image::create(&path, &header, true).expect("sink");
@@ -158,7 +156,7 @@ fn picture(folder: &Path, width: u64, height: u64, colour: Colour) -> PathBuf {
     path
 }
 
-fn options(folder: &Path, input: &Path, scale: f64, device: &str) -> UpscaleOptions {
+pub(crate) fn options(folder: &Path, input: &Path, scale: f64, device: &str) -> UpscaleOptions {
     let mut options = UpscaleOptions::new(input, Size::Scale(scale));
     options.model = Some(source::root().join("weights/onestep"));
     options.output = Some(folder.join("out.png"));
@@ -167,7 +165,7 @@ fn options(folder: &Path, input: &Path, scale: f64, device: &str) -> UpscaleOpti
     options
 }
 
-fn run(engine: &mut Engine, options: &UpscaleOptions) -> Result<Report, tessera::Error> {
+pub(crate) fn run(engine: &mut Engine, options: &UpscaleOptions) -> Result<Report, tessera::Error> {
     upscale_with(engine, options, &mut Silent, &Cancel::new())
 }
 
@@ -304,80 +302,6 @@ fn a_cap_holds_at_the_allocator() {
         backend.free(one);
         assert_eq!(backend.account().held(), before);
         backend.alloc(&slot(256)).expect("fits again");
-    }
-}
-
-/// A folder with the configs of Stable Diffusion 2.1's networks and a prompt of zeros: all that planning needs.
-fn published_size(folder: &Path) -> PathBuf {
-    let model = folder.join("sd21");
-    let configs = source::root().join("tests/data/configs");
-    let text = |name: &str| std::fs::read_to_string(configs.join(name)).expect("a config");
-    let scheduler = r#"{"beta_start":0.00085,"beta_end":0.012,"beta_schedule":"scaled_linear","num_train_timesteps":1000,
-        "prediction_type":"epsilon","clip_sample":false}"#;
-    for (name, text) in [
-        (
-            "model_index.json",
-            r#"{"_class_name":"OneStepSuperResolution","timestep":999,"vae_modes":{"tile_psnr":{"1":60}}}"#.to_owned(),
-        ),
-        ("scheduler/scheduler_config.json", scheduler.to_owned()),
-        ("vae/config.json", text("sd_vae.json")),
-        ("unet/config.json", text("sd21_unet.json")),
-    ] {
-        let path = model.join(name);
-        std::fs::create_dir_all(path.parent().expect("has one")).expect("folder");
-        std::fs::write(path, text).expect("written");
-    }
-    std::fs::create_dir(model.join("prompt")).expect("folder");
-    let bytes = vec![0u8; 77 * 1024 * 4];
-    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1, 77, 1024], &bytes).expect("view");
-    let prompt = model.join("prompt/embeddings.safetensors");
-    safetensors::serialize_to_file([("encoder_hidden_states", view)], None, &prompt).expect("prompt");
-    model
-}
-
-/// Plans of the published size for an 8K picture in 2 GiB: each network of the plan passes every check of the null
-/// backend, and never are more bytes held than planned.
-#[test]
-fn networks_of_the_published_size_are_planned_for_8k_in_2_gib() {
-    let folder = tempfile::tempdir().expect("folder");
-    let input = picture(folder.path(), 1920, 1080, Colour::Rgb);
-    let model = published_size(folder.path());
-    let cards = [Caps::wgpu_default(), Caps { memory: Some(24 << 30), ..Caps::cuda_default() }];
-    for (caps, vram) in cards.into_iter().flat_map(|c| [(c.clone(), 2 << 30), (c, 1 << 30)]) {
-        let mut engine = Engine::with_backend(Box::new(Null::new(caps.clone())), "null", "a test");
-        let mut options = options(folder.path(), &input, 4.0, "null");
-        (options.model, options.vram, options.dry_run) = (Some(model.clone()), Some(vram), true);
-        let began = std::time::Instant::now();
-        let report = run(&mut engine, &options).expect("a plan");
-        let took = began.elapsed().as_secs_f64();
-        println!("{} in {vram}: {} {:?} {:?}", caps.name, report.residency, report.tile, report.batches);
-        println!("  {:?}, {took:.2} s", report.device_parts);
-        assert_eq!(report.output, (7680, 4320));
-        assert!(report.device_bytes <= vram && report.estimate.is_some(), "{report:?}");
-
-        let net = OneStep::open(&model).expect("configs");
-        let choice = budget::choose(&mut engine, &net, &options, &job([4320, 7680], 4), 0, None, None).expect("again");
-        engine.limit(choice.cap);
-        let device = engine.device().clone();
-        let zeros: SharedWeights = Arc::new(|w| Ok(vec![0; (w.packing.elements() * w.dtype.bytes()) as usize]));
-        let mut loader = Loader::new(&mut engine, &choice, "sd21", zeros).expect("loads");
-        for graph in 0..loader.count() {
-            let executor = loader.executor(graph).expect("loads");
-            let inputs = executor.plan().inputs.clone();
-            for port in &inputs {
-                let n = u64::from(port.shape.n) * port.shape.pixels() * u64::from(port.shape.c);
-                executor.write_input(&port.name, &vec![0.25; n as usize]).expect("an input");
-            }
-            executor.setup().expect("setup");
-            for port in inputs.iter().filter(|p| p.lifetime == Lifetime::Window) {
-                let n = u64::from(port.shape.n) * port.shape.pixels() * u64::from(port.shape.c);
-                executor.write_input(&port.name, &vec![0.5; n as usize]).expect("an input");
-            }
-            executor.run(&[Item::default()]).expect("every check of the null backend");
-        }
-        let planned = choice.taken.needs.device.allocated();
-        assert!(device.peak() <= planned, "{} held, {planned} planned", device.peak());
-        assert!(planned <= choice.cap.expect("bounded"));
     }
 }
 

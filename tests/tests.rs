@@ -30,6 +30,7 @@ mod parts;
 mod plan;
 mod problem;
 mod program;
+mod published;
 mod recover;
 mod reference;
 mod resume;

@@ -4,7 +4,7 @@
 use super::cascade::Stage;
 use super::casr::Casr;
 use super::casr_latent::Latents;
-use super::casr_settings::Settings;
+use super::casr_settings::{Settings, pooled};
 use super::casr_stage::{Looks, Tiles, on_picture};
 use super::footprint::{Crop, Side};
 use super::job::{Base, Cascade, Job, System};
@@ -243,11 +243,11 @@ impl Laying<'_> {
         let count = grid.count() as u64;
         let own = map.map(|side| side / sarm.reduce());
         let tokens = |side: [u32; 2]| u64::from(side[0]) * u64::from(side[1]) * count;
-        let whole = tokens(own) <= u64::from(s.token_budget);
-        let kept = if whole { own } else { own.map(|side| side.min(s.pooled_side)) };
+        let side = pooled(own, count, s.token_budget, s.pooled_side);
+        let kept = side.map_or(own, |most| own.map(|side| side.min(most)));
         let looks = Looks {
             cache: extent::to_u32("tokens of all tiles", tokens(kept))?,
-            pooled: (!whole).then_some(s.pooled_side),
+            pooled: side,
             semantic: sam.filter(|_| known.semantic.is_some()).map(|sam| sam.grid() * sam.grid()),
         };
         let shape = |side: [u32; 2], c: u32| Shape::new(1, side[0], side[1], c);

@@ -61,7 +61,7 @@ pub struct Settings {
     pub conditioning_scale: f32,
     /// SARM looks at all tokens of all tiles while these are no more.
     pub token_budget: u32,
-    /// Beyond that at so many a side of each tile.
+    /// Beyond that at so many a side of each tile, or as many fewer as keep within the budget; see [`pooled`].
     pub pooled_side: u32,
     /// What SAM sees.
     pub semantic: Base,
@@ -135,5 +135,29 @@ impl Settings {
         s.semantic = asked.semantic.unwrap_or(s.semantic);
         s.off.extend(asked.off.iter().copied());
         Ok(s)
+    }
+}
+
+/// The side that each tile's tokens, `own` of them, are pooled to before `tiles` tiles look at each other's: the largest
+/// of at most `side` with which all tokens keep within `budget`, at least 1. `None` where they do so as they are.
+pub(super) fn pooled(own: [u32; 2], tiles: u64, budget: u32, side: u32) -> Option<u32> {
+    let tokens = |side: u32| own.iter().map(|&o| u64::from(o.min(side))).product::<u64>().saturating_mul(tiles);
+    let fits = |side: &u32| tokens(*side) <= u64::from(budget);
+    if fits(&u32::MAX) { None } else { Some((1..=side).rev().find(fits).unwrap_or(1)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_of_all_tiles_keep_within_the_budget() {
+        let pooled = |own, tiles| pooled(own, tiles, 1000, 8);
+        assert_eq!(pooled([10, 20], 5), None);
+        assert_eq!(pooled([10, 20], 6), Some(8));
+        assert_eq!(pooled([10, 20], 16), Some(7));
+        assert_eq!(pooled([3, 20], 42), Some(7), "no more rows than there are");
+        assert_eq!(pooled([10, 20], 250), Some(2));
+        assert_eq!(pooled([10, 20], 5000), Some(1), "one a tile is the least");
     }
 }

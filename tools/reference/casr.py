@@ -44,7 +44,8 @@ PIPELINE = {
     "trained_cell": 16,
     "superpixel_rule": "probabilities",
     "controlnet_conditioning_scale": 1.0,
-    # SARM: whole keys and values while the tokens of all tiles are at most this many, else pooled to side x side a tile
+    # SARM: whole keys and values while the tokens of all tiles are at most this many, else pooled to side x side a tile,
+    # or to the next smaller side with which they are, at least 1
     "sarm_token_budget": 16384,
     "sarm_pooled_side": 8,
     # what SAM sees: "stage_input" or "original"
@@ -217,13 +218,15 @@ class Sarm(nn.Module):
     def tokens(self, x, side=None):
         """[tiles, c, h, w] -> [tiles, tokens, c]; `side`: pooled to side x side tokens a tile (the keys beyond the budget)."""
         x = F.avg_pool2d(x, self.config["reduce"]) if self.config["reduce"] > 1 else x
-        x = F.adaptive_avg_pool2d(x, side) if side else x
+        x = F.adaptive_avg_pool2d(x, [min(side, n) for n in x.shape[2:]]) if side else x
         return x.flatten(2).transpose(1, 2)
 
     def cache(self, x, budget, side):
         """First pass: [1, keys, c] from the features of all tiles, whole while they fit the budget, pooled beyond it."""
-        whole = self.tokens(x)
-        keys = whole if whole.shape[0] * whole.shape[1] <= budget else self.tokens(x, side)
+        keys = self.tokens(x)
+        if keys.shape[0] * keys.shape[1] > budget:
+            pooled = (self.tokens(x, n) for n in range(side, 0, -1))
+            keys = next((k for k in pooled if k.shape[0] * k.shape[1] <= budget), self.tokens(x, 1))
         return self.norm1(keys).reshape(1, -1, keys.shape[2])
 
     def forward(self, x, cache, semantic=None):
