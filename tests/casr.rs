@@ -119,7 +119,11 @@ fn it_runs_without_what_it_can_do_without() {
     put("vae");
     let bare = Casr::open(copy.path()).expect("two networks are enough");
     let lines = bare.describe().expect("described").join("\n");
-    assert!(["superpixel", "depth", "controlnet", "sarm", "sam"].iter().all(|p| lines.contains(p)), "{lines}");
+    assert!(
+        ["superpixel", "depth", "controlnet", "sarm", "sam"].iter().all(|p| lines.contains(&format!("no {p} ("))),
+        "{lines}"
+    );
+    assert!(bare.lacks().iter().all(|l| l.contains("tools/train")) && model().lacks().is_empty(), "{lines}");
     // It is what the whole model is with everything switched off.
     let all = tessera::system::casr::OFF.to_vec();
     let (job, bare_job) =

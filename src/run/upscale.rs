@@ -127,6 +127,7 @@ pub fn upscale_with(
     let mut report = report(engine, model, &header, &target, &path, &choice)?;
     report.notes.extend(header.notes.iter().cloned());
     report.notes.extend(image::output_notes_with(&path, &out_header, &writing));
+    report.notes.extend(model.lacks());
     report.notes.extend(choice.notes.iter().cloned());
     let copied = unchanged(options, &header, &target);
     if copied {

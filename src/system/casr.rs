@@ -46,13 +46,13 @@ pub const PARTS: [(&str, &str); 2] = [
 ];
 /// See [`Needs`].
 pub const NEEDS: Needs = Needs { system: SYSTEM, class: CLASS, parts: &PARTS, scheduler: true };
-/// The networks it can do without, with what is off where they lack.
-pub const OPTIONAL: [(&str, &str); 5] = [
-    ("superpixel", "superpixel pictures (SpixelFCN)"),
-    ("depth", "depth (Depth Anything v1)"),
-    ("controlnet", "depth (the ControlNet that reads it)"),
-    ("sarm", "refinement over tiles (SARM)"),
-    ("sam", "semantic tokens in the refinement (SAM's picture encoder)"),
+/// The networks it can do without: what a job goes without where they lack, and where they come from.
+pub const OPTIONAL: [(&str, &str, &str); 5] = [
+    ("superpixel", "superpixel pictures", "SpixelFCN's SpixelNet1l_bn, or tools/train/casr_superpixel.py"),
+    ("depth", "depth", "Depth Anything v1, or tools/train/casr_depth.py"),
+    ("controlnet", "depth", "a ControlNet for depth maps of the UNet's size, or tools/train/casr_train.py"),
+    ("sarm", "refinement over tiles", "tools/train/casr_train.py; no published checkpoint has it"),
+    ("sam", "semantic tokens in the refinement", "SAM's picture encoder, or tools/train/casr_train.py"),
 ];
 /// What a job can leave out.
 pub const OFF: [Off; 4] = [Off::Superpixels, Off::Depth, Off::Sarm, Off::Semantic];
@@ -312,19 +312,17 @@ impl System for Casr {
 
     fn describe(&self) -> Result<Vec<String>> {
         let s = &self.settings;
-        let parts = self.parts();
-        let lacks: Vec<String> = OPTIONAL
-            .iter()
-            .filter(|(part, _)| !parts.contains(part))
-            .map(|(part, what)| format!("{what}: no {part}"))
-            .collect();
         let mut lines = vec![
             format!("one step a stage at t = {}, stages of at most x4, windows of {} pixels", s.timestep, s.tile),
             format!("superpixel cells of {} pixels by {:?}, latents of {:?}", s.cell, s.rule, s.latents),
         ];
-        if !lacks.is_empty() {
-            lines.push(format!("runs without {}", lacks.join("; ")));
-        }
+        lines.extend(self.lacks());
         Ok(lines)
+    }
+
+    fn lacks(&self) -> Vec<String> {
+        let parts = self.parts();
+        let missing = OPTIONAL.iter().filter(|(part, ..)| !parts.contains(part));
+        missing.map(|(part, what, whence)| format!("runs without {what}: the model has no {part} ({whence})")).collect()
     }
 }

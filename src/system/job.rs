@@ -233,6 +233,11 @@ pub trait System: fmt::Debug {
     /// Sentences about the model.
     fn describe(&self) -> Result<Vec<String>>;
 
+    /// Sentences on what jobs go without because the model has no network for it, and where the network comes from.
+    fn lacks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// How a job's scale is shared out over stages; `None`: it is always one jump.
     fn cascade(&self, _sampler: &Sampler) -> Option<Cascade> {
         None
