@@ -14,7 +14,8 @@ Stage 1: Charbonnier on RGB, plus the gradients' difference, plus --depth-consis
 of the answer and of the target. Stage 2: everything frozen but SARM and the small image encoder it looks at; one picture
 in four patches, as many tokens in common; the same loss and --correlation times the L1 between the cosine
 self-correlations of the VAE encoder's features of the answer and of the target. Stage 3: stage 2's loss, nothing frozen
-but the superpixel and the depth network.
+but the superpixel and the depth network. With --same the last patch shows, in some steps, part of what the first shows,
+and what the answer makes of both is drawn together.
 Factors are drawn from 1.15 to 4. Parts can be left out: --without superpixel depth.
 """
 
@@ -109,6 +110,7 @@ def main():
     p.add_argument("--correlation", type=float, default=0.1)
     p.add_argument("--superpixel-share", type=float, default=0.6, help="of the UNet's first view, at the start")
     p.add_argument("--charbonnier", type=float, default=0.02, help="errors below this (of 1) count by their square")
+    p.add_argument("--same", type=float, default=0.0, help="from stage 2 on: weight of the difference between two patches of the same content")
     p.add_argument("--edges", type=float, default=0.1, help="weight of the gradients' difference")
     p.add_argument("--shrink", type=float, default=0.6, help="share of pictures that are made smaller, so sharper, first")
     p.add_argument("--backbone", type=float, default=0.1, help="the one-step networks' part of the learning rate")
@@ -171,13 +173,20 @@ def main():
             out.append(y.reshape(patches, patches, 3, part, part).permute(2, 0, 3, 1, 4).reshape(3, size, size))
         return torch.stack(out), pictures["stage_input"]
 
+    def charbonnier(e):
+        return (torch.sqrt(e**2 + a.charbonnier**2) - a.charbonnier).mean()
+
     def difference(y, hr):
-        e = torch.sqrt((y - hr) ** 2 + a.charbonnier**2) - a.charbonnier
         edges = (y - hr).diff(dim=2).abs().mean() + (y - hr).diff(dim=3).abs().mean()
-        return e.mean() + a.edges * edges
+        return charbonnier(y - hr) + a.edges * edges
 
     def loss_of(rng):
         hr = torch.stack([picture_crop(rng, pool, a.crop, a.shrink) for _ in range(a.batch)])
+        part = a.crop // 2
+        same = a.stage > 1 and a.same > 0 and rng.random() < 0.4
+        if same:
+            dy, dx = (int(v) for v in rng.integers(0, part // 4 + 1, 2))
+            hr[:, :, part:, part:] = hr[:, :, dy : dy + part, dx : dx + part]
         factor = 4.0 if rng.random() < 0.5 else float(math.exp(rng.uniform(*map(math.log, TRAINED_SCALES))))
         low = max(16, round(a.crop / factor))
         known = low
@@ -193,6 +202,12 @@ def main():
             y, _ = answer(nets, lr, a.crop)
         y = y.float()
         total = difference(y, hr) * 4 * known / a.crop
+        if same:
+            # What both show, without what is near the edge of a patch.
+            rows, columns, edge = part - dy, part - dx, 8
+            one = y[:, :, dy + edge : part - edge, dx + edge : part - edge]
+            other = y[:, :, part + edge : part + rows - edge, part + edge : part + columns - edge]
+            total = total + a.same * charbonnier(one - other)
         if a.stage == 1 and a.depth_consistency and "depth" in nets:
             maps = [nets["depth"](casr_depth.normalised(q)).predicted_depth for q in (resize(y, casr_depth.SIDE, casr_depth.SIDE), resize(hr, casr_depth.SIDE, casr_depth.SIDE))]
             total = total + a.depth_consistency * (casr_depth.aligned(maps[0]) - casr_depth.aligned(maps[1])).abs().mean()
