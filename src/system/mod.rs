@@ -12,6 +12,7 @@ mod casr_settings;
 mod casr_stage;
 pub mod chain;
 mod check;
+mod check_windows;
 pub mod footprint;
 pub mod job;
 pub mod laid;

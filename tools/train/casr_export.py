@@ -1,9 +1,9 @@
 """Write a CASR training as the folder the engine reads (f16), with its model card.
 
-    python casr_export.py --stage1 RUN1 .. --stage2 RUN2 .. --superpixel S --depth D --out OUT/casr [--note TEXT ...] [--figures table.md]
+    python casr_export.py --stage1 RUN1 .. --stage2 RUN2 .. [--stage3 RUN3 ..] --superpixel S --depth D --out OUT/casr [--note TEXT ...] [--figures table.md]
 
 Networks are the averaged ones: autoencoder, UNet and ControlNet of stage 1; SARM and its picture encoder of stage 2 (left out
-without --stage2); the superpixel and the depth network as stage 1 saw them.
+without --stage2); all five of stage 3 where there is one; the superpixel and the depth network as stage 1 saw them.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from casr import Sarm, index
 from evaluate import load
 from spixel import SpixelNet1l_bn
 
-# Fields that transformers writes and that say nothing about the function.
-WRITTEN = ("_attn_implementation_autoset", "attn_implementation", "transformers_version", "dtype")
+# Fields that diffusers and transformers write and that say nothing about the function.
+WRITTEN = ("_name_or_path", "_use_default_values", "_attn_implementation_autoset", "attn_implementation", "transformers_version", "dtype")
 
 
 def averaged(run):
@@ -69,6 +69,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--stage1", type=Path, nargs="+", required=True, help="its run; with stretches, all of them, the last one counts")
     p.add_argument("--stage2", type=Path, nargs="*", default=[], help="likewise")
+    p.add_argument("--stage3", type=Path, nargs="*", default=[], help="likewise")
     p.add_argument("--superpixel", type=Path, required=True)
     p.add_argument("--depth", type=Path, required=True)
     p.add_argument("--onestep", type=Path, required=True)
@@ -76,13 +77,13 @@ def main():
     p.add_argument("--note", action="append", default=[])
     p.add_argument("--figures", type=Path)
     a = p.parse_args()
-    first, shape = averaged(a.stage1[-1])["average"], load(a.onestep)
+    first, shape = averaged((a.stage3 or a.stage1)[-1])["average"], load(a.onestep)
     unet = casr_train.widened(shape.unet)
     control = casr_train.control(unet)
     nets = {"vae": AutoencoderKL.from_config(shape.vae.config), "unet": UNet2DConditionModel.from_config(unet.config), "controlnet": control}
     for name, net in nets.items():
         net.load_state_dict(part(first, name))
-        write(a.out / name, {k: v for k, v in net.config.items() if k != "_name_or_path"} | {"_class_name": type(net).__name__}, net)
+        write(a.out / name, {k: v for k, v in net.config.items() if k not in WRITTEN} | {"_class_name": type(net).__name__}, net)
     state = averaged(a.superpixel)
     config = {"_class_name": "SpixelNet1l_bn", "block_out_channels": state["config"]["block_out_channels"], "cell_size": state["config"]["cell"]}
     nets["superpixel"] = SpixelNet1l_bn.from_config(config)
@@ -93,7 +94,7 @@ def main():
     config = plain(nets["depth"].config.to_diff_dict()) | {"architectures": ["DepthAnythingForDepthEstimation"]}
     write(a.out / "depth", config, nets["depth"], "model")
     if a.stage2:
-        second = averaged(a.stage2[-1])["average"]
+        second = averaged((a.stage3 or a.stage2)[-1])["average"]
         nets |= {"sarm": Sarm(casr_train.SARM), "sam": SamVisionModel(SamVisionConfig(**casr_train.SAM))}
         for name in ("sarm", "sam"):
             nets[name].load_state_dict(part(second, name))
@@ -105,8 +106,9 @@ def main():
     library = {"vae": "diffusers", "unet": "diffusers", "controlnet": "diffusers", "depth": "transformers", "sam": "transformers"}
     (a.out / "model_index.json").write_text(index({k: (library.get(k, "tessera"), type(v).__name__) for k, v in nets.items()}, casr_train.CONFIG | {"trained_scales": casr_train.TRAINED_SCALES}))
     runs = {"superpixel": a.superpixel, "depth": a.depth}
-    for what, stretches in (("stage 1 (autoencoder, UNet, ControlNet)", a.stage1), ("stage 2 (SARM and its encoder)", a.stage2)):
-        runs |= {f"{what}, stretch {i + 1}": run for i, run in enumerate(stretches)}
+    stages = ("stage 1 (autoencoder, UNet, ControlNet)", a.stage1), ("stage 2 (SARM and its encoder)", a.stage2), ("stage 3 (all five)", a.stage3)
+    for what, stretches in stages:
+        runs |= {what if len(stretches) == 1 else f"{what}, stretch {i + 1}": run for i, run in enumerate(stretches)}
     counts = {k: sum(p.numel() for p in net.parameters()) for k, net in nets.items()}
     (a.out / "README.md").write_text(card(counts, {k: events(v) for k, v in runs.items()}, a.note, a.figures))
     print(sum(f.stat().st_size for f in a.out.rglob("*") if f.is_file()), "bytes")

@@ -15,7 +15,7 @@ of the answer and of the target. Stage 2: everything frozen but SARM and the sma
 in four patches, as many tokens in common; the same loss and --correlation times the L1 between the cosine
 self-correlations of the VAE encoder's features of the answer and of the target. Stage 3: stage 2's loss, nothing frozen
 but the superpixel and the depth network. With --same the last patch shows, in some steps, part of what the first shows,
-and what the answer makes of both is drawn together.
+and what the answer makes of both is drawn together. Stage 3 takes four pictures of ten whole.
 Factors are drawn from 1.15 to 4. Parts can be left out: --without superpixel depth.
 """
 
@@ -147,10 +147,9 @@ def main():
     run = Run(a.run, nets, average, a, lambda name: 1.0 if name.startswith(fresh) else a.backbone)
     teacher = load(a.onestep).requires_grad_(False)
     context = torch.zeros(1, 1, nets["unet"].config.cross_attention_dim)
-    patches = 2 if a.stage > 1 else 1
 
-    def answer(parts, lr, size):
-        """lr [n, 3, h, w] -> [n, 3, size, size] in [0, 1]; from stage 2 on each picture is cut into four tiles."""
+    def answer(parts, lr, size, patches):
+        """lr [n, 3, h, w] -> [n, 3, size, size] in [0, 1]; each picture is cut into patches x patches tiles."""
         casr = Casr(parts, CONFIG | {"cell": 4}, alpha_bar())
         with torch.no_grad():
             pictures = [casr.pictures(one[None].clamp(0, 1), (size, size)) for one in lr]
@@ -198,8 +197,10 @@ def main():
                 lr = teacher(before, conditioning(low / known).expand(a.batch, -1)).clamp(0, 1)
         else:
             lr = reduced(rng, hr, low)
+        # All networks together also see pictures of one tile: small patches are mostly edges.
+        patches = 2 if a.stage == 2 or same or (a.stage == 3 and rng.random() < 0.3) else 1
         with torch.autocast("cpu", torch.bfloat16):
-            y, _ = answer(nets, lr, a.crop)
+            y, _ = answer(nets, lr, a.crop, patches)
         y = y.float()
         total = difference(y, hr) * 4 * known / a.crop
         if same:
@@ -224,7 +225,7 @@ def main():
                 for i in range(count):
                     hr = torch.from_numpy(held_out.shards[held_out.keys[0]][i][:size, :size].copy()).permute(2, 0, 1)[None].float() / 255
                     lr = (resize(hr, size // s, size // s).clamp(0, 1) * 255).round() / 255
-                    y, u = answer(average, lr, size)
+                    y, u = answer(average, lr, size, 2 if a.stage == 2 else 1)
                     e = [float(((q.clamp(0, 1) - hr) ** 2).mean()) + 1e-9 for q in (y, u)]
                     total += 10 * math.log10(e[1] / e[0])
                 out[f"gain_x{s}"] = round(total / count, 4)
