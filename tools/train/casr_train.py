@@ -91,6 +91,14 @@ def control(unet):
     return net
 
 
+def energy(pictures):
+    """Deviations of the differences down and across of [n, 3, h, w], in two octaves: [n, 4]."""
+    out = []
+    for q in (pictures, F.avg_pool2d(pictures, 2)):
+        out += [q.diff(dim=2).std(dim=(1, 2, 3)), q.diff(dim=3).std(dim=(1, 2, 3))]
+    return torch.stack(out, 1)
+
+
 def correlation(features):
     """R: cosine similarity of every two places of [n, c, h, w]."""
     f = F.normalize(features.flatten(2), dim=1)
@@ -111,6 +119,7 @@ def main():
     p.add_argument("--superpixel-share", type=float, default=0.6, help="of the UNet's first view, at the start")
     p.add_argument("--charbonnier", type=float, default=0.02, help="errors below this (of 1) count by their square")
     p.add_argument("--same", type=float, default=0.0, help="from stage 2 on: weight of the difference between two patches of the same content")
+    p.add_argument("--texture", type=float, default=0.0, help="weight of the difference in `energy`, for inputs that are a stage's result")
     p.add_argument("--edges", type=float, default=0.1, help="weight of the gradients' difference")
     p.add_argument("--shrink", type=float, default=0.6, help="share of pictures that are made smaller, so sharper, first")
     p.add_argument("--backbone", type=float, default=0.1, help="the one-step networks' part of the learning rate")
@@ -189,7 +198,8 @@ def main():
         factor = 4.0 if rng.random() < 0.5 else float(math.exp(rng.uniform(*map(math.log, TRAINED_SCALES))))
         low = max(16, round(a.crop / factor))
         known = low
-        if rng.random() < a.cycle:
+        cycled = rng.random() < a.cycle
+        if cycled:
             low = -(-low // teacher.stride) * teacher.stride
             known = max(8, round(low / rng.uniform(1.5, 4)))
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -203,6 +213,9 @@ def main():
             y, _ = answer(nets, lr, a.crop, patches)
         y = y.float()
         total = difference(y, hr) * 4 * known / a.crop
+        if cycled:
+            # What is enlarged again and again grows smooth: the mean answer of each stage is.
+            total = total + a.texture * (energy(y) - energy(hr)).abs().mean()
         if same:
             # What both show, without what is near the edge of a patch.
             rows, columns, edge = part - dy, part - dx, 8
