@@ -130,35 +130,29 @@ fn cards() -> [Caps; 2] {
     [Caps::wgpu_default(), Caps { memory: Some(24 << 30), ..Caps::cuda_default() }]
 }
 
+/// Plans the job on each card in each of `bounds` device bytes.
+fn hold_on_cards(at: &Path, model: &dyn System, bounds: [u64; 2]) {
+    let input = picture(at, 1920, 1080, Colour::Rgb);
+    for (caps, vram) in cards().into_iter().flat_map(|c| bounds.map(|vram| (c.clone(), vram))) {
+        let options = UpscaleOptions {
+            model: Some(model.folder().to_owned()),
+            system: Some(model.name().into()),
+            vram: Some(vram),
+            dry_run: true,
+            ..options(at, &input, 4.0, "null")
+        };
+        hold(caps, model, &options);
+    }
+}
+
 #[test]
 fn the_one_step_system_is_planned_for_8k_in_1_gib() {
     let at = tempfile::tempdir().expect("folder");
-    let input = picture(at.path(), 1920, 1080, Colour::Rgb);
-    let model = onestep(at.path());
-    for (caps, vram) in cards().into_iter().flat_map(|c| [(c.clone(), 2 << 30), (c, 1 << 30)]) {
-        let options = UpscaleOptions {
-            model: Some(model.clone()),
-            vram: Some(vram),
-            dry_run: true,
-            ..options(at.path(), &input, 4.0, "null")
-        };
-        hold(caps, &OneStep::open(&model).expect("configs"), &options);
-    }
+    hold_on_cards(at.path(), &OneStep::open(&onestep(at.path())).expect("configs"), [2 << 30, 1 << 30]);
 }
 
 #[test]
 fn casr_is_planned_for_8k_in_2_gib() {
     let at = tempfile::tempdir().expect("folder");
-    let input = picture(at.path(), 1920, 1080, Colour::Rgb);
-    let model = casr(at.path());
-    for (caps, vram) in cards().into_iter().flat_map(|c| [(c.clone(), 8 << 30), (c, 2 << 30)]) {
-        let options = UpscaleOptions {
-            model: Some(model.clone()),
-            system: Some("casr".into()),
-            vram: Some(vram),
-            dry_run: true,
-            ..options(at.path(), &input, 4.0, "null")
-        };
-        hold(caps, &Casr::open(&model).expect("configs"), &options);
-    }
+    hold_on_cards(at.path(), &Casr::open(&casr(at.path())).expect("configs"), [8 << 30, 2 << 30]);
 }

@@ -295,12 +295,7 @@ impl Executor {
         self.serial
     }
 
-    /// Device bytes of its buffers, those of weights it shares included.
-    pub fn device_bytes(&self) -> u64 {
-        self.plan.slots.iter().map(|s| extent::round_up(s.bytes.max(1), extent::ARENA_ALIGN)).sum()
-    }
-
-    /// Its buffers and their bytes; some may be other executors' too.
+    /// Its device buffers and their bytes; those of weights may be other executors' too.
     pub(super) fn buffers(&self) -> impl Iterator<Item = (BufferId, u64)> {
         let bytes = self.plan.slots.iter().map(|s| extent::round_up(s.bytes.max(1), extent::ARENA_ALIGN));
         self.buffers.iter().copied().zip(bytes)

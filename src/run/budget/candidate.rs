@@ -307,6 +307,9 @@ fn piece(plan: &Plan, left: u64, most: u64) -> u64 {
 /// How often each graph's weights are loaded: once where they stay. In turn, once for every phase that begins to use
 /// them; where all phases of a block go over a few windows at a time, for every such few.
 fn loads(program: &Program, parts: &[Part], residency: Residency) -> Vec<u64> {
+    if residency != Residency::Networks {
+        return vec![1; parts.len()];
+    }
     let mut times = vec![0; parts.len()];
     let mut held = None;
     for block in &program.blocks {
@@ -332,9 +335,6 @@ fn loads(program: &Program, parts: &[Part], residency: Residency) -> Vec<u64> {
             }
             held = Some(graph);
         }
-    }
-    if residency != Residency::Networks {
-        times.fill(1);
     }
     times
 }
