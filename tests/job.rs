@@ -37,7 +37,7 @@ pub fn tensor(folder: &Path, name: &str) -> ([usize; 4], Vec<f32>) {
 /// The job that enlarges `source` by `scale`.
 pub fn job(source: [u32; 2], scale: f64, sampler: Sampler) -> Job {
     let target = source.map(|side| (f64::from(side) * scale).round() as u32);
-    let conditioning = Conditioning { noise: 0.0, jpeg: 0.0, scale };
+    let conditioning = Conditioning { noise: 0.0, jpeg: 0.0, scale, cascaded: false };
     Job { source, target, conditioning, seed: 7, sampler, keep_stages: false }
 }
 

@@ -418,7 +418,7 @@ fn networks_of_the_published_size_go_the_same_way() {
     let model = OneStep::open(folder.path()).expect("configs");
     assert_eq!((model.stride(), model.residual), (64, false));
     let shaping = Shaping { tile: 512, fitted: false, overlap: 64, batch: 1, dtype: DType::F16 };
-    let conditioning = Conditioning { noise: 0.0, jpeg: 0.0, scale: 4.0 };
+    let conditioning = Conditioning { noise: 0.0, jpeg: 0.0, scale: 4.0, cascaded: false };
     let program = model.program([1024, 1536], &conditioning, &shaping).expect("program");
     let caps = tessera::abi::Caps::wgpu_default();
     let plan = tessera::plan::compile(program.graphs[0].clone(), &caps).expect("plan");

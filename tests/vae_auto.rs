@@ -10,7 +10,7 @@ use tessera::system::onestep::{Conditioning, OneStep};
 
 /// A job of the one-step system, `scale` times as large.
 fn job(target: [u32; 2], scale: u32) -> Job {
-    let conditioning = Conditioning { noise: 0.0, jpeg: 0.0, scale: scale.into() };
+    let conditioning = Conditioning { noise: 0.0, jpeg: 0.0, scale: scale.into(), cascaded: false };
     let (source, sampler) = (target.map(|side| side / scale), Sampler::default());
     Job { source, target, conditioning, seed: 0, sampler, keep_stages: false }
 }

@@ -102,6 +102,7 @@ pub fn upscale_with(
             noise: options.noise,
             jpeg: options.jpeg,
             scale: target.scale * options.sampler.enlarged.unwrap_or(1.0),
+            cascaded: false,
         },
         seed: options.seed,
         sampler: options.sampler.clone(),

@@ -226,7 +226,8 @@ impl Laying<'_> {
         let f = m.vae.factor();
         let map = t.window.map(|side| side / f);
         if !s.planes.is_empty() {
-            let of = super::onestep::Conditioning { scale: self.at.stage.scale(), ..self.job.conditioning };
+            let (scale, cascaded) = (self.at.stage.scale(), self.at.number > 0);
+            let of = super::onestep::Conditioning { scale, cascaded, ..self.job.conditioning };
             let values: Vec<f32> = s.planes.iter().map(|p| of.of(*p)).collect();
             sources.push(("factors".into(), Source::Constant(m.factors(&values, t.batch))));
             sources.push(("planes".into(), Source::Constant(values.repeat((t.batch * map[0] * map[1]) as usize))));

@@ -86,6 +86,8 @@ pub struct Conditioning {
     pub jpeg: f32,
     /// Output side over input side.
     pub scale: f64,
+    /// The input is the result of an earlier stage.
+    pub cascaded: bool,
 }
 
 /// The choices that shape a program.
@@ -217,6 +219,7 @@ impl Conditioning {
             Plane::Noise => self.noise,
             Plane::Jpeg => self.jpeg,
             Plane::InverseScale => (1.0 / self.scale) as f32,
+            Plane::Cascaded => f32::from(u8::from(self.cascaded)),
         }
     }
 }

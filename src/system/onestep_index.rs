@@ -13,12 +13,18 @@ pub enum Plane {
     Jpeg,
     /// Input side over output side.
     InverseScale,
+    /// One where the input is the result of an earlier stage, zero where it is a picture.
+    Cascaded,
 }
 
 impl Plane {
     /// Every plane with its name, underscores as dashes.
-    pub(super) const ALL: [(&'static str, Plane); 3] =
-        [("noise-strength", Plane::Noise), ("jpeg-strength", Plane::Jpeg), ("inverse-scale", Plane::InverseScale)];
+    pub(super) const ALL: [(&'static str, Plane); 4] = [
+        ("noise-strength", Plane::Noise),
+        ("jpeg-strength", Plane::Jpeg),
+        ("inverse-scale", Plane::InverseScale),
+        ("cascaded", Plane::Cascaded),
+    ];
 
     /// Its name in `model_index.json`.
     pub fn name(self) -> &'static str {
@@ -26,6 +32,7 @@ impl Plane {
             Plane::Noise => "noise_strength",
             Plane::Jpeg => "jpeg_strength",
             Plane::InverseScale => "inverse_scale",
+            Plane::Cascaded => "cascaded",
         }
     }
 }

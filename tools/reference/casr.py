@@ -35,6 +35,8 @@ PIPELINE = {
     "prediction_type": "epsilon",
     "latents": ["superpixels"],
     "sample": "superpixels",
+    # constant planes after the latents: "noise_strength", "jpeg_strength", "inverse_scale" (input side / target side of the
+    # stage), "cascaded" (1 where the stage's input is the result of another, 0 where it is the picture)
     "planes": [],
     "residual": None,
     "largest_stage": 4.0,

@@ -33,7 +33,7 @@ VAE = dict(
     scaling_factor=0.5, act_fn="silu", sample_size=64,
 )
 UNET = dict(
-    in_channels=10, out_channels=4, down_block_types=["DownBlock2D", "DownBlock2D"], up_block_types=["UpBlock2D", "UpBlock2D"],
+    in_channels=11, out_channels=4, down_block_types=["DownBlock2D", "DownBlock2D"], up_block_types=["UpBlock2D", "UpBlock2D"],
     mid_block_type=None, block_out_channels=[16, 24], layers_per_block=1, norm_num_groups=2, cross_attention_dim=8,
     attention_head_dim=8, act_fn="silu", sample_size=16,
 )
@@ -44,7 +44,7 @@ SAM = architectures.sam_vision(
     16, 2, 2, [1], image_size=64, mlp_dim=32, output_channels=12, patch_size=16, window_size=3)[1]
 SETTINGS = dict(
     prediction_type="v_prediction", latents=["superpixels", "stage_input"], sample="stage_input",
-    planes=["noise_strength", "inverse_scale"], residual="bicubic", cell=4, trained_cell=8, tile=128, overlap=32,
+    planes=["noise_strength", "inverse_scale", "cascaded"], residual="bicubic", cell=4, trained_cell=8, tile=128, overlap=32,
     sarm_token_budget=256, sarm_pooled_side=3, controlnet_conditioning_scale=0.7,
 )
 SCHEDULER = dict(
@@ -121,7 +121,7 @@ def stage(model, picture, original, size, tile, overlap, off):
     places = [(y, x) for y in ys for x in xs]
     cut = lambda v: torch.cat([v[:, :, y : y + h, x : x + w] for y, x in places])
     scale = (size[0] / picture.shape[2] * size[1] / picture.shape[3]) ** 0.5
-    planes = torch.tensor([[0.0, 1 / scale]]).expand(len(places), -1)
+    planes = torch.tensor([[0.0, 1 / scale, float(picture is not original)]]).expand(len(places), -1)
     semantic = None
     if "semantic" not in off:
         semantic = semantic_tokens(nets["sam"], original if c["semantic_reference"] == "original" else picture)
