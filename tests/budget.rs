@@ -263,6 +263,25 @@ fn networks_of_cascades_take_turns_and_are_streamed() {
     }
 }
 
+/// The autoencoder over canvases: of `exact` and `shared`, whose parts go over a picture row by row, all parts are one network.
+#[test]
+fn networks_between_latents_take_turns_and_are_streamed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let mut engine = Engine::open("cpu", None).expect("cpu");
+    let input = picture(folder.path(), 36, 30, Colour::Rgb);
+    for (system, scale) in [("casr", 5.5), ("onestep", 2.0)] {
+        for vae in [VaeMode::Whole, VaeMode::Exact, VaeMode::Shared] {
+            let mut options = options(folder.path(), &input, scale, "cpu");
+            if system == "casr" {
+                options.model = Some(source::root().join("tests/data/casr/model"));
+            }
+            (options.system, options.tile, options.vae) = (Some(system.into()), Some(64), vae);
+            println!("{system}, --vae {}", vae.name());
+            hold_turns(&mut engine, options, 48 << 10);
+        }
+    }
+}
+
 #[test]
 fn a_refusal_names_caps_that_work() {
     let folder = tempfile::tempdir().expect("folder");

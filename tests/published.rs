@@ -15,6 +15,7 @@ use tessera::run::budget;
 use tessera::run::executor::SharedWeights;
 use tessera::run::executors::Executors;
 use tessera::run::loader::Loader;
+use tessera::run::options::VaeMode;
 use tessera::run::{Engine, UpscaleOptions};
 use tessera::system::System;
 use tessera::system::casr::Casr;
@@ -56,30 +57,36 @@ fn folder(at: PathBuf, index: &str, configs: &[(&str, String)]) -> PathBuf {
 
 fn onestep(at: &Path) -> PathBuf {
     let index = r#"{"_class_name":"OneStepSuperResolution","timestep":999,"vae_modes":{"tile_psnr":{"1":60}}}"#;
-    folder(at.join("sd21"), index, &[])
+    let at = folder(at.join("sd21"), index, &[]);
+    checkpoints(&at, &OneStep::open(&at).expect("configs"), &["vae"]);
+    at
 }
 
-/// CASR with every network that it may have, as published: the UNet sees the superpixel picture alone. Planning reads
-/// the positions of depth and SAM.
-fn casr(at: &Path) -> PathBuf {
-    let parts = ["controlnet", "superpixel", "depth", "sarm", "sam"];
-    let names = parts.map(|p| (format!("{p}/config.json"), config(&format!("casr/{p}.json"))));
-    let configs: Vec<(&str, String)> = names.iter().map(|(n, text)| (n.as_str(), text.clone())).collect();
-    let at = folder(at.join("casr"), &config("casr/model_index.json"), &configs);
-    let model = Casr::open(&at).expect("configs");
-    // Positions, and the vectors, by whose number a variant is told.
+/// Checkpoints of zeros with what planning reads: positions, the autoencoder's norms over canvases, and the vectors, by
+/// whose number a variant is told.
+fn checkpoints(at: &Path, model: &dyn System, parts: &[&str]) {
     let graphs = model.networks().expect("networks");
     let vectors = graphs.iter().flat_map(|g| &g.weights).filter(|w| w.shape.len() == 1);
     let all: Vec<_> =
         vectors.map(|w| (w.name.clone(), w.shape.clone())).chain(model.host_tensors().expect("positions")).collect();
-    for part in ["depth", "sam"] {
+    for part in parts {
         let own = |(name, shape): &(String, Vec<u64>)| {
             let name = name.strip_prefix(part)?.strip_prefix('.')?;
             Some((name.to_owned(), shape.clone()))
         };
         let tensors: BTreeMap<_, _> = all.iter().filter_map(own).collect();
-        zeros(&at.join(part).join("model.safetensors"), &tensors.into_iter().collect::<Vec<_>>());
+        let file = if *part == "vae" { "diffusion_pytorch_model.safetensors" } else { "model.safetensors" };
+        zeros(&at.join(part).join(file), &tensors.into_iter().collect::<Vec<_>>());
     }
+}
+
+/// CASR with every network that it may have, as published: the UNet sees the superpixel picture alone.
+fn casr(at: &Path) -> PathBuf {
+    let parts = ["controlnet", "superpixel", "depth", "sarm", "sam"];
+    let names = parts.map(|p| (format!("{p}/config.json"), config(&format!("casr/{p}.json"))));
+    let configs: Vec<(&str, String)> = names.iter().map(|(n, text)| (n.as_str(), text.clone())).collect();
+    let at = folder(at.join("casr"), &config("casr/model_index.json"), &configs);
+    checkpoints(&at, &Casr::open(&at).expect("configs"), &["depth", "sam"]);
     at
 }
 
@@ -131,13 +138,14 @@ fn cards() -> [Caps; 2] {
 }
 
 /// Plans the job on each card in each of `bounds` device bytes.
-fn hold_on_cards(at: &Path, model: &dyn System, bounds: [u64; 2]) {
+fn hold_on_cards(at: &Path, model: &dyn System, vae: VaeMode, bounds: &[u64]) {
     let input = picture(at, 1920, 1080, Colour::Rgb);
-    for (caps, vram) in cards().into_iter().flat_map(|c| bounds.map(|vram| (c.clone(), vram))) {
+    for (caps, vram) in cards().into_iter().flat_map(|c| bounds.iter().map(move |&vram| (c.clone(), vram))) {
         let options = UpscaleOptions {
             model: Some(model.folder().to_owned()),
             system: Some(model.name().into()),
             vram: Some(vram),
+            vae,
             dry_run: true,
             ..options(at, &input, 4.0, "null")
         };
@@ -148,11 +156,21 @@ fn hold_on_cards(at: &Path, model: &dyn System, bounds: [u64; 2]) {
 #[test]
 fn the_one_step_system_is_planned_for_8k_in_1_gib() {
     let at = tempfile::tempdir().expect("folder");
-    hold_on_cards(at.path(), &OneStep::open(&onestep(at.path())).expect("configs"), [2 << 30, 1 << 30]);
+    hold_on_cards(at.path(), &OneStep::open(&onestep(at.path())).expect("configs"), VaeMode::Auto, &[2 << 30, 1 << 30]);
+}
+
+/// No seams between windows of the autoencoder on a card that does not hold the UNet.
+#[test]
+fn the_one_step_system_between_latents_is_planned_for_8k_in_1_gib() {
+    let at = tempfile::tempdir().expect("folder");
+    let model = OneStep::open(&onestep(at.path())).expect("configs");
+    for vae in [VaeMode::Shared, VaeMode::Exact] {
+        hold_on_cards(at.path(), &model, vae, &[1 << 30]);
+    }
 }
 
 #[test]
 fn casr_is_planned_for_8k_in_2_gib() {
     let at = tempfile::tempdir().expect("folder");
-    hold_on_cards(at.path(), &Casr::open(&casr(at.path())).expect("configs"), [8 << 30, 2 << 30]);
+    hold_on_cards(at.path(), &Casr::open(&casr(at.path())).expect("configs"), VaeMode::Auto, &[8 << 30, 2 << 30]);
 }

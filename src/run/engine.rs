@@ -168,16 +168,19 @@ impl Engine {
     /// The executor of `part`, made when it is not resident. `scope` names the model whose weights `weights` packs.
     /// The caller gives it back with [`Engine::keep`].
     pub fn load(&mut self, part: &Part, scope: &str, weights: &SharedWeights) -> Result<Executor> {
-        let key = format!("{scope}\n{}", part.key);
+        let key = resident(part, scope);
         if let Some(i) = self.executors.iter().position(|(k, _)| *k == key) {
             return Ok(self.executors.remove(i).1);
         }
         // What is resident for other plans makes room first; its weights stay while they are shared.
         let plan = part.streamed.as_ref().map_or(part.plan.as_ref(), |s| &s.plan);
-        let bytes = DeviceNeeds::of(plan).total();
-        while self.executors.len() >= EXECUTORS || (!self.executors.is_empty() && !self.device.fits(bytes)) {
+        let own = DeviceNeeds::of(plan);
+        // An arena that it shares may be larger than what it needs itself.
+        let bytes = own.total() - own.arena + own.arena.max(part.arena.iter().sum());
+        while self.executors.len() >= EXECUTORS {
             self.executors.remove(0);
         }
+        self.make_room(bytes);
         self.made += 1;
         match &part.streamed {
             Some(streamed) => Executor::streamed(&self.device, streamed, weights.clone(), part.keep),
@@ -185,9 +188,16 @@ impl Engine {
         }
     }
 
-    /// Keeps an executor warm under the names it was made by.
-    pub fn keep(&mut self, key: &str, scope: &str, executor: Executor) {
-        self.executors.push((format!("{scope}\n{key}"), executor));
+    /// Gives back warm executors, the least recently used first, until `bytes` more fit the device.
+    pub(super) fn make_room(&mut self, bytes: u64) {
+        while !self.executors.is_empty() && !self.device.fits(bytes) {
+            self.executors.remove(0);
+        }
+    }
+
+    /// Keeps the executor of `part` warm.
+    pub fn keep(&mut self, part: &Part, scope: &str, executor: Executor) {
+        self.executors.push((resident(part, scope), executor));
     }
 
     /// The executors that are kept warm.
@@ -199,4 +209,9 @@ impl Engine {
     pub fn clear(&mut self) {
         self.executors.clear();
     }
+}
+
+/// What tells resident executors apart: in another arena the same part is another one.
+fn resident(part: &Part, scope: &str) -> String {
+    format!("{scope}\n{} in {:?}", part.key, part.arena)
 }

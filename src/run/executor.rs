@@ -98,6 +98,8 @@ pub struct Executor {
     serial: u64,
     plan: Plan,
     buffers: Vec<BufferId>,
+    /// What each of them takes on the device.
+    bytes: Vec<u64>,
     /// Key of the shared weight behind a slot; `None` where the buffer is this executor's own.
     shared: Vec<Option<String>>,
     setup: Option<ListId>,
@@ -175,6 +177,7 @@ impl Executor {
             device: device.clone(),
             serial: MADE.fetch_add(1, Ordering::Relaxed),
             buffers: Vec::with_capacity(plan.slots.len()),
+            bytes: plan.slots.iter().map(|s| s.bytes).collect(),
             shared: Vec::with_capacity(plan.slots.len()),
             setup: None,
             body: None,
@@ -189,10 +192,11 @@ impl Executor {
         let shared_device = device.clone();
         let mut guard = shared_device.lock();
         let mut chunks = arena.iter().enumerate();
-        for slot in &executor.plan.slots {
+        for (slot, own) in executor.plan.slots.iter().zip(&mut executor.bytes) {
             if slot.kind == SlotKind::Arena
                 && let Some((i, &bytes)) = chunks.next().filter(|(_, bytes)| **bytes >= slot.bytes)
             {
+                *own = bytes;
                 let key = format!("arena {i} of {bytes}");
                 let buffer = match guard.weights.get_mut(&key) {
                     Some((buffer, users)) => {
@@ -297,8 +301,7 @@ impl Executor {
 
     /// Its device buffers and their bytes; those of weights may be other executors' too.
     pub(super) fn buffers(&self) -> impl Iterator<Item = (BufferId, u64)> {
-        let bytes = self.plan.slots.iter().map(|s| extent::round_up(s.bytes.max(1), extent::ARENA_ALIGN));
-        self.buffers.iter().copied().zip(bytes)
+        self.buffers.iter().copied().zip(self.bytes.iter().map(|&b| extent::round_up(b.max(1), extent::ARENA_ALIGN)))
     }
 
     /// Items per launch.

@@ -16,6 +16,12 @@ pub trait Executors {
     /// The executor of `graph`, resident when this returns.
     fn executor(&mut self, graph: usize) -> Result<&mut Executor>;
 
+    /// Called before `bytes` are taken on the device beside the executors: gives back what only waits for another turn,
+    /// as far as they need it.
+    fn make_room(&mut self, bytes: u64) {
+        let _ = bytes;
+    }
+
     /// Host bytes the executors hold at once, at most.
     fn host_bytes(&self) -> u64;
 

@@ -18,6 +18,8 @@ pub struct Loader<'a> {
     graphs: &'a [Graph],
     parts: Vec<Part>,
     residency: Residency,
+    /// The network that each graph is a part of.
+    networks: Vec<usize>,
     cap: Option<u64>,
     /// Whose weights they are.
     scope: String,
@@ -38,8 +40,10 @@ impl<'a> Loader<'a> {
             (choice.taken.program.graphs.as_slice(), choice.taken.parts.clone(), choice.taken.residency);
         let held = parts.iter().map(|_| None).collect();
         let (scope, cap, notes) = (scope.to_owned(), choice.cap, Vec::new());
+        let networks = choice.taken.program.networks();
+        let (wide, reopened) = (None, 0);
         let mut loader =
-            Loader { engine, graphs, parts, residency, cap, scope, weights, held, wide: None, reopened: 0, notes };
+            Loader { engine, graphs, parts, residency, networks, cap, scope, weights, held, wide, reopened, notes };
         let first = match residency {
             Residency::All | Residency::OneArena => 0..graphs.len(),
             Residency::Networks => 0..graphs.len().min(1),
@@ -79,19 +83,22 @@ impl<'a> Loader<'a> {
         let part = self.parts.get(graph).ok_or_else(missing)?.clone();
         if self.residency == Residency::Networks || self.wide.is_some() {
             // The one before makes room: it stays warm only where there is room for both.
-            self.give_back();
+            self.give_back(Some(graph));
         }
         self.held[graph] = Some(self.engine.load(&part, &self.scope, &self.weights)?);
         Ok(())
     }
 
-    fn give_back(&mut self) {
+    /// Gives back what is loaded, but for the other parts of the network of `graph`.
+    fn give_back(&mut self, graph: Option<usize>) {
         if let Some((_, part, executor)) = self.wide.take() {
-            self.engine.keep(&part.key, &self.scope, executor);
+            self.engine.keep(&part, &self.scope, executor);
         }
-        for (part, held) in self.parts.iter().zip(&mut self.held) {
+        let stays = graph.and_then(|g| self.networks.get(g)).copied();
+        let others = self.networks.iter().zip(self.parts.iter().zip(&mut self.held));
+        for (_, (part, held)) in others.filter(|(network, _)| Some(**network) != stays) {
             if let Some(executor) = held.take() {
-                self.engine.keep(&part.key, &self.scope, executor);
+                self.engine.keep(part, &self.scope, executor);
             }
         }
     }
@@ -139,6 +146,10 @@ impl Executors for Loader<'_> {
         held.ok_or_else(|| Error::new(Kind::Internal, "run", format!("graph {graph} was not loaded")))
     }
 
+    fn make_room(&mut self, bytes: u64) {
+        self.engine.make_room(bytes);
+    }
+
     fn host_bytes(&self) -> u64 {
         let wide = self.wide.iter().map(|(_, _, e)| e.host_bytes());
         self.held.iter().flatten().map(Executor::host_bytes).chain(wide).sum()
@@ -148,7 +159,7 @@ impl Executors for Loader<'_> {
         let caps = self.engine.caps().clone();
         let (Some(dtype), Some(whole)) = (wider(&caps), self.graphs.get(graph)) else { return Ok(None) };
         if self.wide.as_ref().is_none_or(|(g, ..)| *g != graph) {
-            self.give_back();
+            self.give_back(None);
             let left = self.cap.unwrap_or(u64::MAX).saturating_sub(DeviceNeeds::fixed(&caps).allocated());
             let part = Part::wide(self.engine, &self.scope, whole, dtype, left)?;
             let executor = self.engine.load(&part, &self.scope, &self.weights)?;
@@ -170,6 +181,6 @@ impl Executors for Loader<'_> {
 
 impl Drop for Loader<'_> {
     fn drop(&mut self) {
-        self.give_back();
+        self.give_back(None);
     }
 }

@@ -160,6 +160,20 @@ impl Program {
         }))
     }
 
+    /// The number of the network that each graph is, or is a part of: what a chained block goes over row by row stays
+    /// together.
+    pub fn networks(&self) -> Vec<usize> {
+        let mut numbers: Vec<usize> = (0..self.graphs.len()).collect();
+        for block in self.blocks.iter().filter(|b| b.nesting == Nesting::Chained) {
+            let graphs =
+                block.phases.iter().filter_map(|p| if let Phase::Windows(w) = p { Some(w.graph.0) } else { None });
+            let joined: Vec<usize> = graphs.filter_map(|g| numbers.get(g).copied()).collect();
+            let Some(&first) = joined.iter().min() else { continue };
+            numbers.iter_mut().filter(|n| joined.contains(n)).for_each(|n| *n = first);
+        }
+        numbers
+    }
+
     /// First and last block that uses a canvas.
     pub fn used_by(&self, id: CanvasId) -> Option<[usize; 2]> {
         let uses = |b: &Block| {
@@ -188,12 +202,15 @@ impl Program {
                 && self.used_by(**id).is_some_and(|[first, last]| (first..=last).contains(&block))
         });
         let bytes = |id: &CanvasId| {
-            let channels = u64::from(self.canvases[id.0].channels.max(1));
-            // On the device pixels have the pitch of ports.
-            let pitch = if residency == Residency::Device { crate::extent::pitch(channels) } else { channels };
-            self.canvas_bytes(*id) / channels * pitch
+            if residency == Residency::Device { self.device_bytes(*id) } else { self.canvas_bytes(*id) }
         };
         alive.map(bytes).sum()
+    }
+
+    /// Bytes of all of a canvas on the device, f32: pixels have the pitch of ports there.
+    pub fn device_bytes(&self, id: CanvasId) -> u64 {
+        let channels = u64::from(self.canvases[id.0].channels.max(1));
+        self.canvas_bytes(id) / channels * crate::extent::pitch(channels)
     }
 
     /// Rows of a band: the tallest window that touches the canvas.

@@ -23,7 +23,8 @@ pub enum Residency {
     All,
     /// Every network, or piece of one, for the whole job, in one arena: they run one after another.
     OneArena,
-    /// One network at a time, each over all windows; what does not fit even then is streamed block by block.
+    /// One network at a time, each over all windows, its parts in one arena; one of a single part that does not fit even
+    /// then is streamed block by block.
     Networks,
 }
 
@@ -81,6 +82,7 @@ impl Candidate {
             (Residency::All | Residency::OneArena, _) => "all networks resident".into(),
             (Residency::Networks, []) => "one network at a time".into(),
             (Residency::Networks, some) => {
+                let networks: std::collections::BTreeSet<usize> = self.program.networks().into_iter().collect();
                 let pieces: Vec<String> =
                     some.iter().filter_map(|p| p.streamed.as_ref()).map(|s| s.body.len().to_string()).collect();
                 let kept = some.iter().all(|p| p.streamed.as_ref().is_some_and(|s| p.keep >= s.kept_bytes()));
@@ -88,11 +90,17 @@ impl Candidate {
                 format!(
                     "one network at a time, blocks of {} of {} streamed from {from} in {} pieces",
                     some.len(),
-                    self.parts.len(),
+                    networks.len(),
                     pieces.join(" and ")
                 )
             }
         }
+    }
+
+    /// A sentence where networks take turns.
+    pub(super) fn turns(&self) -> Option<String> {
+        let turns = self.residency == Residency::Networks;
+        turns.then(|| format!("{}: not all weights fit the memory allowed together", self.residency_words()))
     }
 
     /// Windows per launch of each graph.
@@ -194,19 +202,31 @@ pub(super) fn candidate(
     host.canvases = program.host_bytes();
     let plans: Vec<&Plan> = parts.iter().map(|p| p.plan.as_ref()).collect();
     let stored = plans.iter().map(|p| HostNeeds::stored_port(p));
+    let networks = program.networks();
     let mut stored = match residency {
         Residency::All | Residency::OneArena => stored.sum::<u64>(),
-        Residency::Networks => stored.max().unwrap_or(0),
+        Residency::Networks => {
+            let mut each = vec![0; parts.len()];
+            networks.iter().zip(stored).for_each(|(&network, bytes)| each[network] += bytes);
+            each.into_iter().max().unwrap_or(0)
+        }
     };
     host.staging += HostNeeds::ports(&program, &plans) + stored;
+    // States between passes lie on the device beside the networks.
+    let states = (0..program.blocks.len()).map(|b| program.transient_bytes(b, Placed::Device)).max().unwrap_or(0);
     if residency == Residency::Networks {
-        let mut left = if least { 0 } else { room.device.saturating_sub(fixed.total()) };
+        let mut left = if least { 0 } else { room.device.saturating_sub(fixed.total() + states) };
         if caps.kind == BackendKind::Cpu {
             // The device's memory is the host's.
             let packing = parts.iter().map(|p| HostNeeds::packing(&p.plan)).max().unwrap_or(0);
             left = left.min(room.host.saturating_sub(host.total() + packing));
         }
-        for part in &mut parts {
+        for number in 0..parts.len() {
+            let mut own = networks.iter().zip(&mut parts).filter(|(n, _)| **n == number).map(|(_, part)| part);
+            let (Some(part), more) = (own.next(), own.next()) else { continue };
+            if more.is_some() {
+                continue;
+            }
             let resident = part.needs().total();
             if resident <= left {
                 continue;
@@ -221,29 +241,20 @@ pub(super) fn candidate(
     }
     let mut device = match residency {
         Residency::All => parts.iter().map(Part::needs).fold(fixed, DeviceNeeds::and),
-        Residency::OneArena => {
-            let arena = one_arena(&parts);
-            parts.iter_mut().for_each(|p| p.arena.clone_from(&arena));
-            // Each weight once: parts of one network that apply the same one share it.
-            let mut seen = std::collections::HashSet::new();
-            let mut weights = 0;
-            for slot in parts.iter().flat_map(|p| &p.plan.slots) {
-                if let SlotKind::Weight(recipe) = &slot.kind
-                    && seen.insert(format!("{recipe:?}"))
-                {
-                    weights += round_up(slot.bytes.max(1), ARENA_ALIGN);
-                }
-            }
-            let sum = parts.iter().map(Part::needs).fold(fixed, DeviceNeeds::and);
-            let states = (0..program.blocks.len()).map(|b| program.transient_bytes(b, Placed::Device)).max();
-            let arena = arena.iter().sum();
-            DeviceNeeds { arena, weights, values: sum.values + states.unwrap_or(0), ..sum }
-        }
+        Residency::OneArena => fixed.and(in_one_arena(&mut parts.iter_mut().collect::<Vec<_>>())),
         Residency::Networks => {
-            let most = parts.iter().map(Part::needs).max_by_key(DeviceNeeds::total);
+            let needs = |number: usize| {
+                let own = networks.iter().zip(&mut parts).filter(|(n, _)| **n == number).map(|(_, part)| part);
+                match own.collect::<Vec<_>>().as_mut_slice() {
+                    [part] => part.needs(),
+                    own => in_one_arena(own),
+                }
+            };
+            let most = (0..networks.len()).map(needs).max_by_key(DeviceNeeds::total);
             fixed.and(most.unwrap_or_default())
         }
     };
+    device.values += states;
     // An item that leaves the range of the storage type is computed again in a wider one, alone on the device.
     let mut wide_weights = 0;
     if let Some(dtype) = wider(&caps) {
@@ -254,7 +265,7 @@ pub(super) fn candidate(
             // It takes the place of the others.
             let more = HostNeeds::stored_port(&wide.plan).saturating_sub(stored);
             (host.staging, stored) = (host.staging + more, stored + more);
-            let needs = fixed.and(wide.needs());
+            let needs = fixed.and(wide.needs()).and(DeviceNeeds { values: states, ..DeviceNeeds::default() });
             if needs.total() > device.total() {
                 device = needs;
             }
@@ -278,8 +289,26 @@ pub(super) fn candidate(
     Ok(Candidate { shaping, batches, program, residency, parts, needs, seconds, fits })
 }
 
+/// Gives parts that run one after another one arena, and says what they take together: each weight once, since parts of one
+/// network that apply the same one share it.
+fn in_one_arena(parts: &mut [&mut Part]) -> DeviceNeeds {
+    let arena = one_arena(parts);
+    parts.iter_mut().for_each(|p| p.arena.clone_from(&arena));
+    let mut seen = std::collections::HashSet::new();
+    let mut weights = 0;
+    for slot in parts.iter().flat_map(|p| &p.plan.slots) {
+        if let SlotKind::Weight(recipe) = &slot.kind
+            && seen.insert(format!("{recipe:?}"))
+        {
+            weights += round_up(slot.bytes.max(1), ARENA_ALIGN);
+        }
+    }
+    let sum = parts.iter().map(|p| p.needs()).fold(DeviceNeeds::default(), DeviceNeeds::and);
+    DeviceNeeds { arena: arena.iter().sum(), weights, ..sum }
+}
+
 /// The largest of the arena buffers of all parts, by their order.
-fn one_arena(parts: &[Part]) -> Vec<u64> {
+fn one_arena(parts: &[&mut Part]) -> Vec<u64> {
     let mut arena: Vec<u64> = Vec::new();
     for part in parts {
         for (i, slot) in part.plan.slots.iter().filter(|s| s.kind == SlotKind::Arena).enumerate() {
@@ -311,7 +340,8 @@ fn loads(program: &Program, parts: &[Part], residency: Residency) -> Vec<u64> {
         return vec![1; parts.len()];
     }
     let mut times = vec![0; parts.len()];
-    let mut held = None;
+    let networks = program.networks();
+    let mut held: Vec<usize> = Vec::new();
     for block in &program.blocks {
         let phases: Vec<_> = block
             .phases
@@ -327,13 +357,15 @@ fn loads(program: &Program, parts: &[Part], residency: Residency) -> Vec<u64> {
                 }
             }
         };
-        let alone = phases.iter().all(|(_, g)| phases.first().is_some_and(|(_, first)| first == g));
+        let network = |graph: usize| networks.get(graph).copied();
+        let alone = phases.iter().all(|(_, g)| phases.first().is_some_and(|(_, first)| network(*first) == network(*g)));
         for (phase, graph) in phases {
             let Some(times) = times.get_mut(graph) else { continue };
-            if held != Some(graph) {
+            held.retain(|&other| network(other) == network(graph));
+            if !held.contains(&graph) {
                 *times += if alone { 1 } else { rounds(phase, graph) };
+                held.push(graph);
             }
-            held = Some(graph);
         }
     }
     times

@@ -138,13 +138,26 @@ impl Search<'_> {
     pub(super) fn latent(&mut self, model: &dyn LatentForm, norms: Norms) -> Result<(Candidate, Vec<String>)> {
         let mut failed = Vec::new();
         let mut last = None;
-        for tile in self.tiles.clone() {
-            match self.latent_at(model, norms, tile) {
-                Ok((found, notes)) if found.fits => return Ok((found, notes)),
-                Ok((found, _)) => failed.push((tile, found.needs)),
-                // A window may be too small for its halo, or a value too large for the device.
-                Err(e) if matches!(e.kind(), Kind::Limit | Kind::Memory | Kind::Usage) => last = Some(e),
-                Err(e) => return Err(e),
+        // All networks resident, then each in its turn, then streamed in the smallest pieces.
+        let ways = [(Residency::OneArena, false), (Residency::Networks, false), (Residency::Networks, true)];
+        for (residency, least) in ways {
+            for tile in self.tiles.clone() {
+                match self.latent_at(model, norms, tile, residency, least) {
+                    Ok((found, mut notes)) if found.fits => {
+                        notes.extend(found.turns());
+                        return Ok((found, notes));
+                    }
+                    Ok((found, _)) => {
+                        failed.push((tile, found.needs));
+                        // The weights are the same whatever the window.
+                        if found.needs.device.weights > self.room.device {
+                            break;
+                        }
+                    }
+                    // A window may be too small for its halo, or a value too large for the device.
+                    Err(e) if matches!(e.kind(), Kind::Limit | Kind::Memory | Kind::Usage) => last = Some(e),
+                    Err(e) => return Err(e),
+                }
             }
         }
         if failed.is_empty() {
@@ -153,8 +166,15 @@ impl Search<'_> {
         Err(refusal(&failed, &self.bounds, self.room))
     }
 
-    /// One window size.
-    fn latent_at(&mut self, model: &dyn LatentForm, norms: Norms, tile: u32) -> Result<(Candidate, Vec<String>)> {
+    /// One window size; `least`: what is streamed goes in the smallest pieces.
+    fn latent_at(
+        &mut self,
+        model: &dyn LatentForm,
+        norms: Norms,
+        tile: u32,
+        residency: Residency,
+        least: bool,
+    ) -> Result<(Candidate, Vec<String>)> {
         let overlap = super::overlap_for(self.options, tile, self.model)?;
         let (caps, batch) = (self.engine.caps().clone(), self.options.batch.unwrap_or(1));
         let shaping = Shaping { tile, fitted: true, overlap, batch, dtype: caps.storage };
@@ -199,8 +219,7 @@ impl Search<'_> {
             let program = model.latent_program(self.job, &shaping, &plan)?.program;
             let keep = plan.keep;
             let (room, batches) = (self.room, [batch; 3]);
-            let one = Residency::OneArena;
-            let mut c = candidate::candidate(self.engine, &folder, program, shaping, batches, one, room, false)?;
+            let mut c = candidate::candidate(self.engine, &folder, program, shaping, batches, residency, room, least)?;
             let over = |need: u64, have: u64| need.saturating_sub(have);
             let (device, host) = (over(c.needs.device.total(), room.device), over(c.needs.host.total(), room.host));
             let mut notes = Vec::new();

@@ -84,10 +84,7 @@ impl<'a> Search<'a> {
         };
         let decision = Decision { tile: taken.shaping.tile, batches: taken.batches, residency: taken.residency };
         self.engine.remember(memory, decision);
-        let mut notes = Vec::new();
-        if taken.residency == Residency::Networks {
-            notes.push(format!("{}: not all weights fit the memory allowed together", taken.residency_words()));
-        }
+        let mut notes: Vec<String> = taken.turns().into_iter().collect();
         let largest = self.tiles[0];
         if refused && taken.shaping.tile != largest {
             notes

@@ -208,6 +208,7 @@ impl<'p> World<'p> {
                     // The port that writes it decides how it is stored.
                     let Some((graph, dtype)) = program.port_of(id) else { continue };
                     let device = executors.executor(graph.0)?.device().clone();
+                    executors.make_room(program.device_bytes(id));
                     State::Device(DeviceCanvas::create(&device, extent, canvas.channels, dtype)?)
                 }
             };
