@@ -15,7 +15,7 @@ of the answer and of the target. Stage 2: everything frozen but SARM and the sma
 in four patches, as many tokens in common; the same loss and --correlation times the L1 between the cosine
 self-correlations of the VAE encoder's features of the answer and of the target. Stage 3: stage 2's loss, nothing frozen
 but the superpixel and the depth network. With --same the last patch shows, in some steps, part of what the first shows,
-and what the answer makes of both is drawn together. Stage 3 takes four pictures of ten whole.
+and what the answer makes of both is drawn together. --whole: some pictures of stages 2 and 3 are one tile.
 Factors are drawn from 1.15 to 4. Parts can be left out: --without superpixel depth.
 """
 
@@ -38,12 +38,12 @@ from train import Pool
 
 CONFIG = dict(
     prediction_type="v_prediction", latents=["superpixels", "stage_input"], sample="stage_input",
-    planes=["noise_strength", "jpeg_strength", "inverse_scale"], residual="bicubic", cell=4, trained_cell=4,
-    sarm_token_budget=16384, sarm_pooled_side=8,
+    planes=["noise_strength", "jpeg_strength", "inverse_scale", "cascaded"], residual="bicubic", cell=4, trained_cell=4,
+    sarm_token_budget=4096, sarm_pooled_side=64,
 )
 # Smallest and largest factor of a stage in training.
 TRAINED_SCALES = [1.15, 4.0]
-SARM = dict(channels=64, num_attention_heads=2, cross_attention_dim=32, reduce=2)
+SARM = dict(channels=64, num_attention_heads=2, cross_attention_dim=32, reduce=1)
 SAM = dict(
     hidden_size=48, num_hidden_layers=2, num_attention_heads=2, mlp_dim=96, output_channels=32, image_size=256, patch_size=16,
     window_size=7, global_attn_indexes=[1],
@@ -51,14 +51,14 @@ SAM = dict(
 
 
 def widened(unet, superpixels=0.0):
-    """The one-step UNet with the superpixel latents' channels in front of its own; they take the share `superpixels` of
-    the enlargement's part in its first convolution."""
+    """The one-step UNet with the superpixel latents' channels in front of its own, which take the share `superpixels` of
+    the enlargement's part in its first convolution, and with one plane more (`cascaded`) that it does not see yet."""
     latents = unet.config.out_channels
-    wide = UNet2DConditionModel(**{**unet.config, "in_channels": unet.config.in_channels + latents})
+    wide = UNet2DConditionModel(**{**unet.config, "in_channels": unet.config.in_channels + latents + 1})
     weights = unet.state_dict()
     old = weights["conv_in.weight"]
     own, planes = old[:, :latents], old[:, latents:]
-    weights["conv_in.weight"] = torch.cat([superpixels * own, (1 - superpixels) * own, planes], 1)
+    weights["conv_in.weight"] = torch.cat([superpixels * own, (1 - superpixels) * own, planes, 0 * planes[:, :1]], 1)
     wide.load_state_dict(weights)
     return wide
 
@@ -117,10 +117,13 @@ def main():
     p.add_argument("--depth-consistency", type=float, default=0.0)
     p.add_argument("--correlation", type=float, default=0.1)
     p.add_argument("--superpixel-share", type=float, default=0.6, help="of the UNet's first view, at the start")
+    p.add_argument("--only-superpixels", action="store_true", help="what the UNet's first view saw of the enlargement it sees of the superpixels, and stays blind to the former")
     p.add_argument("--charbonnier", type=float, default=0.02, help="errors below this (of 1) count by their square")
     p.add_argument("--same", type=float, default=0.0, help="from stage 2 on: weight of the difference between two patches of the same content")
+    p.add_argument("--whole", type=float, default=0.0, help="from stage 2 on: share of steps that see pictures whole, not in four patches")
     p.add_argument("--texture", type=float, default=0.0, help="weight of the difference in `energy`, for inputs that are a stage's result")
     p.add_argument("--edges", type=float, default=0.1, help="weight of the gradients' difference")
+    p.add_argument("--decibels", type=float, default=0.0, help="weight of the logarithm of each picture's squared error")
     p.add_argument("--shrink", type=float, default=0.6, help="share of pictures that are made smaller, so sharper, first")
     p.add_argument("--backbone", type=float, default=0.1, help="the one-step networks' part of the learning rate")
     p.add_argument("--cycle", type=float, default=0.2, help="share of inputs that are a stage's result")
@@ -144,6 +147,10 @@ def main():
         nets = torch.nn.ModuleDict(parts)
         for run in a.first:
             nets.load_state_dict(torch.load(run, weights_only=True)["average"], strict=False)
+        if a.only_superpixels:
+            z, first = unet.config.out_channels, unet.conv_in.weight.data
+            first[:, :z] += first[:, z : 2 * z]
+            first[:, z : 2 * z] = 0
         backbone, refinement = {"vae", "unet", "controlnet"}, {"sarm", "sam"}
         trained = {1: backbone, 2: refinement, 3: backbone | refinement}[a.stage]
         for name, net in nets.items():
@@ -153,13 +160,22 @@ def main():
     nets, average = build(), build()
     pool, held_out = Pool(a.pool), Pool(a.pool, held_out=True)
     fresh = ("controlnet.controlnet_cond_embedding.", "controlnet.conv_in.", "unet.conv_in.", "sarm.", "sam.")
+    if a.only_superpixels:
+        z = nets["unet"].config.out_channels
+        first = nets["unet"].conv_in.weight
+        blind = torch.ones_like(first)
+        blind[:, z : 2 * z] = 0
+        first.register_hook(lambda gradient: gradient * blind)
     run = Run(a.run, nets, average, a, lambda name: 1.0 if name.startswith(fresh) else a.backbone)
     teacher = load(a.onestep).requires_grad_(False)
     context = torch.zeros(1, 1, nets["unet"].config.cross_attention_dim)
 
-    def answer(parts, lr, size, patches):
-        """lr [n, 3, h, w] -> [n, 3, size, size] in [0, 1]; each picture is cut into patches x patches tiles."""
-        casr = Casr(parts, CONFIG | {"cell": 4}, alpha_bar())
+    def answer(parts, lr, size, patches, cascaded=False):
+        """lr [n, 3, h, w] -> [n, 3, size, size] in [0, 1]; each picture is cut into patches x patches tiles; `cascaded`:
+        lr is a stage's result."""
+        # Keys averaged over 2 x 2 tokens, as those of one tile of 512 pixels are.
+        keys = (size // 2 ** len(parts["vae"].config.block_out_channels)) ** 2
+        casr = Casr(parts, CONFIG | {"cell": 4, "sarm_token_budget": keys}, alpha_bar())
         with torch.no_grad():
             pictures = [casr.pictures(one[None].clamp(0, 1), (size, size)) for one in lr]
             pictures = {k: torch.cat([q[k] for q in pictures]) for k in pictures[0]}
@@ -172,7 +188,7 @@ def main():
             def cut(x):
                 return x[i].reshape(3, patches, part, patches, part).permute(1, 3, 0, 2, 4).reshape(-1, 3, part, part)
 
-            planes = torch.tensor([[0.0, 0.0, lr.shape[2] / size]]).expand(patches**2, -1)
+            planes = torch.tensor([[0.0, 0.0, lr.shape[2] / size, float(cascaded)]]).expand(patches**2, -1)
             semantic = None
             if "sam" in parts:
                 semantic = semantic_tokens(parts["sam"], lr[i : i + 1])
@@ -181,12 +197,16 @@ def main():
             out.append(y.reshape(patches, patches, 3, part, part).permute(2, 0, 3, 1, 4).reshape(3, size, size))
         return torch.stack(out), pictures["stage_input"]
 
-    def charbonnier(e):
-        return (torch.sqrt(e**2 + a.charbonnier**2) - a.charbonnier).mean()
+    def charbonnier(e, square=a.charbonnier):
+        return (torch.sqrt(e**2 + square**2) - square).mean()
 
     def difference(y, hr):
         edges = (y - hr).diff(dim=2).abs().mean() + (y - hr).diff(dim=3).abs().mean()
         return charbonnier(y - hr) + a.edges * edges
+
+    def decibels(y, hr):
+        """Every picture's, smooth ones' too, down to an error of 1.5 levels; the logarithm weighs factors already."""
+        return torch.log(((y - hr) ** 2).mean(dim=(1, 2, 3)) + (1.5 / 255) ** 2).mean()
 
     def loss_of(rng):
         hr = torch.stack([picture_crop(rng, pool, a.crop, a.shrink) for _ in range(a.batch)])
@@ -207,12 +227,15 @@ def main():
                 lr = teacher(before, conditioning(low / known).expand(a.batch, -1)).clamp(0, 1)
         else:
             lr = reduced(rng, hr, low)
-        # All networks together also see pictures of one tile: small patches are mostly edges.
-        patches = 2 if a.stage == 2 or same or (a.stage == 3 and rng.random() < 0.3) else 1
+        # Small patches are mostly edges: some pictures are one tile.
+        patches = 1 if a.stage == 1 or (not same and rng.random() < a.whole) else 2
         with torch.autocast("cpu", torch.bfloat16):
-            y, _ = answer(nets, lr, a.crop, patches)
+            y, _ = answer(nets, lr, a.crop, patches, cascaded=cycled)
         y = y.float()
         total = difference(y, hr) * 4 * known / a.crop
+        # The best mean answer to what grew smooth is smoother still.
+        if a.stage == 1 or not cycled:
+            total = total + a.decibels * decibels(y, hr)
         if cycled:
             # What is enlarged again and again grows smooth: the mean answer of each stage is.
             total = total + a.texture * (energy(y) - energy(hr)).abs().mean()
@@ -221,7 +244,7 @@ def main():
             rows, columns, edge = part - dy, part - dx, 8
             one = y[:, :, dy + edge : part - edge, dx + edge : part - edge]
             other = y[:, :, part + edge : part + rows - edge, part + edge : part + columns - edge]
-            total = total + a.same * charbonnier(one - other)
+            total = total + a.same * charbonnier(one - other, 1 / 255)
         if a.stage == 1 and a.depth_consistency and "depth" in nets:
             maps = [nets["depth"](casr_depth.normalised(q)).predicted_depth for q in (resize(y, casr_depth.SIDE, casr_depth.SIDE), resize(hr, casr_depth.SIDE, casr_depth.SIDE))]
             total = total + a.depth_consistency * (casr_depth.aligned(maps[0]) - casr_depth.aligned(maps[1])).abs().mean()
