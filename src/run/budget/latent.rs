@@ -150,7 +150,7 @@ impl Search<'_> {
                     Ok((found, _)) => {
                         failed.push((tile, found.needs));
                         // The weights are the same whatever the window.
-                        if found.needs.device.weights > self.room.device {
+                        if residency == Residency::OneArena && found.needs.device.weights > self.room.device {
                             break;
                         }
                     }
