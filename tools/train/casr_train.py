@@ -12,10 +12,11 @@ themselves results of a smaller stage, by the frozen one-step network (--cycle):
 
 Stage 1: Charbonnier on RGB, plus the gradients' difference, plus --depth-consistency times the L1 of aligned depth maps
 of the answer and of the target. Stage 2: everything frozen but SARM and the small image encoder it looks at; one picture
-in four patches, as many tokens in common; the same loss and --correlation times the L1 between the cosine
-self-correlations of the VAE encoder's features of the answer and of the target. Stage 3: stage 2's loss, nothing frozen
-but the superpixel and the depth network. With --same the last patch shows, in some steps, part of what the first shows,
-and what the answer makes of both is drawn together. --whole: some pictures of stages 2 and 3 are one tile.
+in four patches, as many tokens in common; the same loss, --self-similarity times the error that `tessera eval` prints
+under that name, and --correlation times the L1 between the cosine self-correlations of the VAE encoder's features of the
+answer and of the target. Stage 3: stage 2's loss, nothing frozen but the superpixel and the depth network. With --same
+the last patch shows, in some steps, part of what the first shows, and what the answer makes of both is drawn together.
+--whole: some pictures of stages 2 and 3 are one tile.
 Factors are drawn from 1.15 to 4. Parts can be left out: --without superpixel depth.
 """
 
@@ -33,6 +34,7 @@ from casr import Casr, Sarm, depth_map, semantic_tokens
 from evaluate import load
 from liif import resize
 from model import alpha_bar, conditioning
+from self_similarity import self_similarity_error
 from spixel import SpixelNet1l_bn
 from train import Pool
 
@@ -122,8 +124,10 @@ def main():
     p.add_argument("--same", type=float, default=0.0, help="from stage 2 on: weight of the difference between two patches of the same content")
     p.add_argument("--whole", type=float, default=0.0, help="from stage 2 on: share of steps that see pictures whole, not in four patches")
     p.add_argument("--texture", type=float, default=0.0, help="weight of the difference in `energy`, for inputs that are a stage's result")
+    p.add_argument("--relative-texture", type=float, default=0.0, help="the same by ratios, for smooth pictures to count as much as others")
+    p.add_argument("--self-similarity", type=float, nargs=2, default=[0.0, 0.0], help="from stage 2 on: weight of the self-similarity error, as `tessera eval` measures it; for pictures, and for inputs that are a stage's result")
     p.add_argument("--edges", type=float, default=0.1, help="weight of the gradients' difference")
-    p.add_argument("--decibels", type=float, default=0.0, help="weight of the logarithm of each picture's squared error")
+    p.add_argument("--decibels", type=float, nargs=2, default=[0.0, 0.0], help="weight of the logarithm of each picture's squared error; for pictures, and for inputs that are a stage's result")
     p.add_argument("--shrink", type=float, default=0.6, help="share of pictures that are made smaller, so sharper, first")
     p.add_argument("--backbone", type=float, default=0.1, help="the one-step networks' part of the learning rate")
     p.add_argument("--cycle", type=float, default=0.2, help="share of inputs that are a stage's result")
@@ -162,10 +166,7 @@ def main():
     fresh = ("controlnet.controlnet_cond_embedding.", "controlnet.conv_in.", "unet.conv_in.", "sarm.", "sam.")
     if a.only_superpixels:
         z = nets["unet"].config.out_channels
-        first = nets["unet"].conv_in.weight
-        blind = torch.ones_like(first)
-        blind[:, z : 2 * z] = 0
-        first.register_hook(lambda gradient: gradient * blind)
+        nets["unet"].conv_in.weight.register_hook(lambda gradient: gradient.index_fill(1, torch.arange(z, 2 * z), 0))
     run = Run(a.run, nets, average, a, lambda name: 1.0 if name.startswith(fresh) else a.backbone)
     teacher = load(a.onestep).requires_grad_(False)
     context = torch.zeros(1, 1, nets["unet"].config.cross_attention_dim)
@@ -191,7 +192,9 @@ def main():
             planes = torch.tensor([[0.0, 0.0, lr.shape[2] / size, float(cascaded)]]).expand(patches**2, -1)
             semantic = None
             if "sam" in parts:
-                semantic = semantic_tokens(parts["sam"], lr[i : i + 1])
+                # Its patches are one convolution of 16 x 16, which in bfloat16 takes ten times as long.
+                with torch.autocast("cpu", enabled=False):
+                    semantic = semantic_tokens(parts["sam"], lr[i : i + 1])
             cond = cut(depth) if depth is not None else None
             y = casr.tiles({k: cut(q) for k, q in pictures.items()}, cond, context, planes, semantic, off)
             out.append(y.reshape(patches, patches, 3, part, part).permute(2, 0, 3, 1, 4).reshape(3, size, size))
@@ -233,12 +236,12 @@ def main():
             y, _ = answer(nets, lr, a.crop, patches, cascaded=cycled)
         y = y.float()
         total = difference(y, hr) * 4 * known / a.crop
-        # The best mean answer to what grew smooth is smoother still.
-        if a.stage == 1 or not cycled:
-            total = total + a.decibels * decibels(y, hr)
+        total = total + a.decibels[cycled] * decibels(y, hr)
         if cycled:
             # What is enlarged again and again grows smooth: the mean answer of each stage is.
-            total = total + a.texture * (energy(y) - energy(hr)).abs().mean()
+            made, wanted = energy(y), energy(hr)
+            total = total + a.texture * (made - wanted).abs().mean()
+            total = total + a.relative_texture * ((made + 1e-3) / (wanted + 1e-3)).log().abs().mean()
         if same:
             # What both show, without what is near the edge of a patch.
             rows, columns, edge = part - dy, part - dx, 8
@@ -251,6 +254,8 @@ def main():
         if a.stage > 1 and a.correlation:
             r = [correlation(F.avg_pool2d(nets["vae"].encode(2 * q - 1).latent_dist.mean, 2)) for q in (y, hr)]
             total = total + a.correlation * (r[0] - r[1]).abs().mean()
+        if a.stage > 1 and a.self_similarity[cycled]:
+            total = total + a.self_similarity[cycled] * self_similarity_error(y, hr).mean()
         return total
 
     def measure(size=128, count=8):

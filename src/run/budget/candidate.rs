@@ -222,11 +222,8 @@ pub(super) fn candidate(
             left = left.min(room.host.saturating_sub(host.total() + packing));
         }
         for number in 0..parts.len() {
-            let mut own = networks.iter().zip(&mut parts).filter(|(n, _)| **n == number).map(|(_, part)| part);
-            let (Some(part), more) = (own.next(), own.next()) else { continue };
-            if more.is_some() {
-                continue;
-            }
+            let mut own = parts_of(&networks, &mut parts, number);
+            let [part] = own.as_mut_slice() else { continue };
             let resident = part.needs().total();
             if resident <= left {
                 continue;
@@ -235,7 +232,7 @@ pub(super) fn candidate(
             part.stream(piece(&part.plan, left, caps.max_chunk))?;
             // A ring for large commands may take more than all weights of a small network.
             if part.needs().total() >= resident {
-                *part = whole;
+                **part = whole;
             }
         }
     }
@@ -243,12 +240,9 @@ pub(super) fn candidate(
         Residency::All => parts.iter().map(Part::needs).fold(fixed, DeviceNeeds::and),
         Residency::OneArena => fixed.and(in_one_arena(&mut parts.iter_mut().collect::<Vec<_>>())),
         Residency::Networks => {
-            let needs = |number: usize| {
-                let own = networks.iter().zip(&mut parts).filter(|(n, _)| **n == number).map(|(_, part)| part);
-                match own.collect::<Vec<_>>().as_mut_slice() {
-                    [part] => part.needs(),
-                    own => in_one_arena(own),
-                }
+            let needs = |number: usize| match parts_of(&networks, &mut parts, number).as_mut_slice() {
+                [part] => part.needs(),
+                own => in_one_arena(own),
             };
             let most = (0..networks.len()).map(needs).max_by_key(DeviceNeeds::total);
             fixed.and(most.unwrap_or_default())
@@ -287,6 +281,11 @@ pub(super) fn candidate(
     let fits = device.total() <= room.device && host.total() <= room.host;
     let seconds = seconds(&Rates::of(&caps), &program, &parts, residency);
     Ok(Candidate { shaping, batches, program, residency, parts, needs, seconds, fits })
+}
+
+/// The parts of network `number`; none where another number stands for it (`Program::networks`).
+fn parts_of<'a>(networks: &[usize], parts: &'a mut [Part], number: usize) -> Vec<&'a mut Part> {
+    networks.iter().zip(parts).filter(|(n, _)| **n == number).map(|(_, part)| part).collect()
 }
 
 /// Gives parts that run one after another one arena, and says what they take together: each weight once, since parts of one
