@@ -1,4 +1,4 @@
-"""A 3x3 convolution by ncnn's Vulkan backend, beside `cargo bench --bench kernels -- device=wgpu:0`.
+"""A 3x3 convolution by ncnn's Vulkan backend, beside `tessera bench kernels -g wgpu:0`.
 
     python3 -m venv venv && venv/bin/pip install ncnn numpy && venv/bin/python benches/ncnn_conv.py
 

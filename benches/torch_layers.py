@@ -1,4 +1,4 @@
-"""PyTorch on the rows of `cargo bench --bench kernels`: channels last, best of several runs.
+"""PyTorch on the rows of `tessera bench kernels`: channels last, best of several runs.
 
 python benches/torch_layers.py [THREADS]     # f32 on the host's cores
 python benches/torch_layers.py cuda          # f16 on the first GPU, 20 calls between two waits of the host

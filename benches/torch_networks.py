@@ -1,4 +1,4 @@
-"""PyTorch (diffusers) on the networks of `cargo bench --bench networks`: f32, batch 1, random weights.
+"""PyTorch (diffusers) on the networks of `tessera bench model`: f32, batch 1, random weights.
 
 python benches/torch_networks.py [THREADS] [RUNS]
 """

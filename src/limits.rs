@@ -65,6 +65,8 @@ pub const MAX_MODEL_FILES: usize = 4096;
 /// Largest journal of an unfinished picture, bytes: a line a row of windows at most, and there are at most
 /// [`MAX_SIDE`] of those.
 pub const MAX_JOURNAL_BYTES: u64 = 1 << 30;
+/// Bytes of a kept run that `tessera bench` reads: some hundred thousand figures.
+pub const MAX_BENCH_BYTES: u64 = 64 << 20;
 /// Largest config.json, bytes.
 pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
 

@@ -7,6 +7,7 @@ mod abi;
 mod adapters;
 mod arrows;
 mod bad_input;
+mod bench;
 mod budget;
 mod casarbi;
 mod casr;

@@ -4,6 +4,7 @@
 //! One file for each command; `units` has the sizes they share.
 
 mod again;
+mod bench;
 mod clean;
 mod compare;
 mod devices;
@@ -61,6 +62,9 @@ enum Command {
     /// Measures upscalers over a folder of pictures: tables, a picture sheet and a page
     #[command(after_help = eval::HELP)]
     Eval(eval::EvalArgs),
+    /// Measures how fast kernels, networks and whole jobs are, beside what the device could do at most
+    #[command(after_help = bench::HELP)]
+    Bench(bench::BenchArgs),
     /// Removes what interrupted jobs left behind
     #[command(after_help = clean::HELP)]
     Clean(clean::CleanArgs),
@@ -99,6 +103,7 @@ fn start() -> ExitCode {
         Command::Inspect(args) => (inspect::run(args).map(|()| true), args.json),
         Command::Compare(args) => (compare::run(args).map(|()| true), args.json),
         Command::Eval(args) => (eval::run(args, &cancel).map(|()| true), args.json),
+        Command::Bench(args) => (bench::run(args, &cancel).map(|()| true), args.json()),
         Command::Clean(args) => (clean::run(args), false),
     };
     match outcome {

@@ -286,7 +286,7 @@ mod tests {
         let mut state = 9u32;
         let mut next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            ((state >> 16) * levels >> 16) as u8
+            (((state >> 16) * levels) >> 16) as u8
         };
         (0..n).map(|_| next()).collect()
     }

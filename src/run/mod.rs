@@ -1,6 +1,7 @@
 //! Where everything meets: the executor of plans, the only interpreter of programs, and the jobs built
 //! from them.
 
+pub mod bench;
 pub mod budget;
 mod canvas;
 mod cell;

@@ -1,4 +1,4 @@
-//! The `gemm` crate on rows of `benches/kernels.rs`, one thread:
+//! The `gemm` crate on rows of `src/run/bench/layers.rs`, one thread:
 //! `cargo run --release --manifest-path benches/gemm_crate/Cargo.toml`.
 //!
 //! Products are the crate's alone. A 3x3 convolution is done in the two ways a general product offers:
