@@ -239,3 +239,44 @@ fn exact_norms_over_latents_are_the_whole_pictures_over_stages_and_odd_sizes() {
         assert!(near <= tolerance::CASR_LATENT && away > tolerance::CASR_LATENT, "x{scale}: {near:.1e}, {away:.1e}");
     }
 }
+
+/// Mean absolute step between neighbouring rows (or columns) of a picture, from the border inwards.
+fn steps(p: &image::RgbImage, count: u32, pixel: impl Fn(u32, u32) -> [u32; 2]) -> Vec<f64> {
+    let length = p.width().min(p.height());
+    let at = |i: u32, along: u32| {
+        let [x, y] = pixel(i, along);
+        p.get_pixel(x, y).0.map(f64::from)
+    };
+    let step = |i: u32, along: u32| -> f64 {
+        let (a, b) = (at(i, along), at(i + 1, along));
+        (0..3).map(|c| (a[c] - b[c]).abs()).sum::<f64>() / 3.0
+    };
+    (0..count).map(|i| (0..length).map(|along| step(i, along)).sum::<f64>() / f64::from(length)).collect()
+}
+
+#[test]
+fn the_stages_that_ship_draw_no_line_along_the_border() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [small, large] = ["small.png", "large.png"].map(|n| folder.path().join(n));
+    let photograph = image::open("docs/example/astronaut_128.png").expect("a picture").to_rgb8();
+    image::imageops::crop_imm(&photograph, 40, 20, 32, 32).to_image().save(&small).expect("written");
+    let text = |p: &std::path::Path| p.to_str().expect("a plain name").to_owned();
+    let (input, output) = (text(&small), text(&large));
+    let r = crate::program::run(&["upscale", "-i", &input, "-o", &output, "-s", "18", "--system", "casr", "-g", "cpu"]);
+    assert_eq!(r.code, Some(0), "{r:?}");
+    let p = image::open(&large).expect("a picture").to_rgb8();
+    let last = p.width() - 1;
+    type Place = fn(u32, u32, u32) -> [u32; 2];
+    let borders: [(&str, Place); 4] = [
+        ("top", |i, a, _| [a, i]),
+        ("left", |i, a, _| [i, a]),
+        ("bottom", |i, a, last| [a, last - i]),
+        ("right", |i, a, last| [last - i, a]),
+    ];
+    for (border, place) in borders {
+        let steps = steps(&p, 24, |i, a| place(i, a, last));
+        let usual = steps[8..].iter().sum::<f64>() / 16.0;
+        let most = steps[..4].iter().copied().fold(0.0, f64::max);
+        assert!(most < 3.0 * usual + 1.0, "{border}: a step of {most:.2} levels, inside {usual:.2}");
+    }
+}
