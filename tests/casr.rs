@@ -277,6 +277,9 @@ fn the_stages_that_ship_draw_no_line_along_the_border() {
         let steps = steps(&p, 24, |i, a| place(i, a, last));
         let usual = steps[8..].iter().sum::<f64>() / 16.0;
         let most = steps[..4].iter().copied().fold(0.0, f64::max);
-        assert!(most < 3.0 * usual + 1.0, "{border}: a step of {most:.2} levels, inside {usual:.2}");
+        assert!(
+            most < tolerance::BORDER_STEPS * usual + 1.0,
+            "{border}: a step of {most:.2} levels, inside {usual:.2}"
+        );
     }
 }

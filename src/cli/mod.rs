@@ -62,7 +62,7 @@ enum Command {
     /// Measures upscalers over a folder of pictures: tables, a picture sheet and a page
     #[command(after_help = eval::HELP)]
     Eval(eval::EvalArgs),
-    /// Measures how fast kernels, networks and whole jobs are, beside what the device could do at most
+    /// Measures how fast kernels, networks and whole jobs are
     #[command(after_help = bench::HELP)]
     Bench(bench::BenchArgs),
     /// Removes what interrupted jobs left behind
