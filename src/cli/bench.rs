@@ -1,14 +1,14 @@
 //! `tessera bench`: how fast kernels, networks and whole jobs are on a device.
 
+use super::on_device::OnDevice;
 use super::progress::{Display, say};
 use super::units::sides;
 use super::{out, upscale::UpscaleArgs};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
-use std::cell::RefCell;
-use std::io::Write;
+use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
-use tessera::fs::AtomicFile;
+use tessera::fs::{self, AtomicFile};
 use tessera::run::bench::{self, BenchOptions, Figure, NetworkOptions};
 use tessera::run::{Cancel, Component, Resume, shipped_model};
 use tessera::{Error, Kind, Result};
@@ -96,15 +96,8 @@ struct JobArgs {
 /// Where it runs and how long.
 #[derive(Debug, Args)]
 struct DeviceArgs {
-    /// cpu, cuda, cuda:N, wgpu, wgpu:N or auto
-    #[arg(short = 'g', long, value_name = "DEVICE", default_value = "auto")]
-    device: String,
-    /// How activations and weights are stored [default: f32 on cpu, f16 elsewhere]
-    #[arg(long, value_name = "TYPE", value_parser = ["f32", "f16", "bf16"])]
-    dtype: Option<String>,
-    /// Host threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    #[command(flatten)]
+    on: OnDevice,
     /// Seconds of timed runs of each figure
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
     seconds: f64,
@@ -149,6 +142,8 @@ struct Kept<'a> {
     before: Option<Vec<Figure>>,
     /// What came so far: where measuring ends early, that much is saved.
     figures: RefCell<Vec<Figure>>,
+    /// The file is this run's own by now.
+    saved: Cell<bool>,
 }
 
 impl BenchArgs {
@@ -212,12 +207,12 @@ fn job(a: &JobArgs, display: &mut Display, cancel: &Cancel) -> Result<()> {
 impl DeviceArgs {
     fn options(&self) -> BenchOptions {
         BenchOptions {
-            device: self.device.clone(),
-            threads: self.threads,
-            dtype: self.dtype.clone(),
+            device: self.on.device.clone(),
+            threads: self.on.threads,
+            dtype: self.on.dtype.clone(),
             seconds: self.seconds,
             peaks: self.peaks,
-            cached: false,
+            ..BenchOptions::default()
         }
     }
 }
@@ -230,56 +225,56 @@ impl<'a> Kept<'a> {
     fn of(files: &'a FileArgs, svg: Option<&'a Path>, overwrite: bool, json: bool) -> Result<Kept<'a>> {
         for path in files.save.as_deref().into_iter().chain(svg) {
             // Minutes of measuring are not to end in this.
-            if !overwrite && std::fs::symlink_metadata(path).is_ok() {
-                return Err(tessera::fs::exists(path));
-            }
+            fs::refuse_existing(path, overwrite)?;
             drop(AtomicFile::create(path, overwrite)?);
         }
         let before = files.compare.as_deref().map(bench::read).transpose()?;
-        Ok(Kept { files, svg, overwrite, json, before, figures: RefCell::default() })
+        Ok(Kept { files, svg, overwrite, json, before, figures: RefCell::default(), saved: Cell::new(false) })
     }
 
-    fn each(&self, figure: &Figure) {
+    fn each(&self, figure: Figure) {
         let line = if self.json {
-            bench::json_lines(std::slice::from_ref(figure)).map(|l| l.trim_end().to_owned())
+            bench::json_lines(std::slice::from_ref(&figure)).map(|l| l.trim_end().to_owned())
         } else if self.figures.borrow().is_empty() {
             Ok(format!("{}\n{}", Figure::head(), figure.row()))
         } else {
             Ok(figure.row())
         };
-        self.figures.borrow_mut().push(figure.clone());
-        // A figure that cannot be printed is still saved.
-        if let Err(e) = line.and_then(|l| out(&l)) {
-            say(&e.to_string());
+        self.figures.borrow_mut().push(figure);
+        // A figure that cannot be printed is still saved, and the other way round.
+        for problem in [line.and_then(|l| out(&l)), self.save()].into_iter().filter_map(Result::err) {
+            say(&problem.to_string());
         }
     }
 
-    fn end(&self, outcome: Result<Vec<Figure>>) -> Result<()> {
+    /// Writes all figures there are so far: however the program ends, they are kept.
+    fn save(&self) -> Result<()> {
         let figures = self.figures.borrow();
         if let Some(path) = self.files.save.as_ref().filter(|_| !figures.is_empty()) {
-            write(path, self.overwrite, &bench::json_lines(&figures)?)?;
+            fs::write(path, self.overwrite || self.saved.get(), bench::json_lines(&figures)?.as_bytes())?;
+            self.saved.set(true);
         }
-        let figures = &outcome?;
+        Ok(())
+    }
+
+    fn end(&self, outcome: Result<()>) -> Result<()> {
+        self.save()?;
+        outcome?;
+        let figures = self.figures.borrow();
         if let Some(path) = self.svg {
-            let drawing = bench::roofline(figures).ok_or_else(|| {
+            let drawing = bench::roofline(&figures).ok_or_else(|| {
                 Error::new(Kind::Usage, "bench", "no figure has both operations and bytes: there is nothing to draw")
             })?;
-            write(path, self.overwrite, &drawing)?;
+            fs::write(path, self.overwrite, drawing.as_bytes())?;
         }
         match &self.before {
             // JSON alone on stdout.
-            Some(before) if self.json => bench::comparison(figures, before).lines().for_each(say),
-            Some(before) => out(&format!("\n{}", bench::comparison(figures, before)))?,
+            Some(before) if self.json => bench::comparison(&figures, before).lines().for_each(say),
+            Some(before) => out(&format!("\n{}", bench::comparison(&figures, before)))?,
             None => {}
         }
         Ok(())
     }
-}
-
-fn write(path: &Path, overwrite: bool, text: &str) -> Result<()> {
-    let mut file = AtomicFile::create(path, overwrite)?;
-    file.write_all(text.as_bytes()).map_err(|e| tessera::fs::io_error("cannot write", path, &e))?;
-    file.commit()
 }
 
 /// Reads `TFLOPS,GBS`, as a rate of operations and one of bytes.

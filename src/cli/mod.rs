@@ -11,6 +11,7 @@ mod devices;
 mod eval;
 mod folder;
 mod inspect;
+mod on_device;
 mod progress;
 mod run;
 mod signal;

@@ -1,5 +1,6 @@
 //! `tessera run`: one network on given tensors.
 
+use super::on_device::OnDevice;
 use super::out;
 use super::progress::say;
 use super::units::{adapter, lossy, mebibytes};
@@ -46,15 +47,8 @@ pub(super) struct RunArgs {
     /// [default strength: 1]
     #[arg(long, value_name = "FILE[:STRENGTH]", value_parser = adapter)]
     lora: Vec<(PathBuf, f32)>,
-    /// cpu, cuda, cuda:N, wgpu, wgpu:N or auto; a device that is named is used or refused, never replaced by another
-    #[arg(short = 'g', long, value_name = "DEVICE", default_value = "auto")]
-    device: String,
-    /// How activations are stored [default: f32 on cpu, f16 on wgpu]
-    #[arg(long, value_name = "TYPE", value_parser = ["f32", "f16", "bf16"])]
-    dtype: Option<String>,
-    /// Host threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    #[command(flatten)]
+    on: OnDevice,
     /// Prints the report as one JSON object on stdout
     #[arg(long)]
     pub(super) json: bool,
@@ -74,10 +68,10 @@ impl Observer for Notes {
 pub(super) fn run(args: &RunArgs, cancel: &Cancel) -> Result<()> {
     let component = Component::parse(&args.component)?;
     let mut o = ComponentOptions::new(component, &args.model, &args.input, &args.output);
-    o.device.clone_from(&args.device);
-    o.dtype.clone_from(&args.dtype);
+    o.device.clone_from(&args.on.device);
+    o.dtype.clone_from(&args.on.dtype);
     o.lora.clone_from(&args.lora);
-    (o.trace, o.overwrite, o.threads) = (args.trace, args.overwrite, args.threads);
+    (o.trace, o.overwrite, o.threads) = (args.trace, args.overwrite, args.on.threads);
     let report = run::component(&o, &mut Notes, cancel)?;
     if args.json {
         return out(&report_json(&report).to_string());

@@ -174,6 +174,18 @@ impl Drop for AtomicFile {
     }
 }
 
+/// Writes a file at once that becomes `target` when it is complete.
+pub fn write(target: &Path, overwrite: bool, bytes: &[u8]) -> Result<()> {
+    let mut file = AtomicFile::create(target, overwrite)?;
+    file.write_all(bytes).map_err(|e| io_error("cannot write", target, &e))?;
+    file.commit()
+}
+
+/// Refuses a target that is there already and may not be replaced: what [`AtomicFile::commit`] would find out at the end.
+pub fn refuse_existing(target: &Path, overwrite: bool) -> Result<()> {
+    if !overwrite && std::fs::symlink_metadata(target).is_ok() { Err(exists(target)) } else { Ok(()) }
+}
+
 /// The error for a target that is there already.
 pub fn exists(target: &Path) -> Error {
     Error::new(Kind::Io, "files", format!("{} exists", target.display()))

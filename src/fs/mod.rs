@@ -12,7 +12,7 @@ mod folder;
 mod row_file;
 
 pub use append::AppendFile;
-pub use atomic::{AtomicFile, exists, is_temp, remove_stale, remove_unfinished, temp_path};
+pub use atomic::{AtomicFile, exists, is_temp, refuse_existing, remove_stale, remove_unfinished, temp_path, write};
 pub use folder::{Entry, Lock, LockedFolder, entries, make_folder, remove_file};
 pub use row_file::RowFile;
 

@@ -42,13 +42,8 @@ pub fn arena(plan: &Plan) -> String {
     let scale = Scale { step: WIDTH / steps as f64, byte: room / total as f64 };
     let levels = Levels::of(plan, &stays);
     let (width, height) = (LEFT + WIDTH + RIGHT, TOP + HEIGHT + BOTTOM);
-    let mut text = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
-         font-size=\"13\">\n<title>{0}: arena</title>\n<path d=\"M0 0h{width}v{height}h-{width}z\" fill=\"#fff\"/>\n\
-         <text x=\"{LEFT}\" y=\"24\" font-size=\"18\">{0}: {1} of arena, {steps} steps</text>\n",
-        escape(&plan.name),
-        size(total)
-    );
+    let heading = format!("{}: {} of arena, {steps} steps", plan.name, size(total));
+    let mut text = begin([width, height], LEFT, &format!("{}: arena", plan.name), &heading);
     text += &steps_axis(steps, scale);
     let mut bottom = TOP + HEIGHT;
     for (slot, bytes) in chunks {
@@ -280,7 +275,20 @@ fn size(bytes: u64) -> String {
     }
 }
 
-fn escape(text: &str) -> String {
+/// The begin of a document of that width and height in pixels, white, with a title for whoever lists it and a heading
+/// `left` pixels from its edge.
+pub(crate) fn begin([width, height]: [f64; 2], left: f64, title: &str, heading: &str) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
+         font-size=\"13\">\n<title>{}</title>\n<path d=\"M0 0h{width}v{height}h-{width}z\" fill=\"#fff\"/>\n\
+         <text x=\"{left}\" y=\"24\" font-size=\"18\">{}</text>\n",
+        escape(title),
+        escape(heading)
+    )
+}
+
+/// Text as it stands between tags.
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

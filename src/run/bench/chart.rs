@@ -2,6 +2,7 @@
 //! of ten; one dot a figure.
 
 use super::figure::Figure;
+use crate::plan::svg::{begin, escape};
 use std::fmt::Write;
 
 /// The plot itself, pixels.
@@ -54,14 +55,8 @@ pub fn roofline(figures: &[Figure]) -> Option<String> {
     let x = Decades::of(dots.iter().map(|f| f.flops / f.bytes).chain(ridge), WIDTH);
     let y = Decades::of(dots.iter().map(|f| f.flops_rate()).chain(peaks.map(|p| p.0)), HEIGHT);
     let (width, height) = (LEFT + WIDTH + RIGHT, TOP + HEIGHT + BOTTOM);
-    let mut text = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
-         font-size=\"13\">\n<title>roofline</title>\n<path d=\"M0 0h{width}v{height}h-{width}z\" fill=\"#fff\"/>\n\
-         <text x=\"{LEFT}\" y=\"28\" font-size=\"18\">{}, {}: {} figures</text>\n",
-        escape(&first.device),
-        escape(&first.dtype),
-        dots.len()
-    );
+    let heading = format!("{}, {}: {} figures", first.device, first.dtype, dots.len());
+    let mut text = begin([width, height], LEFT, "roofline", &heading);
     axes(&mut text, x, y);
     if let (Some((flops, bytes)), Some(ridge)) = (peaks, ridge) {
         roof(&mut text, x, y, flops, bytes, ridge);
@@ -154,10 +149,6 @@ fn roof(text: &mut String, x: Decades, y: Decades, flops: f64, bytes: f64, ridge
         bottom - y.at(flops),
         LEFT + WIDTH
     );
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]

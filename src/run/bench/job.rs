@@ -1,7 +1,7 @@
 //! Whole jobs: the same picture again and again on an engine that stays warm, phase by phase.
 
 use super::figure::Figure;
-use super::timing::Timing;
+use super::timing::{LEAST_RUNS, Timing};
 use super::{BenchOptions, check};
 use crate::error::{Error, Kind, Result};
 use crate::image;
@@ -19,10 +19,10 @@ const MOST_JOBS: usize = 1000;
 pub fn jobs(
     o: &BenchOptions,
     job: &UpscaleOptions,
-    each: &mut dyn FnMut(&Figure),
+    each: &mut dyn FnMut(Figure),
     observer: &mut dyn Observer,
     cancel: &Cancel,
-) -> Result<Vec<Figure>> {
+) -> Result<()> {
     check(o)?;
     let again = job.output.as_deref().is_some_and(|path| !image::is_pipe(path)) && !image::is_pipe(&job.input);
     if !again || job.dry_run || job.skip_existing {
@@ -35,7 +35,7 @@ pub fn jobs(
     let cold = began.elapsed().as_secs_f64();
     let again = UpscaleOptions { overwrite: true, ..job.clone() };
     let (mut reports, began) = (Vec::new(), Instant::now());
-    while reports.len() < 3 || (began.elapsed().as_secs_f64() < o.seconds && reports.len() < MOST_JOBS) {
+    while reports.len() < LEAST_RUNS || (began.elapsed().as_secs_f64() < o.seconds && reports.len() < MOST_JOBS) {
         reports.push(upscale_with(&mut engine, &again, &mut Silent, cancel)?);
     }
     let name = format!("{} to {}x{}", first.system, first.output.0, first.output.1);
@@ -55,8 +55,8 @@ pub fn jobs(
         figures.push(of("phase", part, &taken));
     }
     figures.retain(|f| f.seconds > 0.0);
-    figures.iter().for_each(each);
-    Ok(figures)
+    figures.into_iter().for_each(each);
+    Ok(())
 }
 
 /// Seconds of each phase in each job, in the order of the first.

@@ -5,7 +5,7 @@ use super::figure::Figure;
 use super::held::{Held, filler};
 use super::layers::Layer;
 use super::timing::sustained;
-use crate::abi::{Access, BackendKind, Item, Params, Types, operands, table};
+use crate::abi::{Access, BackendKind, Params, Types, operands, table};
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::graph::DType;
@@ -83,7 +83,8 @@ fn dispatch(held: &mut Held<'_>, layer: &Layer, types: Types, row: &table::Row) 
             Access::Read | Access::Write => SlotKind::Arena,
         };
         if binding.access == Access::Control {
-            operand.bytes = 64 + size_of::<Item>() as u64;
+            // One item at least, as every plan has; zeros there mean a whole window.
+            operand.bytes = operand.bytes.max(operands::control_bytes(1));
         }
         total += operand.bytes;
         let buffer = held.alloc(&Slot { kind, bytes: operand.bytes })?;

@@ -139,10 +139,10 @@ fn figure(o: &BenchOptions, caps: &Caps, dtype: DType, t: timing::Timing) -> Fig
 pub fn kernels(
     o: &BenchOptions,
     filter: &[String],
-    each: &mut dyn FnMut(&Figure),
+    each: &mut dyn FnMut(Figure),
     observer: &mut dyn Observer,
     cancel: &Cancel,
-) -> Result<Vec<Figure>> {
+) -> Result<()> {
     let chosen: Vec<layers::Layer> =
         layers::layers()?.into_iter().filter(|l| filter.iter().all(|f| l.name.contains(f.as_str()))).collect();
     if chosen.is_empty() {
@@ -152,15 +152,11 @@ pub fn kernels(
         );
     }
     let Bench { mut backend, dtype, options } = Bench::open(o, observer)?;
-    let mut figures = Vec::new();
     let mut left_out = 0;
     for layer in &chosen {
         cancel.check()?;
         match kernel::measure(backend.as_mut(), layer, dtype, &options, cancel) {
-            Ok(figure) => {
-                each(&figure);
-                figures.push(figure);
-            }
+            Ok(figure) => each(figure),
             // Some layers are larger than a device's largest buffer: the planner would cut them.
             Err(e) if matches!(e.kind(), Kind::Device | Kind::Memory | Kind::Limit) => {
                 left_out += 1;
@@ -172,20 +168,20 @@ pub fn kernels(
     if left_out > 0 {
         observer.note(&format!("{left_out} of {} kernels were left out", chosen.len()));
     }
-    if figures.is_empty() {
+    if left_out == chosen.len() {
         return Err(Error::new(Kind::Device, "bench", format!("{} could run none of them", backend.caps().name)));
     }
-    Ok(figures)
+    Ok(())
 }
 
 /// Whole networks; see [`NetworkOptions`].
 pub fn networks(
     o: &BenchOptions,
     n: &NetworkOptions,
-    each: &mut dyn FnMut(&Figure),
+    each: &mut dyn FnMut(Figure),
     observer: &mut dyn Observer,
     cancel: &Cancel,
-) -> Result<Vec<Figure>> {
+) -> Result<()> {
     let usage = |why: String| Error::new(Kind::Usage, "bench", why);
     if n.batch == 0 || n.batch > crate::limits::MAX_BATCH {
         return Err(usage(format!("a batch of {}; it must be from 1 to {}", n.batch, crate::limits::MAX_BATCH)));
@@ -202,7 +198,6 @@ pub fn networks(
             .advise("choose one that takes any size with --component"));
     }
     let Bench { mut backend, dtype, options } = Bench::open(o, observer)?;
-    let mut figures = Vec::new();
     for component in chosen {
         cancel.check()?;
         let config = model.config(component.part()).map_err(|e| e.at(component.name()))?;
@@ -210,10 +205,8 @@ pub fn networks(
         let graph = component.graph(&config, n.batch, n.size, dtype).map_err(|e| e.at(component.name()))?;
         let shape = size.map(|[h, w]| format!(" {w}x{h}")).unwrap_or_default();
         let name = format!("{}{shape} b{}", component.name(), n.batch);
-        for figure in network::measure(backend.as_mut(), &name, graph, dtype, n.profile, &options, cancel)? {
-            each(&figure);
-            figures.push(figure);
-        }
+        let figures = network::measure(backend.as_mut(), &name, graph, dtype, n.profile, &options, cancel)?;
+        figures.into_iter().for_each(&mut *each);
     }
-    Ok(figures)
+    Ok(())
 }

@@ -4,7 +4,7 @@ use super::BenchOptions;
 use super::figure::Figure;
 use super::held::{Held, filler};
 use super::timing::sustained;
-use crate::abi::{Item, Stem, operands::control_bytes};
+use crate::abi::Stem;
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::graph::{DType, Graph};
@@ -65,14 +65,8 @@ fn resident<'a>(backend: &'a mut dyn Backend, plan: &Plan) -> Result<Held<'a>> {
             SlotKind::Persistent | SlotKind::Ring => {
                 held.backend.write(buffer, 0, &filler(slot.bytes, DType::F32))?;
             }
-            SlotKind::Control => {
-                let items = vec![Item::default(); plan.items.max(1) as usize];
-                let mut control = vec![0u8; control_bytes(0) as usize];
-                control.extend_from_slice(bytemuck::cast_slice(&items));
-                control.truncate(slot.bytes as usize);
-                held.backend.write(buffer, 0, &control)?;
-            }
-            SlotKind::Arena => {}
+            // A new buffer is zero, and items of zeros are whole windows.
+            SlotKind::Control | SlotKind::Arena => {}
         }
     }
     Ok(held)

@@ -5,7 +5,7 @@ use crate::run::options::Cancel;
 use std::time::Instant;
 
 /// Timed runs at least, however long one takes.
-const LEAST_RUNS: usize = 3;
+pub(super) const LEAST_RUNS: usize = 3;
 /// Timed runs at most.
 const MOST_RUNS: usize = 10_000;
 

@@ -247,9 +247,7 @@ fn check_output(o: &ComponentOptions) -> Result<()> {
         let why = format!("{} is the input", o.output.display());
         return Err(Error::new(Kind::Io, "files", why).advise("name another output"));
     }
-    if std::fs::symlink_metadata(&o.output).is_ok() && !o.overwrite {
-        return Err(fs::exists(&o.output));
-    }
+    fs::refuse_existing(&o.output, o.overwrite)?;
     if o.output.is_dir() {
         let why = format!("{} is a folder", o.output.display());
         return Err(Error::new(Kind::Io, "files", why).advise("name a file"));

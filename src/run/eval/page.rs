@@ -2,22 +2,14 @@
 
 use super::{EvalOptions, Evaluation, place, sheet, table};
 use crate::error::Result;
-use crate::fs::AtomicFile;
+use crate::fs;
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::Path;
 
 /// Writes the three files into the output folder.
 pub(super) fn write(options: &EvalOptions, evaluation: &Evaluation) -> Result<()> {
-    put(&options.output.join("results.jsonl"), &table::json_lines(evaluation))?;
-    put(&options.output.join("table.md"), &table::markdown(evaluation))?;
-    put(&options.output.join("index.html"), &page(options, evaluation))
-}
-
-fn put(path: &Path, text: &str) -> Result<()> {
-    let mut file = AtomicFile::create(path, false)?;
-    file.write_all(text.as_bytes()).map_err(|e| crate::fs::io_error("write", path, &e))?;
-    file.commit()
+    fs::write(&options.output.join("results.jsonl"), false, table::json_lines(evaluation).as_bytes())?;
+    fs::write(&options.output.join("table.md"), false, table::markdown(evaluation).as_bytes())?;
+    fs::write(&options.output.join("index.html"), false, page(options, evaluation).as_bytes())
 }
 
 fn escaped(text: &str) -> String {

@@ -7,7 +7,7 @@ use super::component::{self, Component};
 use super::engine::Engine;
 use crate::abi::Caps;
 use crate::error::{Error, Kind, Result};
-use crate::fs::{self, AtomicFile, io_error};
+use crate::fs;
 use crate::graph::{DType, Graph};
 use crate::plan;
 use crate::system::System;
@@ -15,8 +15,7 @@ use crate::system::onestep::{self, OneStep};
 use crate::system::registry;
 use crate::weights::{Adapter, Checkpoint, IS_ADAPTER, Model, Part, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Sides of the window that plans of a whole system are shown for, pixels.
 const WINDOW: [u32; 2] = [512, 512];
@@ -116,8 +115,8 @@ pub struct Inspection {
 
 /// Looks at a model; see [`InspectOptions`].
 pub fn inspect(o: &InspectOptions) -> Result<Inspection> {
-    if let Some(svg) = o.svg.as_deref().filter(|s| !o.overwrite && std::fs::symlink_metadata(s).is_ok()) {
-        return Err(fs::exists(svg));
+    if let Some(svg) = &o.svg {
+        fs::refuse_existing(svg, o.overwrite)?;
     }
     let model = match Model::open(&o.path) {
         Ok(model) => model,
@@ -266,7 +265,7 @@ fn plans(o: &InspectOptions, model: &Model, whole: Option<&OneStep>, found: &mut
             text += &plan::report::listing(&plan);
         }
         if let Some(svg) = &o.svg {
-            draw(svg, o.overwrite, &plan::svg::arena(&plan))?;
+            fs::write(svg, o.overwrite, plan::svg::arena(&plan).as_bytes())?;
             found.svg = Some(svg.clone());
         }
     }
@@ -297,10 +296,4 @@ fn graphs(o: &InspectOptions, model: &Model, whole: Option<&OneStep>, dtype: DTy
         c.graph(&model.config(c.part())?, 1, o.size, dtype).map_err(|e| e.at(c.name()))
     };
     chosen.iter().map(graph).collect()
-}
-
-fn draw(path: &Path, overwrite: bool, svg: &str) -> Result<()> {
-    let mut file = AtomicFile::create(path, overwrite)?;
-    file.write_all(svg.as_bytes()).map_err(|e| io_error("cannot write", path, &e))?;
-    file.commit()
 }
