@@ -21,11 +21,14 @@ Factors are drawn from 1.15 to 4. Parts can be left out: --without superpixel de
 """
 
 import argparse
+import json
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import ControlNetModel, UNet2DConditionModel
+from safetensors.torch import load_file
 from transformers import SamVisionConfig, SamVisionModel
 
 import casr_depth
@@ -93,6 +96,20 @@ def control(unet):
     return net
 
 
+def averaged(path):
+    """Averaged weights and configuration of a run (its last.pt), of one exported network (its folder) or of all networks of
+    an exported model (the folder with model_index.json): training goes on from what ships."""
+    path = Path(path)
+    if (path / "model_index.json").exists():
+        nets = {part.parent.name: averaged(part.parent)[0] for part in path.glob("*/*.safetensors")}
+        return {f"{name}.{k}": v for name, net in nets.items() for k, v in net.items()}, {}
+    if path.is_dir():
+        weights = next(path.glob("*.safetensors"))
+        return {k: v.float() for k, v in load_file(weights).items()}, json.loads((path / "config.json").read_text())
+    state = torch.load(path, weights_only=True)
+    return state["average"], state.get("config", {})
+
+
 # Pixels at a picture's border that do not count as its texture: one bright line there would make up for all that lacks.
 BORDER = 8
 
@@ -120,9 +137,9 @@ def main():
     arguments(p, 25, 5e-4, 4, 128)
     p.add_argument("--stage", type=int, choices=[1, 2, 3], default=1)
     p.add_argument("--onestep", required=True)
-    p.add_argument("--superpixel", help="last.pt of casr_superpixel.py")
-    p.add_argument("--depth", help="last.pt of casr_depth.py")
-    p.add_argument("--first", nargs="*", default=[], help="last.pt of runs to begin with, later ones over earlier ones; stages 2 and 3 need it")
+    p.add_argument("--superpixel", help="last.pt of casr_superpixel.py, or the exported folder")
+    p.add_argument("--depth", help="last.pt of casr_depth.py, or the exported folder")
+    p.add_argument("--first", nargs="*", default=[], help="last.pt of runs, or exported models, to begin with, later ones over earlier ones; stages 2 and 3 need it")
     p.add_argument("--without", nargs="*", default=[], choices=["superpixel", "depth"])
     p.add_argument("--depth-consistency", type=float, default=0.0)
     p.add_argument("--correlation", type=float, default=0.1)
@@ -148,17 +165,17 @@ def main():
         unet = widened(plain.unet, a.superpixel_share)
         parts = {"vae": plain.vae, "unet": unet, "controlnet": control(unet)}
         if a.superpixel and "superpixel" not in a.without:
-            state = torch.load(a.superpixel, weights_only=True)
-            parts["superpixel"] = SpixelNet1l_bn(state["config"]["block_out_channels"])
-            parts["superpixel"].load_state_dict(state["average"])
+            weights, config = averaged(a.superpixel)
+            parts["superpixel"] = SpixelNet1l_bn(config["block_out_channels"])
+            parts["superpixel"].load_state_dict(weights, strict=False)
         if a.depth and "depth" not in a.without:
             parts["depth"] = casr_depth.new()
-            parts["depth"].load_state_dict(torch.load(a.depth, weights_only=True)["average"])
+            parts["depth"].load_state_dict(averaged(a.depth)[0])
         if a.stage > 1:
             parts |= {"sarm": Sarm(SARM), "sam": SamVisionModel(SamVisionConfig(**SAM))}
         nets = torch.nn.ModuleDict(parts)
         for run in a.first:
-            nets.load_state_dict(torch.load(run, weights_only=True)["average"], strict=False)
+            nets.load_state_dict(averaged(run)[0], strict=False)
         if a.only_superpixels:
             z, first = unet.config.out_channels, unet.conv_in.weight.data
             first[:, :z] += first[:, z : 2 * z]
