@@ -1,4 +1,5 @@
 #include "shared/device.cuh"
+#include "shared/conv_output.cuh"
 #include "shared/conv_source.cuh"
 #include "shared/mma_tile.cuh"
 #include "shared/simt_tile.cuh"
@@ -14,34 +15,6 @@
 // Limits: mma: x and w of the same half type. up2x2 only where the doubled input is not cropped (the table checks).
 //   2^32 pixels of the launch.
 // Source: implicit GEMM; the fold of nearest-2x + 3x3 into four 2x2 is graph/layout.rs'.
-
-// conv2d's result: pixels of `pitch_y` channels.
-template <class Y, bool UP2X2> struct ConvOutput {
-    const Conv2dParams& p;
-    const float* bias;
-    const float* row_bias;
-    const Y* residual;
-    Y* y;
-    Control* control;
-    unsigned phase;
-
-    TS_D void finish(unsigned index, unsigned c, float (&v)[8]) const {
-        if (index >= conv_pixels<UP2X2>(p) || c >= p.pitch_y) {
-            return;
-        }
-        add8(bias + c, v);
-        const unsigned pixel = UP2X2 ? conv_place<UP2X2>(p, index, phase).out : index;
-        if ((p.parts & 2u) != 0) {
-            const unsigned row = item_of(control, pixel / (p.oh * p.ow)).step_row;
-            add8(row_bias + size_t(row) * p.pitch_row_bias + c, v);
-        }
-        activate8(p.act, v);
-        finish_store(p.parts, residual, y, size_t(pixel) * p.pitch_y + c, c, p.oc, v, control);
-    }
-
-    // A convolution has no gate.
-    TS_D void finish_gated(unsigned, unsigned, float (&)[8], float (&)[8]) const {}
-};
 
 template <class X, class W, class Y>
 TS_D void conv2d_base(const Conv2dParams& p, const X* x, const X* x2, const W* weight, const float* bias,
@@ -85,18 +58,12 @@ TS_D void conv2d_mma(const Conv2dParams& p, const X* x, const X* x2, const X* we
     finish_mma<COLUMNS>(out, columns, first, dynamic_shared<float>(), sums);
 }
 
-#define CONV_ENTRY(THREADS, VARIANT, X, W, Y, BODY) \
-    TS_ENTRY(THREADS, conv2d_##VARIANT##_##X##_##W##_##Y, const Conv2dParams p, const X* x, const X* x2, \
-             const W* weight, const float* bias, const float* row_bias, const Y* residual, Y* y, Control* control) { \
-        BODY(p, x, x2, weight, bias, row_bias, residual, y, control); \
-    }
-
-#define CONV_BASE(X, W, Y) CONV_ENTRY(SIMT_THREADS, base, X, W, Y, conv2d_base)
+#define CONV_BASE(X, W, Y) CONV_ENTRY(SIMT_THREADS, 1, base, X, W, Y, conv2d_base)
 TS_TYPES_XWY(CONV_BASE)
 
 #define CONV_MMA(X, W, Y) \
-    CONV_ENTRY(MMA_THREADS, mma, X, W, Y, (conv2d_mma<128, false>)) \
-    CONV_ENTRY(MMA_THREADS, mma_n64, X, W, Y, (conv2d_mma<64, false>)) \
-    CONV_ENTRY(MMA_THREADS, up2x2_mma, X, W, Y, (conv2d_mma<128, true>)) \
-    CONV_ENTRY(MMA_THREADS, up2x2_mma_n64, X, W, Y, (conv2d_mma<64, true>))
+    CONV_ENTRY(MMA_THREADS, 1, mma, X, W, Y, (conv2d_mma<128, false>)) \
+    CONV_ENTRY(MMA_THREADS, 1, mma_n64, X, W, Y, (conv2d_mma<64, false>)) \
+    CONV_ENTRY(MMA_THREADS, 1, up2x2_mma, X, W, Y, (conv2d_mma<128, true>)) \
+    CONV_ENTRY(MMA_THREADS, 1, up2x2_mma_n64, X, W, Y, (conv2d_mma<64, true>))
 TS_TYPES_MMA(CONV_MMA)

@@ -1,5 +1,6 @@
 #include "shared/device.cuh"
 #include "shared/mma_tile.cuh"
+#include "shared/row_source.cuh"
 #include "shared/simt_tile.cuh"
 
 // y = act(x W + bias) + residual; GEGLU: y = (x Wv + bv) * gelu(x Wg + bg) + residual
@@ -10,33 +11,6 @@
 // Layout: rows of k channels (a multiple of 8), pad channels zero.
 // Numerics: f32 accumulation, K in order (mma: 16 at a time), whatever the tile; one rounding at the store.
 // Limits: mma: x and w of the same half type.
-
-// Chunks of the rows of x, one block of K after another.
-template <class X, unsigned ROWS, unsigned STEP> struct RowSource {
-    const X* row[ROWS];
-    unsigned c;
-    unsigned k;
-
-    // Rows `first`, `first + 64`, ..; rows past the end are zeros.
-    TS_D RowSource(const GemmParams& p, const X* x, unsigned first, unsigned chunk) : c(chunk * 8), k(p.k) {
-#pragma unroll
-        for (unsigned i = 0; i < ROWS; i++) {
-            const unsigned at = first + 64 * i;
-            row[i] = at < p.m ? x + size_t(at) * p.k : nullptr;
-        }
-    }
-
-    TS_D const X* address(unsigned i) const { return row[i] != nullptr && c < k ? row[i] + c : nullptr; }
-
-    TS_D void advance() { c += STEP; }
-
-    TS_D void next(float (&v)[8]) {
-        if (const X* at = address(0)) {
-            load8(at, v);
-        }
-        advance();
-    }
-};
 
 template <class X, class W, class Y>
 TS_D void gemm_base(const GemmParams& p, const X* x, const W* weight, const float* bias, const Y* residual, Y* y,

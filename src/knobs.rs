@@ -10,7 +10,7 @@ pub struct Knob {
 }
 
 /// Every environment variable the program reads.
-pub const KNOBS: [Knob; 7] = [
+pub const KNOBS: [Knob; 8] = [
     Knob {
         name: "TESSERA_WEIGHTS",
         meaning: "folder that holds the shipped models (default: beside the program, then the source tree)",
@@ -27,6 +27,10 @@ pub const KNOBS: [Knob; 7] = [
     Knob {
         name: "TESSERA_CUDA_SYNC",
         meaning: "1 starts CUDA kernels one by one and waits for each, so that an error names the kernel",
+    },
+    Knob {
+        name: "TESSERA_CUDA_WGMMA",
+        meaning: "1 runs convolutions and GEMMs by Hopper's `wgmma` where the card has it; no card has run these kernels yet",
     },
     Knob {
         name: "TESSERA_REFERENCES",

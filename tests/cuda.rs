@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 use tessera::abi::generate::STRUCTS;
+use tessera::abi::table::cuda::Target;
 use tessera::abi::table::{self, cuda};
 use tessera::abi::{BackendKind, Caps, Stem, Types};
 use tessera::backend::cuda::{CudaBackend, devices, ptx};
@@ -36,18 +37,18 @@ fn types(stem: Stem) -> Vec<Types> {
 }
 
 /// The kernels that rows name, by what a launch of each row may have for types.
-fn entries() -> Vec<(Stem, String)> {
+fn entries() -> Vec<(Stem, Target, String)> {
     let mut out = Vec::new();
     for l in cuda::LAUNCHES {
         let half = l.variant.contains("mma");
         for t in types(l.stem) {
             let served = !half || (t.x != DType::F32 && t.w == t.x);
             if served {
-                out.push((l.stem, cuda::entry(l.stem, l.variant, t)));
+                out.push((l.stem, l.target(), cuda::entry(l.stem, l.variant, t)));
             }
         }
     }
-    out.sort();
+    out.sort_by(|a, b| a.2.cmp(&b.2));
     out.dedup();
     out
 }
@@ -66,24 +67,30 @@ fn launches_are_what_the_kernels_say() {
 #[test]
 fn every_kernel_of_the_table_is_in_its_module() {
     let mut missing = Vec::new();
-    for (stem, entry) in entries() {
-        if !ptx(stem).contains(&format!(".entry {entry}(")) {
+    for (stem, target, entry) in entries() {
+        if !ptx(stem, target).is_some_and(|text| text.contains(&format!(".entry {entry}("))) {
             missing.push(entry);
         }
     }
     assert!(missing.is_empty(), "not in kernels/ptx: {}", missing.join(", "));
-    for stem in Stem::ALL {
-        let text = ptx(stem);
-        assert!(text.contains("\n.target sm_80\n"), "{}: built for another card", stem.name());
-        let version = text.lines().find_map(|l| l.strip_prefix(".version 7.")).expect("a PTX version 7.x");
-        assert!(version.parse::<u32>().is_ok_and(|v| v <= 8), "{}: PTX 7.{version}", stem.name());
-        assert!(!text.contains(".local"), "{}: a kernel uses local memory", stem.name());
+    let both = |stem| [(Target::Sm80, 7), (Target::Sm90a, 8)].map(|(t, major)| (stem, t, major));
+    for (stem, target, major) in Stem::ALL.into_iter().flat_map(both) {
+        let Some(text) = ptx(stem, target) else {
+            assert!(target != Target::Sm80, "{} has no kernels", stem.name());
+            continue;
+        };
+        let name = format!("{} for {}", stem.name(), target.name());
+        assert!(text.contains(&format!("\n.target {}\n", target.name())), "{name}: built for another card");
+        let prefix = format!(".version {major}.");
+        let version = text.lines().find_map(|l| l.strip_prefix(&prefix)).expect("that version of PTX");
+        assert!(version.parse::<u32>().is_ok_and(|v| v <= 8), "{name}: PTX {major}.{version}");
+        assert!(!text.contains(".local"), "{name}: a kernel uses local memory");
         // The first parameter is the struct, by value.
-        let name = stem.name().split('_').map(|w| w[..1].to_uppercase() + &w[1..]).collect::<String>() + "Params";
-        let bytes = STRUCTS.iter().find(|(n, ..)| *n == name).expect("its parameters").2;
+        let params = stem.name().split('_').map(|w| w[..1].to_uppercase() + &w[1..]).collect::<String>() + "Params";
+        let bytes = STRUCTS.iter().find(|(n, ..)| *n == params).expect("its parameters").2;
         let expected = text.matches(".entry ").count();
         let found = text.matches(&format!("_param_0[{bytes}]")).count();
-        assert_eq!(found, expected, "{}: kernels that take {bytes} bytes of parameters", stem.name());
+        assert_eq!(found, expected, "{name}: kernels that take {bytes} bytes of parameters");
     }
 }
 
@@ -100,18 +107,24 @@ fn resources_are_listed_for_every_kernel() {
         assert!(number(shared) <= tessera::limits::CUDA_MAX_SHARED, "{line}");
         rows.push((kernel, card));
     }
-    for (_, entry) in entries() {
+    for (_, target, entry) in entries() {
         let cards: Vec<&str> = rows.iter().filter(|(k, _)| *k == entry).map(|(_, card)| *card).collect();
-        assert_eq!(cards, ["sm_80", "sm_86", "sm_89", "sm_90", "sm_120"], "{entry}");
+        let wanted: &[&str] =
+            if target == Target::Sm80 { &["sm_80", "sm_86", "sm_89", "sm_90", "sm_120"] } else { &["sm_90a"] };
+        assert_eq!(cards, wanted, "{entry}");
     }
 }
 
-/// The folder of the mock driver, built once; `None` where there is no compiler for it.
-fn mock() -> Option<&'static Path> {
+/// The folder of the mock driver and of the program that runs probes, built once; `None` where there is no compiler for them.
+pub fn mock() -> Option<&'static Path> {
     static MOCK: OnceLock<Option<PathBuf>> = OnceLock::new();
     let built = MOCK.get_or_init(|| {
         let folder = source::root().join("target/mock-cuda");
-        let build = Command::new("bash").arg("tests/cuda/build").arg(&folder).current_dir(source::root()).output();
+        let build = Command::new("bash")
+            .args(["tests/cuda/build", "--probes"])
+            .arg(&folder)
+            .current_dir(source::root())
+            .output();
         match build {
             Ok(out) if out.status.success() => Some(folder),
             // 3: no compiler. Anything else is a mistake in what it compiles.
@@ -148,9 +161,14 @@ fn pass(name: &str, settings: &[(&str, &str)]) -> Option<String> {
     Some(text)
 }
 
+/// As a card of compute capability 9.0, so that every row of the table runs.
 #[test]
 fn the_mock_driver_runs_the_products() {
-    pass("cuda::child_products", &[]).iter().for_each(|text| println!("{text}"));
+    let hopper = [("TESSERA_MOCK_SM", "90"), ("TESSERA_CUDA_WGMMA", "1")];
+    if let Some(text) = pass("cuda::child_products", &hopper) {
+        assert!(!text.contains("LEFT OUT"), "{text}");
+        println!("{text}");
+    }
 }
 
 #[test]

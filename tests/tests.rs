@@ -29,6 +29,7 @@ mod onestep;
 mod ops;
 mod parts;
 mod plan;
+mod probes;
 mod problem;
 mod program;
 mod published;

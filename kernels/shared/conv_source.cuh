@@ -35,8 +35,8 @@ template <bool UP2X2> TS_D unsigned conv_pixels(const Conv2dParams& p) {
     return UP2X2 ? p.n * p.h * p.w : p.n * p.oh * p.ow;
 }
 
-// Chunks of ROWS pixels 64 apart, STEP of K after another.
-template <class X, unsigned ROWS, unsigned STEP, bool UP2X2> struct ConvSource {
+// Chunks of ROWS pixels APART from each other, STEP of K after another.
+template <class X, unsigned ROWS, unsigned STEP, bool UP2X2, unsigned APART = 64> struct ConvSource {
     const Conv2dParams& p;
     const X* x;
     const X* x2;
@@ -52,7 +52,7 @@ template <class X, unsigned ROWS, unsigned STEP, bool UP2X2> struct ConvSource {
         : p(p), x(x), x2(x2), c(chunk * 8) {
 #pragma unroll
         for (unsigned i = 0; i < ROWS; i++) {
-            const unsigned index = first + 64 * i;
+            const unsigned index = first + APART * i;
             const ConvPlace at = conv_place<UP2X2>(p, index, phase);
             const bool exists = index < conv_pixels<UP2X2>(p);
             // A row above every tap's reach reads zeros only.

@@ -6,15 +6,13 @@
 // the 8 rows of a matrix that ldmatrix reads at once lie in different banks.
 #pragma once
 
-#include "output.cuh"
+#include "staged.cuh"
 
 constexpr unsigned MMA_THREADS = 256;
 constexpr unsigned MMA_ROWS = 128;
 constexpr unsigned MMA_K = 32;
 // Rows of the left operand whose chunks a thread fetches: MMA_LEFT_ROWS of them, 64 apart.
 constexpr unsigned MMA_LEFT_ROWS = 2;
-// Floats between rows of 32 staged sums.
-constexpr unsigned MMA_STAGED_PITCH = 40;
 
 template <unsigned COLUMNS> struct MmaTile {
     static constexpr unsigned STAGES = COLUMNS == 128 ? 3 : 4;
@@ -27,7 +25,7 @@ template <unsigned COLUMNS> struct MmaTile {
     static constexpr unsigned STAGE = LEFT + MMA_K * COLUMNS;
     static constexpr unsigned BYTES = STAGES * STAGE * 2;
     // The same memory holds 16 rows of sums per warp afterwards.
-    static_assert(BYTES >= 8 * 16 * MMA_STAGED_PITCH * 4, "staging");
+    static_assert(BYTES >= 8 * STAGED_FLOATS * 4, "staging");
 };
 
 TS_D unsigned mma_left_row() { return threadIdx.x / 4; }
@@ -127,9 +125,7 @@ template <unsigned COLUMNS, class Output>
 TS_D void finish_mma(const Output& out, const Columns& columns, unsigned first, float* shared,
                      const float (&sums)[MmaTile<COLUMNS>::ROW_TILES][4][4]) {
     using Tile = MmaTile<COLUMNS>;
-    float* const staged = shared + warp() * (16 * MMA_STAGED_PITCH);
     const unsigned chunk = warp() % Tile::ACROSS * 4;
-    const unsigned step = columns.gated ? 2 : 1;
     // One copy of the ending, so that the code stays small: the sums of a row tile are selected, not indexed.
 #pragma unroll 1
     for (unsigned i = 0; i < Tile::ROW_TILES; i++) {
@@ -142,17 +138,6 @@ TS_D void finish_mma(const Output& out, const Columns& columns, unsigned first, 
             }
         }
         const unsigned row = first + (warp() / Tile::ACROSS * Tile::ROW_TILES + i) * 16;
-        sync_warp();
-#pragma unroll
-        for (unsigned j = 0; j < 4; j++) {
-            float* const at = staged + lane() / 4 * MMA_STAGED_PITCH + j * 8 + lane() % 4 * 2;
-            *reinterpret_cast<float2*>(at) = make_float2(part[j][0], part[j][1]);
-            *reinterpret_cast<float2*>(at + 8 * MMA_STAGED_PITCH) = make_float2(part[j][2], part[j][3]);
-        }
-        sync_warp();
-#pragma unroll 1
-        for (unsigned l = lane() * step; l < 64; l += 32 * step) {
-            finish_staged(out, columns, row + l / 4, staged + l / 4 * MMA_STAGED_PITCH + l % 4 * 8, chunk + l % 4);
-        }
+        finish_part(out, columns, row, chunk, part, shared);
     }
 }

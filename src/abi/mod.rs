@@ -257,6 +257,8 @@ pub struct Caps {
     pub memory: Option<u64>,
     /// A software rasteriser: barriers and workgroup memory are emulated, so kernels without them win.
     pub software: bool,
+    /// A CUDA device whose tensor cores read shared memory by themselves (`wgmma`), and may be used so.
+    pub wgmma: bool,
 }
 
 impl Caps {
@@ -272,6 +274,7 @@ impl Caps {
             dtypes: vec![DType::F32, DType::F16, DType::Bf16],
             memory: None,
             software: false,
+            wgmma: false,
         }
     }
 
@@ -287,6 +290,7 @@ impl Caps {
             dtypes: vec![DType::F32, DType::F16],
             memory: None,
             software: false,
+            wgmma: false,
         }
     }
 
@@ -302,6 +306,7 @@ impl Caps {
             dtypes: vec![DType::F32, DType::F16, DType::Bf16],
             memory: None,
             software: false,
+            wgmma: false,
         }
     }
 }

@@ -5,6 +5,25 @@ use crate::abi::params::Conv2dParams;
 use crate::abi::{Caps, Params, Stem, Types};
 use crate::graph::dtype::DType;
 
+/// What a kernel is compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// Compute capability 8.0 and all later ones.
+    Sm80,
+    /// Compute capability 9.0 alone, with what only it has.
+    Sm90a,
+}
+
+impl Target {
+    /// As the compiler names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Target::Sm80 => "sm_80",
+            Target::Sm90a => "sm_90a",
+        }
+    }
+}
+
 /// How a variant is launched; `kernels/launch.txt` says the same of the kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Launch {
@@ -18,6 +37,13 @@ pub struct Launch {
     pub shared: u32,
 }
 
+impl Launch {
+    /// What its kernels are compiled for.
+    pub fn target(&self) -> Target {
+        if self.variant.contains("wgmma") { Target::Sm90a } else { Target::Sm80 }
+    }
+}
+
 /// Rows and columns of a block's tile in the products on the plain units.
 const SIMT_TILE: u32 = 64;
 /// Rows of a block's tile in the products on tensor cores.
@@ -26,6 +52,8 @@ const MMA_ROWS: u32 = 128;
 const MMA_COLUMNS: [u32; 2] = [128, 64];
 /// Bytes of shared memory of those: the stages of the two operands' pipeline.
 const MMA_SHARED: u32 = 49_152;
+/// The same of the products by `wgmma`, whose tiles are the same.
+const WGMMA_SHARED: u32 = 98_304;
 /// Queries of a block of `attention`: on the plain units and with heads of 512 channels, on tensor cores, there with
 /// heads of 160 channels.
 const ATTENTION_QUERIES: [u32; 3] = [32, 128, 64];
@@ -68,6 +96,12 @@ fn half_doubles(p: &Params, types: Types, caps: &Caps) -> bool {
 
 fn wide_doubles(p: &Params, types: Types, caps: &Caps) -> bool {
     wide(p, types, caps) && doubles(p, types, caps)
+}
+
+/// The same, on tensor cores that have `wgmma`.
+fn on_wgmma<const WIDE: bool, const DOUBLES: bool>(p: &Params, types: Types, caps: &Caps) -> bool {
+    let tile = if WIDE { wide(p, types, caps) } else { half(p, types, caps) };
+    caps.wgmma && tile && (!DOUBLES || doubles(p, types, caps))
 }
 
 fn heads(p: &Params, _: Types, _: &Caps) -> bool {
@@ -139,6 +173,12 @@ fn others(p: &Params, _: Types) -> [u32; 3] {
 /// See the module. `base` serves every type on the plain units; the tiles of one kernel family sum in the same
 /// order, so which of them runs changes no bit.
 pub(super) const ROWS: &[Row] = &[
+    row(Stem::Conv2d, "up2x2_wgmma", on_wgmma::<true, true>, WeightForm::Up2x2, mma_phases::<0>),
+    row(Stem::Conv2d, "up2x2_wgmma_n64", on_wgmma::<false, true>, WeightForm::Up2x2, mma_phases::<1>),
+    row(Stem::Conv2d, "wgmma", on_wgmma::<true, false>, WeightForm::Kn, mma::<0>),
+    row(Stem::Conv2d, "wgmma_n64", on_wgmma::<false, false>, WeightForm::Kn, mma::<1>),
+    row(Stem::Gemm, "wgmma", on_wgmma::<true, false>, WeightForm::Kn, mma::<0>),
+    row(Stem::Gemm, "wgmma_n64", on_wgmma::<false, false>, WeightForm::Kn, mma::<1>),
     row(Stem::Conv2d, "up2x2_mma", wide_doubles, WeightForm::Up2x2, mma_phases::<0>),
     row(Stem::Conv2d, "up2x2_mma_n64", half_doubles, WeightForm::Up2x2, mma_phases::<1>),
     row(Stem::Conv2d, "mma", wide, WeightForm::Kn, mma::<0>),
@@ -170,6 +210,12 @@ const fn launch(stem: Stem, variant: &'static str, threads: u32, shared: u32) ->
 
 /// One entry per row, in the same order.
 pub const LAUNCHES: &[Launch] = &[
+    launch(Stem::Conv2d, "up2x2_wgmma", 256, WGMMA_SHARED),
+    launch(Stem::Conv2d, "up2x2_wgmma_n64", 256, WGMMA_SHARED),
+    launch(Stem::Conv2d, "wgmma", 256, WGMMA_SHARED),
+    launch(Stem::Conv2d, "wgmma_n64", 256, WGMMA_SHARED),
+    launch(Stem::Gemm, "wgmma", 256, WGMMA_SHARED),
+    launch(Stem::Gemm, "wgmma_n64", 256, WGMMA_SHARED),
     launch(Stem::Conv2d, "up2x2_mma", 256, MMA_SHARED),
     launch(Stem::Conv2d, "up2x2_mma_n64", 256, MMA_SHARED),
     launch(Stem::Conv2d, "mma", 256, MMA_SHARED),

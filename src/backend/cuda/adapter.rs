@@ -4,6 +4,7 @@ use super::driver::{self, Failure};
 use crate::abi::{BackendKind, Caps};
 use crate::error::{Error, Kind, Result};
 use crate::graph::DType;
+use crate::knobs;
 use crate::limits;
 use cudarc::driver::sys::CUresult as Code;
 
@@ -110,6 +111,8 @@ pub(super) fn caps(device: &CudaDevice) -> Caps {
         max_binding: device.memory,
         memory: Some(device.memory),
         storage: DType::F16,
+        // Until a card has confirmed what the emulator makes of them they are asked for.
+        wgmma: device.capability == [9, 0] && knobs::is_on("TESSERA_CUDA_WGMMA"),
         ..Caps::cuda_default()
     }
 }

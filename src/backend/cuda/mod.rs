@@ -13,6 +13,7 @@ mod modules;
 mod run;
 
 use super::{Account, Backend, BufferId, ListId, Rows, Stop, insert};
+use crate::abi::table::cuda::Target;
 use crate::abi::{Caps, Stem};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
@@ -87,7 +88,7 @@ impl CudaBackend {
         let starting = if one_by_one { Starting::Synchronous } else { Starting::Graphs };
         let mut gpu = Gpu { faults, starting, marks, begun, pending: None, stream, copies, context };
         let mut modules = Modules::new(device.driver);
-        modules.load(&gpu.context, &mut gpu.faults, Stem::Pointwise).map_err(|e| e.at(&device.name))?;
+        modules.load(&gpu.context, &mut gpu.faults, Stem::Pointwise, Target::Sm80).map_err(|e| e.at(&device.name))?;
         let caps = adapter::caps(&device);
         Ok(CudaBackend { caps, lists: Vec::new(), modules, memory: Memory::new(staging, beside), gpu })
     }

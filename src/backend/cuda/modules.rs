@@ -3,7 +3,7 @@
 use super::driver::{Context, Failure, Function, Module};
 use super::faults::Faults;
 use super::version;
-use crate::abi::table::cuda;
+use crate::abi::table::cuda::{self, Target};
 use crate::abi::{Stem, Types};
 use crate::error::{Error, Kind, Result};
 use cudarc::driver::sys::CUresult as Code;
@@ -11,27 +11,31 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::sync::Arc;
 
-/// The PTX of a stem's kernels, as `cargo xtask kernels` builds it.
-pub fn ptx(stem: Stem) -> &'static str {
+/// The PTX of a stem's kernels for a target, as `cargo xtask kernels` builds it; `None` where it has none of its own there.
+pub fn ptx(stem: Stem, target: Target) -> Option<&'static str> {
     macro_rules! built {
         ($name:literal) => {
-            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/ptx/", $name, ".sm80.ptx"))
+            include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels/ptx/", $name, ".ptx"))
         };
     }
-    match stem {
-        Stem::Conv2d => built!("conv2d"),
-        Stem::Gemm => built!("gemm"),
-        Stem::Attention => built!("attention"),
-        Stem::GroupNormStats => built!("group_norm_stats"),
-        Stem::NormFinalize => built!("norm_finalize"),
-        Stem::NormApply => built!("norm_apply"),
-        Stem::LayerNorm => built!("layer_norm"),
-        Stem::TimeEmbedding => built!("time_embedding"),
-        Stem::Pointwise => built!("pointwise"),
-        Stem::Resample => built!("resample"),
-        Stem::Rearrange => built!("rearrange"),
-        Stem::Modulate => built!("modulate"),
-    }
+    let text = match (stem, target) {
+        (Stem::Conv2d, Target::Sm80) => built!("conv2d.sm80"),
+        (Stem::Conv2d, Target::Sm90a) => built!("conv2d.sm90"),
+        (Stem::Gemm, Target::Sm80) => built!("gemm.sm80"),
+        (Stem::Gemm, Target::Sm90a) => built!("gemm.sm90"),
+        (_, Target::Sm90a) => return None,
+        (Stem::Attention, _) => built!("attention.sm80"),
+        (Stem::GroupNormStats, _) => built!("group_norm_stats.sm80"),
+        (Stem::NormFinalize, _) => built!("norm_finalize.sm80"),
+        (Stem::NormApply, _) => built!("norm_apply.sm80"),
+        (Stem::LayerNorm, _) => built!("layer_norm.sm80"),
+        (Stem::TimeEmbedding, _) => built!("time_embedding.sm80"),
+        (Stem::Pointwise, _) => built!("pointwise.sm80"),
+        (Stem::Resample, _) => built!("resample.sm80"),
+        (Stem::Rearrange, _) => built!("rearrange.sm80"),
+        (Stem::Modulate, _) => built!("modulate.sm80"),
+    };
+    Some(text)
 }
 
 /// The version of the PTX language that `text` is written in.
@@ -43,7 +47,7 @@ fn language(text: &str) -> &str {
 pub(super) struct Modules {
     /// Before `modules`: a function is good as long as its module.
     functions: HashMap<(Stem, &'static str, Types), Function>,
-    modules: HashMap<Stem, Module>,
+    modules: HashMap<(Stem, Target), Module>,
     /// CUDA version of the driver.
     driver: u32,
 }
@@ -58,16 +62,23 @@ impl Modules {
         self.functions.len()
     }
 
-    /// Compiles the stem's module, once.
-    pub(super) fn load(&mut self, context: &Arc<Context>, faults: &mut Faults, stem: Stem) -> Result<()> {
-        if self.modules.contains_key(&stem) {
+    /// Compiles the stem's module for a target, once.
+    pub(super) fn load(
+        &mut self,
+        context: &Arc<Context>,
+        faults: &mut Faults,
+        stem: Stem,
+        target: Target,
+    ) -> Result<()> {
+        if self.modules.contains_key(&(stem, target)) {
             return Ok(());
         }
-        let text = ptx(stem);
+        let none = || internal(format!("no kernels of {} for {}", stem.name(), target.name()));
+        let text = ptx(stem, target).ok_or_else(none)?;
         let image = CString::new(text).map_err(|_| internal(format!("the PTX of {} is not text", stem.name())))?;
         let module = Module::load(context, &image)
             .map_err(|(failure, log)| refused(faults, stem, language(text), self.driver, failure, &log))?;
-        self.modules.insert(stem, module);
+        self.modules.insert((stem, target), module);
         Ok(())
     }
 
@@ -84,8 +95,10 @@ impl Modules {
         if let Some(&function) = self.functions.get(&key) {
             return Ok(function);
         }
-        self.load(context, faults, stem)?;
-        let module = self.modules.get(&stem).ok_or_else(|| internal(format!("{} is not loaded", stem.name())))?;
+        let target = launch.target();
+        self.load(context, faults, stem, target)?;
+        let module =
+            self.modules.get(&(stem, target)).ok_or_else(|| internal(format!("{} is not loaded", stem.name())))?;
         let name = cuda::entry(stem, launch.variant, types);
         let symbol = CString::new(name.as_str()).map_err(|_| internal(format!("the kernel name {name}")))?;
         let function = module

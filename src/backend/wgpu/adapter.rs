@@ -165,6 +165,7 @@ pub(super) fn open(index: usize) -> Result<Opened> {
         // wgpu does not tell the size of device memory.
         memory: None,
         software: info.software,
+        wgmma: false,
     };
     Ok(Opened { device, queue, caps, faults })
 }

@@ -46,6 +46,7 @@ void thread_main() {
     now.entry->call(now.entry->body, now.parameters);
     Thread& t = now.threads[now.current];
     check_no_copies_pending(t);
+    check_no_products_pending();
     t.state = State::done;
     switch_to_scheduler();
     abort();
@@ -140,6 +141,7 @@ void run_block(unsigned index) {
         t.uncommitted.clear();
         t.groups.clear();
         t.finished = 0;
+        t.unfenced = 0;
         stacks.prepare(t.fiber, i, thread_main);
     }
     begin_shared(now.dynamic_bytes);

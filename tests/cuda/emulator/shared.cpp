@@ -83,6 +83,7 @@ void on_write(Cell& c, unsigned at, uintptr_t pc, const Site* where) {
         race("writes", "read", c.reader, at, pc, where);
     c.written = now.warps[my_warp].stamp;
     c.writer = me;
+    if (now.threads[me].unfenced == 0) now.threads[me].unfenced = c.written;
     c.in_flight = false;  // left by a block that a fault ended
 }
 
@@ -163,6 +164,19 @@ void finish_copy(void* target, const Site& where) {
     check_shared(target, 16, true, true, 0, &where);
 }
 
+const unsigned char* async_operand(unsigned offset, const Site& where) {
+    const unsigned char* p = memory + offset;
+    check_shared(p, 16, false, true, 0, &where);
+    for (unsigned i = offset / granule; i < (offset + 16) / granule; i++) {
+        unsigned unfenced = now.threads[cells[i].writer].unfenced;
+        if (unfenced != 0 && cells[i].written >= unfenced)
+            fail(Fault::violation, 0, &where,
+                 "a product reads byte %u of its block's shared memory, which thread %u wrote without fence_async_shared",
+                 i * granule, cells[i].writer);
+    }
+    return p;
+}
+
 void check_access(const void* p, unsigned bytes, bool write, bool aligned, uintptr_t pc, const Site* where) {
     if (is_shared_address(p)) return check_shared(p, bytes, write, aligned, pc, where);
     if (is_device_address(p)) return check_global(p, bytes, write, aligned, pc, where);
@@ -173,6 +187,12 @@ void check_access(const void* p, unsigned bytes, bool write, bool aligned, uintp
 }  // namespace emu
 
 namespace ts_host {
+
+unsigned shared_offset(const void* p, Site where) {
+    if (!emu::is_shared_address(p))
+        emu::fail(emu::Fault::address, 0, &where, "a descriptor of %p, which is not shared memory", p);
+    return static_cast<unsigned>(static_cast<const unsigned char*>(p) - emu::memory);
+}
 
 void* dynamic_shared_memory() { return emu::memory; }
 

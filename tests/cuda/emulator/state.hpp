@@ -28,6 +28,7 @@ struct Thread {
     std::vector<Copy> uncommitted;
     std::vector<std::vector<Copy>> groups;  // committed, oldest first; those before `finished` are done with
     size_t finished = 0;
+    unsigned unfenced = 0;  // stamp of its first write to shared memory since its last fence_async_shared; 0 for none
 };
 
 struct Warp {
@@ -77,7 +78,10 @@ void check_global(const void* p, unsigned bytes, bool write, bool aligned, uintp
 // Either, by address; addresses of neither kind are the thread's own.
 void check_access(const void* p, unsigned bytes, bool write, bool aligned, uintptr_t pc, const Site* where);
 
-// cp.async (async.cpp): what a thread may not leave behind.
+// cp.async (async.cpp) and products (wgmma.cpp): what a thread may not leave behind.
 void check_no_copies_pending(Thread& thread);
+void check_no_products_pending();
+// 16 bytes of shared memory at `offset` that a product reads: written, ordered and fenced by whoever wrote them.
+const unsigned char* async_operand(unsigned offset, const Site& where);
 
 }  // namespace emu

@@ -1,7 +1,7 @@
 // Collectives of a warp. Each lane's operands lie on its own stack; the last lane to come works on all of them.
-#include <cmath>
 #include <cstring>
 
+#include "product.hpp"
 #include "state.hpp"
 
 namespace {
@@ -14,18 +14,19 @@ struct Shuffle {
 
 Shuffle& shuffle_of(void** lanes, unsigned l) { return *static_cast<Shuffle*>(lanes[l]); }
 
+// Of the argument, shfl looks at the lowest five bits.
 void by_xor(void** lanes) {
     for (unsigned l = 0; l < 32; l++) {
         Shuffle& s = shuffle_of(lanes, l);
-        unsigned from = l ^ s.argument;
-        s.result = from < 32 ? shuffle_of(lanes, from).value : s.value;
+        s.result = shuffle_of(lanes, l ^ (s.argument & 31)).value;
     }
 }
 
 void by_delta(void** lanes) {
     for (unsigned l = 0; l < 32; l++) {
         Shuffle& s = shuffle_of(lanes, l);
-        s.result = s.argument < 32 - l ? shuffle_of(lanes, l + s.argument).value : s.value;
+        unsigned from = l + (s.argument & 31);
+        s.result = from < 32 ? shuffle_of(lanes, from).value : s.value;
     }
 }
 
@@ -85,26 +86,11 @@ struct Product {
     bool bf16;
 };
 
-// Rounds towards zero: what is known of tensor cores is that they cut the sum off rather than round it. Clearing the bits
-// of f64 beyond f32's does that for every value in f32's normal range; the others are left to the conversion.
-double cut(double v) {
-    double magnitude = std::fabs(v);
-    if (!(magnitude >= 0x1p-126 && magnitude < 0x1p128)) return static_cast<double>(static_cast<float>(v));
-    unsigned long long bits;
-    memcpy(&bits, &v, 8);
-    bits &= ~0x1fffffffull;
-    memcpy(&v, &bits, 8);
-    return v;
-}
-
-// Each step adds 8 products to the accumulator, exactly but for f64's rounding, and cuts the sum to f32. Whether a
-// card takes 8 or 16 at a time and how many bits it keeps is not specified; this errs on the side of more error.
 void multiply(void** lanes) {
     double a[16][16], b[16][8];
     bool bf16 = static_cast<Product*>(lanes[0])->bf16;
     auto value = [&](unsigned word, unsigned half) {
-        auto bits = static_cast<unsigned short>(word >> (16 * half));
-        return static_cast<double>(bf16 ? bits_to_f32(static_cast<unsigned>(bits) << 16) : f16_to_f32(bits));
+        return emu::half_value(static_cast<unsigned short>(word >> (16 * half)), bf16);
     };
     for (unsigned l = 0; l < 32; l++) {
         auto& p = *static_cast<Product*>(lanes[l]);
@@ -118,18 +104,11 @@ void multiply(void** lanes) {
             b[2 * t + 8 + h][g] = value(p.b[1], h);
         }
     }
-    // By rows, so that the compiler can take columns side by side.
     for (unsigned row = 0; row < 16; row++) {
-        float* of_lane[4];
-        for (unsigned t = 0; t < 4; t++) of_lane[t] = static_cast<Product*>(lanes[4 * (row % 8) + t])->d + 2 * (row / 8);
-        double sum[8];
-        for (unsigned c = 0; c < 8; c++) sum[c] = of_lane[c / 2][c % 2];
-        for (unsigned half = 0; half < 2; half++) {
-            for (unsigned k = 8 * half; k < 8 * half + 8; k++)
-                for (unsigned c = 0; c < 8; c++) sum[c] += a[row][k] * b[k][c];
-            for (unsigned c = 0; c < 8; c++) sum[c] = cut(sum[c]);
-        }
-        for (unsigned c = 0; c < 8; c++) of_lane[c / 2][c % 2] = static_cast<float>(sum[c]);
+        float* sums[8];
+        for (unsigned c = 0; c < 8; c++)
+            sums[c] = static_cast<Product*>(lanes[4 * (row % 8) + c / 2])->d + 2 * (row / 8) + c % 2;
+        emu::add_products(a[row], &b[0][0], 8, sums);
     }
 }
 

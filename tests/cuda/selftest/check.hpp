@@ -53,5 +53,6 @@ void collectives();
 void copies();
 void numbers();
 void faults();
+void warpgroups();
 
 }  // namespace selftest

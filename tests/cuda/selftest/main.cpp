@@ -6,6 +6,7 @@ int main() {
     selftest::copies();
     selftest::numbers();
     selftest::faults();
+    selftest::warpgroups();
     printf("emulator: %d checks, %d failed\n", selftest::checks, selftest::failures);
     return selftest::failures == 0 ? 0 : 1;
 }

@@ -6,12 +6,40 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Cards that the PTX is assembled for: Ampere large and small, Ada, Hopper, consumer Blackwell.
-const CARDS: [&str; 5] = ["sm_80", "sm_86", "sm_89", "sm_90", "sm_120"];
-/// Most bytes of shared memory of a block, static and dynamic: what the smallest of the cards grants.
-const SHARED: u32 = 99 << 10;
-/// Minor numbers of PTX 7 that know sm_80, oldest first. A driver reads its own version and all before it.
-const MINORS: std::ops::RangeInclusive<u32> = 0..=8;
+/// What a kind of source is compiled for.
+struct Target {
+    /// In its name, before `.cu`.
+    tag: &'static str,
+    /// As the compiler calls it.
+    arch: &'static str,
+    /// Cards that the PTX is assembled for.
+    cards: &'static [&'static str],
+    /// Versions of PTX that may have it, oldest first. A driver reads its own version and all before it.
+    versions: &'static [&'static str],
+    /// Most bytes of shared memory of a block, static and dynamic: what the smallest of the cards grants.
+    shared: u32,
+}
+
+/// Ampere large and small, Ada, Hopper and consumer Blackwell run the same PTX; what Hopper alone has is apart.
+const TARGETS: [Target; 2] = [
+    Target {
+        tag: "sm80",
+        arch: "sm_80",
+        cards: &["sm_80", "sm_86", "sm_89", "sm_90", "sm_120"],
+        versions: &["7.0", "7.1", "7.2", "7.3", "7.4", "7.5", "7.6", "7.7", "7.8"],
+        shared: 99 << 10,
+    },
+    Target {
+        tag: "sm90",
+        arch: "sm_90a",
+        cards: &["sm_90a"],
+        versions: &["8.0", "8.1", "8.2", "8.3", "8.4", "8.5", "8.6", "8.7", "8.8"],
+        shared: 227 << 10,
+    },
+];
+
+/// Besides the kernels: the probes, which no table of the engine names. Their PTX lies beside them.
+const PROBES: &str = "tests/cuda/probes";
 
 /// How often a source is compiled before the compiler is believed to give nothing else: the text of a large kernel
 /// varies between a few, of which one in two or three is the committed one.
@@ -72,12 +100,12 @@ fn make(again: bool) -> Result<Files, String> {
     let toolchain = Toolchain::open(root())?;
     let scratch = root().join("target/xtask/ptx");
     std::fs::create_dir_all(&scratch).map_err(|e| format!("{}: {e}", scratch.display()))?;
-    let mut sources: Vec<PathBuf> = std::fs::read_dir(root().join("kernels"))
-        .map_err(|e| format!("kernels: {e}"))?
-        .flatten()
-        .filter_map(|e| e.path().file_name().map(PathBuf::from))
-        .filter(|p| p.extension().is_some_and(|e| e == "cu"))
-        .collect();
+    let mut sources = Vec::new();
+    for folder in ["kernels", PROBES] {
+        let entries = std::fs::read_dir(root().join(folder)).map_err(|e| format!("{folder}: {e}"))?;
+        let names = entries.flatten().map(|e| Path::new(folder).join(e.file_name()));
+        sources.extend(names.filter(|p| p.extension().is_some_and(|e| e == "cu")));
+    }
     sources.sort();
     let dynamic = dynamic_shared()?;
     // One source per thread at a time.
@@ -139,17 +167,21 @@ fn translate(
     dynamic: &BTreeMap<String, u32>,
     again: bool,
 ) -> Result<(PathBuf, String, Vec<Row>), String> {
-    let stem = source.file_stem().unwrap_or_default();
-    let name = Path::new(stem).with_extension("sm80.ptx");
+    let probes = source.starts_with(PROBES);
+    let name = PathBuf::from(source.file_name().unwrap_or_default()).with_extension("ptx");
+    let tag = name.file_stem().map(Path::new).and_then(Path::extension);
+    let target = TARGETS.iter().find(|t| tag.is_some_and(|tag| tag == t.tag));
+    let target = target.ok_or_else(|| format!("{} names no target, as x.sm80.cu does", source.display()))?;
     let path = scratch.join(&name);
-    let committed = std::fs::read_to_string(root().join("kernels/ptx").join(&name)).ok().filter(|_| again);
-    let text = match &committed {
-        None => compiled(toolchain, source, &path, true)?,
+    let file = if probes { source.with_file_name(&name) } else { Path::new("kernels/ptx").join(&name) };
+    let committed = std::fs::read_to_string(root().join(&file)).ok().filter(|_| again);
+    let (text, first) = match &committed {
+        None => fresh(toolchain, source, &path, target)?,
         Some(committed) => {
             let wanted = pieces(committed);
             let mut unseen: Vec<usize> = (0..wanted.len()).collect();
             for attempt in 0..ATTEMPTS {
-                let text = compiled(toolchain, source, &path, attempt == 0)?;
+                let text = compiled(toolchain, source, &path, target, attempt == 0)?;
                 let made = pieces(&text);
                 unseen.retain(|&i| made.len() != wanted.len() || made[i] != wanted[i]);
                 if unseen.is_empty() {
@@ -158,40 +190,63 @@ fn translate(
             }
             if let Some(&first) = unseen.first() {
                 let head = wanted[first].first().copied().unwrap_or_default();
-                let source = source.display();
                 return Err(format!(
-                    "kernels/ptx: {} kernels of {source} differ from every text that it gave in {ATTEMPTS} attempts; the first: {head}",
-                    unseen.len()
+                    "{}: {} kernels of {} differ from every text that it gave in {ATTEMPTS} attempts; the first: {head}",
+                    file.display(),
+                    unseen.len(),
+                    source.display()
                 ));
             }
-            committed.clone()
+            lower(toolchain, committed, &path, target)?
         }
     };
-    let (text, first) = lower(toolchain, &text, &path)?;
     let mut rows = Vec::new();
-    for (place, card) in CARDS.into_iter().enumerate() {
+    for (place, card) in target.cards.iter().enumerate() {
         let log = if place == 0 { first.clone() } else { toolchain.assemble(&path, card)? };
+        if log.contains("serialized") {
+            return Err(format!("{} on {card}: products wait for each other:\n{log}", source.display()));
+        }
         for (kernel, r) in resources(&log)? {
             // A kernel is named after its types; launch.txt knows what comes before them.
             let family: Vec<&str> = kernel.rsplitn(4, '_').collect();
-            let extra = dynamic.get(family[family.len() - 1]).copied();
+            let extra = if probes { Some(0) } else { dynamic.get(family[family.len() - 1]).copied() };
             let shared = r.shared + extra.ok_or_else(|| format!("{kernel} is not in kernels/launch.txt"))?;
-            if r.local > 0 || shared > SHARED {
+            if r.local > 0 || shared > target.shared {
                 return Err(format!(
                     "{kernel} on {card}: {} bytes of local memory, {shared} of shared memory",
                     r.local
                 ));
             }
-            rows.push((kernel.clone(), place, format!("{kernel} {card} {} {shared} {}", r.registers, r.local)));
+            if !probes {
+                rows.push((kernel.clone(), place, format!("{kernel} {card} {} {shared} {}", r.registers, r.local)));
+            }
         }
     }
-    Ok((Path::new("kernels/ptx").join(name), text, rows))
+    Ok((file, text, rows))
+}
+
+/// Compiles a source until it gives a text that an old version of the language has: some of its texts do not.
+fn fresh(toolchain: &Toolchain, source: &Path, path: &Path, target: &Target) -> Result<(String, String), String> {
+    let mut last = String::new();
+    for attempt in 0..ATTEMPTS {
+        match lower(toolchain, &compiled(toolchain, source, path, target, attempt == 0)?, path, target) {
+            Ok(lowered) => return Ok(lowered),
+            Err(why) => last = why,
+        }
+    }
+    Err(format!("{}: {last}", source.display()))
 }
 
 /// Compiles a source once: its text.
-fn compiled(toolchain: &Toolchain, source: &Path, path: &Path, fixed: bool) -> Result<String, String> {
+fn compiled(
+    toolchain: &Toolchain,
+    source: &Path,
+    path: &Path,
+    target: &Target,
+    fixed: bool,
+) -> Result<String, String> {
     let raw = path.with_extension("raw.ptx");
-    toolchain.compile(root(), &Path::new("kernels").join(source), &raw, fixed)?;
+    toolchain.compile(root(), source, &raw, target.arch, fixed)?;
     std::fs::read_to_string(&raw).map_err(|e| format!("{}: {e}", raw.display()))
 }
 
@@ -211,18 +266,18 @@ fn pieces(text: &str) -> Vec<Vec<&str>> {
 
 /// The text under the oldest version of the language that it assembles as, written to `path`; and the
 /// assembler's report for the first card.
-fn lower(toolchain: &Toolchain, text: &str, path: &Path) -> Result<(String, String), String> {
+fn lower(toolchain: &Toolchain, text: &str, path: &Path, target: &Target) -> Result<(String, String), String> {
     let version = text.lines().find(|l| l.starts_with(".version ")).ok_or("PTX without a version")?;
     let mut last = String::new();
-    for minor in MINORS {
-        let lowered = text.replacen(version, &format!(".version 7.{minor}"), 1);
+    for older in target.versions {
+        let lowered = text.replacen(version, &format!(".version {older}"), 1);
         std::fs::write(path, &lowered).map_err(|e| format!("{}: {e}", path.display()))?;
-        match toolchain.assemble(path, CARDS[0]) {
+        match toolchain.assemble(path, target.cards[0]) {
             Ok(log) => return Ok((lowered, log)),
             Err(why) => last = why,
         }
     }
-    Err(format!("no version 7.x of PTX has what this needs: {last}"))
+    Err(format!("no old version of PTX has what this needs: {last}"))
 }
 
 /// Each kernel's resources from the report of `ptxas -v`.

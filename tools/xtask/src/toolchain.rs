@@ -43,17 +43,17 @@ impl Toolchain {
         Ok(Toolchain { bin })
     }
 
-    /// CUDA C++ to PTX for sm_80, without line information: that would hold absolute paths.
+    /// CUDA C++ to PTX for `arch`, without line information: that would hold absolute paths.
     ///
     /// What this compiler writes follows the addresses it happens to get. With `fixed` they are not shuffled,
     /// where the system lets `setarch` see to that; even so another folder may give another text.
-    pub fn compile(&self, root: &Path, source: &Path, ptx: &Path, fixed: bool) -> Result<(), String> {
+    pub fn compile(&self, root: &Path, source: &Path, ptx: &Path, arch: &str, fixed: bool) -> Result<(), String> {
         let program = self.bin.join("nvcc");
         let mut nvcc = Command::new(if fixed { Path::new("setarch") } else { &program });
         if fixed {
             nvcc.arg("-R").arg(&program);
         }
-        nvcc.current_dir(root).args(["-ptx", "-arch=sm_80", "-std=c++17", "-O3", "-I", "kernels"]);
+        nvcc.current_dir(root).args(["-ptx", "-arch", arch, "-std=c++17", "-O3", "-I", "kernels"]);
         run(nvcc.arg(source).arg("-o").arg(ptx)).map(|_| ())
     }
 

@@ -1,0 +1,33 @@
+#include "shared/device.cuh"
+#include "shared/wgmma.cuh"
+
+// Probes of what Hopper alone has; see probes.sm80.cu for how they are written and run.
+
+// In: 8192 bytes of a (64 rows of 128 bytes), 8192 bytes of b (two slabs of 32 rows of K of 128 bytes), 64 sums that every thread
+// begins with. Two products in groups of their own, the first of the second 16 of a's 64 of K with the first 16 rows of b, the
+// other of the last 16 with the next 16 rows. Out: the sums, thread by thread.
+template <class T> TS_D void product(float (&d)[64], unsigned long long a, unsigned long long b) { wgmma_m64n128k16<T>(d, a, b); }
+template <class T> TS_D void product(float (&d)[32], unsigned long long a, unsigned long long b) { wgmma_m64n64k16<T>(d, a, b); }
+
+template <class T, unsigned SUMS> TS_D void products(const unsigned* in, unsigned* out) {
+    const unsigned* mine = in + blockIdx.x * 4160;
+    unsigned char* shared = swizzled_shared<unsigned char>();
+    for (unsigned at = threadIdx.x; at < 1024; at += 128) store16(shared + 16 * at, load16(mine + 4 * at));
+    fence_async_shared();
+    sync_block();
+    float sums[SUMS];
+    for (unsigned i = 0; i < SUMS; i++) sums[i] = bits_to_f32(mine[4096 + i]);
+    wgmma_fence();
+    product<T>(sums, wgmma_descriptor(shared + 32, 0, WGMMA_STRIDE), wgmma_descriptor(shared + 8192, 4096, WGMMA_STRIDE));
+    wgmma_commit();
+    product<T>(sums, wgmma_descriptor(shared + 96, 0, WGMMA_STRIDE), wgmma_descriptor(shared + 10240, 4096, WGMMA_STRIDE));
+    wgmma_commit();
+    wgmma_wait<1>();
+    wgmma_wait<0>();
+    for (unsigned i = 0; i < SUMS; i++) out[(blockIdx.x * 128 + threadIdx.x) * SUMS + i] = f32_to_bits(sums[i]);
+}
+
+TS_ENTRY(128, probe_wgmma_n64_f16, const unsigned* in, unsigned* out) { products<half_t, 32>(in, out); }
+TS_ENTRY(128, probe_wgmma_n64_bf16, const unsigned* in, unsigned* out) { products<bf16_t, 32>(in, out); }
+TS_ENTRY(128, probe_wgmma_n128_f16, const unsigned* in, unsigned* out) { products<half_t, 64>(in, out); }
+TS_ENTRY(128, probe_wgmma_n128_bf16, const unsigned* in, unsigned* out) { products<bf16_t, 64>(in, out); }
