@@ -1,7 +1,7 @@
 // Attention on tensor cores for heads up to 160 channels: a warp keeps its queries' output in registers.
 #pragma once
 
-#include "heads.cuh"
+#include "softmax.cuh"
 
 constexpr unsigned FLASH_THREADS = 128;
 
@@ -16,7 +16,7 @@ template <unsigned D> struct FlashTile {
     static constexpr unsigned PITCH = (CHUNKS + 1) * 8;
     static constexpr unsigned BYTES = (QUERIES + 2 * KEYS) * PITCH * 2;
     // Afterwards the same memory holds 16 rows of each warp's output as f32.
-    static constexpr unsigned STAGED_PITCH = D + 8;
+    static constexpr unsigned STAGED_PITCH = HEAD_STAGED_PITCH<D>;
     static_assert(BYTES >= 4 * 16 * STAGED_PITCH * 4, "staging");
 };
 
@@ -101,56 +101,14 @@ TS_D void attention_mma(const AttentionParams& p, const X* q, const X* k, const 
         const bool hides = start + Tile::KEYS > at.end || (at.causal && start + Tile::KEYS > at.first + 1);
 #pragma unroll
         for (unsigned i = 0; i < Tile::ROW_TILES; i++) {
-#pragma unroll
-            for (unsigned half = 0; half < 2; half++) {
-                const unsigned query = at.first + first_row + i * 16 + half * 8 + lane() / 4;
-                float now = highest[i][half];
-#pragma unroll
-                for (unsigned j = 0; j < KEY_TILES; j++) {
-#pragma unroll
-                    for (unsigned e = 0; e < 2; e++) {
-                        float& score = scores[i][j][half * 2 + e];
-                        score *= scale;
-                        if (hides) {
-                            const unsigned key = start + j * 8 + lane() % 4 * 2 + e;
-                            score = key >= at.end || (at.causal && key > query) ? LOWEST_SCORE : score;
-                        }
-                        now = fmaxf(now, score);
-                    }
-                }
-                now = fmaxf(now, shuffle_xor(now, 1));
-                now = fmaxf(now, shuffle_xor(now, 2));
-                const float factor = exp2_approx(highest[i][half] - now);
-                highest[i][half] = now;
-                float share = 0.0f;
-#pragma unroll
-                for (unsigned j = 0; j < KEY_TILES; j++) {
-#pragma unroll
-                    for (unsigned e = 0; e < 2; e++) {
-                        float& score = scores[i][j][half * 2 + e];
-                        score = exp2_approx(score - now);
-                        share += score;
-                    }
-                }
-                sum[i][half] = sum[i][half] * factor + share;
-#pragma unroll
-                for (unsigned j = 0; j < OUT_TILES; j++) {
-                    out[i][j][half * 2] *= factor;
-                    out[i][j][half * 2 + 1] *= factor;
-                }
-            }
+            soften(scores[i], out[i], highest[i], sum[i], scale, hides, at, at.first + first_row + i * 16, start);
         }
 #pragma unroll
         for (unsigned step = 0; step < KEY_TILES / 2; step++) {
             unsigned a[Tile::ROW_TILES][4];
 #pragma unroll
             for (unsigned i = 0; i < Tile::ROW_TILES; i++) {
-                const float(&low)[4] = scores[i][step * 2];
-                const float(&high)[4] = scores[i][step * 2 + 1];
-                a[i][0] = pack2<X>(low[0], low[1]);
-                a[i][1] = pack2<X>(low[2], low[3]);
-                a[i][2] = pack2<X>(high[0], high[1]);
-                a[i][3] = pack2<X>(high[2], high[3]);
+                pack_weights<X>(a[i], scores[i], step * 2);
             }
             const X* const row = v_tile + (step * 16 + lane() % 16) * Tile::PITCH;
 #pragma unroll
@@ -180,31 +138,7 @@ TS_D void attention_mma(const AttentionParams& p, const X* q, const X* k, const 
     float* const staged = dynamic_shared<float>() + warp() * (16 * Tile::STAGED_PITCH);
 #pragma unroll
     for (unsigned i = 0; i < Tile::ROW_TILES; i++) {
-        sync_warp();
-#pragma unroll
-        for (unsigned half = 0; half < 2; half++) {
-            float total = sum[i][half];
-            total += shuffle_xor(total, 1);
-            total += shuffle_xor(total, 2);
-            const float over = 1.0f / total;
-            float* const to = staged + (half * 8 + lane() / 4) * Tile::STAGED_PITCH + lane() % 4 * 2;
-#pragma unroll
-            for (unsigned j = 0; j < OUT_TILES; j++) {
-                *reinterpret_cast<float2*>(to + j * 8) =
-                    make_float2(out[i][j][half * 2] * over, out[i][j][half * 2 + 1] * over);
-            }
-        }
-        sync_warp();
-        for (unsigned l = lane(); l < 16 * OUT_TILES; l += 32) {
-            const unsigned row = l / OUT_TILES;
-            const unsigned query = at.first + first_row + i * 16 + row;
-            if (query < p.queries) {
-                float e[8];
-                load8(staged + row * Tile::STAGED_PITCH + l % OUT_TILES * 8, e);
-                store8(y + (size_t(at.item) * p.queries + query) * p.pitch_y + at.head * D + l % OUT_TILES * 8, e,
-                       control);
-            }
-        }
+        store_head<D>(p, at, at.first + first_row + i * 16, out[i], sum[i], staged, y, control);
     }
     clear_past_heads(p, at.item, at.head, at.first, Tile::QUERIES, FLASH_THREADS, y, control);
 }

@@ -12,8 +12,8 @@
 // Operands, both swizzled: of each 128 bytes of a row, the 16-byte chunk c of row r lies at place c ^ (r % 8).
 //   a: 64 rows, 16 of K; a row is 128 bytes (64 of K), 8 rows follow each other, 8 more `stride` bytes on.
 //   b: 16 rows of K by columns; a row is 128 bytes (64 columns), 8 rows of K follow each other, 8 more `stride` bytes on, the next
-//      64 columns `leading` bytes on.
-// A descriptor moves on along K by its address: a by 32 bytes for 16 of K, b by 16 rows.
+//      64 columns `leading` bytes on. Or (`nk`) columns by 16 of K, as a has them.
+// A descriptor moves on along K by its address: a, and b in `nk`, by 32 bytes for 16 of K, else b by 16 rows.
 #pragma once
 
 #ifdef TESSERA_HOST

@@ -21,49 +21,46 @@ template <int pending> TS_D void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
-// PTX: wgmma.mma_async, f32 accumulators; a by rows (K contiguous), b by rows of K (columns contiguous), so transposed. The
-// numbers behind the descriptors: add to d (a predicate), signs of a and b, transposed or not.
+// PTX: wgmma.mma_async, f32 accumulators. The numbers behind the operands: add to d (a predicate), signs of a and b, whether a and
+// b are transposed (a in registers never is). b by rows of K, columns contiguous, counts as transposed.
 #define TS_WGMMA_SUM4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define TS_WGMMA_SUM16(d, i) \
     TS_WGMMA_SUM4(d, i), TS_WGMMA_SUM4(d, i + 4), TS_WGMMA_SUM4(d, i + 8), TS_WGMMA_SUM4(d, i + 12)
-#define TS_WGMMA_64(TYPE, NAME) \
-    TS_D void wgmma_n64_##NAME(float (&d)[32], unsigned long long a, unsigned long long b) { \
-        asm volatile( \
-            "{.reg .pred add; setp.eq.u32 add, 0, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32." TYPE "." TYPE " {" \
-            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, " \
-            "%32, %33, add, 1, 1, 0, 1;}" \
-            : TS_WGMMA_SUM16(d, 0), TS_WGMMA_SUM16(d, 16) \
-            : "l"(a), "l"(b)); \
-    }
-#define TS_WGMMA_128(TYPE, NAME) \
-    TS_D void wgmma_n128_##NAME(float (&d)[64], unsigned long long a, unsigned long long b) { \
-        asm volatile( \
-            "{.reg .pred add; setp.eq.u32 add, 0, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." TYPE "." TYPE " {" \
-            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-            "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-            "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-            "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, " \
-            "%64, %65, add, 1, 1, 0, 1;}" \
-            : TS_WGMMA_SUM16(d, 0), TS_WGMMA_SUM16(d, 16), TS_WGMMA_SUM16(d, 32), TS_WGMMA_SUM16(d, 48) \
-            : "l"(a), "l"(b)); \
-    }
-TS_WGMMA_64("f16", f16)
-TS_WGMMA_64("bf16", bf16)
-TS_WGMMA_128("f16", f16)
-TS_WGMMA_128("bf16", bf16)
+#define TS_WGMMA_D32 \
+    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+#define TS_WGMMA_D64 \
+    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+#define TS_WGMMA(SHAPE, TYPE) "{.reg .pred add; setp.eq.u32 add, 0, 0; wgmma.mma_async.sync.aligned." SHAPE ".f32." TYPE "." TYPE " "
 
 template <class T> TS_D void wgmma_m64n64k16(float (&d)[32], unsigned long long a, unsigned long long b);
-template <> TS_D void wgmma_m64n64k16<half_t>(float (&d)[32], unsigned long long a, unsigned long long b) {
-    wgmma_n64_f16(d, a, b);
-}
-template <> TS_D void wgmma_m64n64k16<bf16_t>(float (&d)[32], unsigned long long a, unsigned long long b) {
-    wgmma_n64_bf16(d, a, b);
-}
 template <class T> TS_D void wgmma_m64n128k16(float (&d)[64], unsigned long long a, unsigned long long b);
-template <> TS_D void wgmma_m64n128k16<half_t>(float (&d)[64], unsigned long long a, unsigned long long b) {
-    wgmma_n128_f16(d, a, b);
-}
-template <> TS_D void wgmma_m64n128k16<bf16_t>(float (&d)[64], unsigned long long a, unsigned long long b) {
-    wgmma_n128_bf16(d, a, b);
-}
+template <class T> TS_D void wgmma_m64n64k16_nk(float (&d)[32], unsigned long long a, unsigned long long b);
+template <class T> TS_D void wgmma_m64n64k16_rs(float (&d)[32], const unsigned (&a)[4], unsigned long long b);
+
+#define TS_WGMMA_OF(T, TYPE) \
+    template <> TS_D void wgmma_m64n64k16<T>(float (&d)[32], unsigned long long a, unsigned long long b) { \
+        asm volatile(TS_WGMMA("m64n64k16", TYPE) TS_WGMMA_D32 "%32, %33, add, 1, 1, 0, 1;}" \
+                     : TS_WGMMA_SUM16(d, 0), TS_WGMMA_SUM16(d, 16) \
+                     : "l"(a), "l"(b)); \
+    } \
+    template <> TS_D void wgmma_m64n128k16<T>(float (&d)[64], unsigned long long a, unsigned long long b) { \
+        asm volatile(TS_WGMMA("m64n128k16", TYPE) TS_WGMMA_D64 "%64, %65, add, 1, 1, 0, 1;}" \
+                     : TS_WGMMA_SUM16(d, 0), TS_WGMMA_SUM16(d, 16), TS_WGMMA_SUM16(d, 32), TS_WGMMA_SUM16(d, 48) \
+                     : "l"(a), "l"(b)); \
+    } \
+    template <> TS_D void wgmma_m64n64k16_nk<T>(float (&d)[32], unsigned long long a, unsigned long long b) { \
+        asm volatile(TS_WGMMA("m64n64k16", TYPE) TS_WGMMA_D32 "%32, %33, add, 1, 1, 0, 0;}" \
+                     : TS_WGMMA_SUM16(d, 0), TS_WGMMA_SUM16(d, 16) \
+                     : "l"(a), "l"(b)); \
+    } \
+    template <> TS_D void wgmma_m64n64k16_rs<T>(float (&d)[32], const unsigned (&a)[4], unsigned long long b) { \
+        asm volatile(TS_WGMMA("m64n64k16", TYPE) TS_WGMMA_D32 "{%32, %33, %34, %35}, %36, add, 1, 1, 1;}" \
+                     : TS_WGMMA_SUM16(d, 0), TS_WGMMA_SUM16(d, 16) \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)); \
+    }
+TS_WGMMA_OF(half_t, "f16")
+TS_WGMMA_OF(bf16_t, "bf16")

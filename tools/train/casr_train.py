@@ -118,6 +118,16 @@ def inner(pictures):
     return pictures[:, :, BORDER:-BORDER, BORDER:-BORDER]
 
 
+def lines(errors):
+    """Steps between the means of neighbouring lines of an error, down and across; those near the border count thrice. Errors of
+    content cancel along a line; stripes, and a line along the border, do not."""
+    total = 0
+    for along in (2, 3):
+        steps = errors.mean(dim=5 - along).diff(dim=2).abs()
+        total = total + steps.mean() + steps[:, :, :BORDER].mean() + steps[:, :, -BORDER:].mean()
+    return total
+
+
 def energy(pictures):
     """Deviations of the differences down and across of [n, 3, h, w], in two octaves: [n, 4]."""
     out = []
@@ -151,6 +161,7 @@ def main():
     p.add_argument("--texture", type=float, default=0.0, help="weight of the difference in `energy`, for inputs that are a stage's result")
     p.add_argument("--relative-texture", type=float, default=0.0, help="the same by ratios, for smooth pictures to count as much as others")
     p.add_argument("--self-similarity", type=float, nargs=2, default=[0.0, 0.0], help="from stage 2 on: weight of the self-similarity error, as `tessera eval` measures it; for pictures, and for inputs that are a stage's result")
+    p.add_argument("--lines", type=float, default=0.0, help="weight of `lines`: losses of texture and self-similarity are easily met by stripes")
     p.add_argument("--edges", type=float, default=0.1, help="weight of the gradients' difference")
     p.add_argument("--decibels", type=float, nargs=2, default=[0.0, 0.0], help="weight of the logarithm of each picture's squared error; for pictures, and for inputs that are a stage's result")
     p.add_argument("--shrink", type=float, default=0.6, help="share of pictures that are made smaller, so sharper, first")
@@ -262,6 +273,8 @@ def main():
         y = y.float()
         total = difference(y, hr) * 4 * known / a.crop
         total = total + a.decibels[cycled] * decibels(y, hr)
+        if a.lines:
+            total = total + a.lines * lines(y - hr)
         if cycled:
             # What is enlarged again and again grows smooth: the mean answer of each stage is.
             made, wanted = energy(inner(y)), energy(inner(hr))

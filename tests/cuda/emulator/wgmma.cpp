@@ -6,6 +6,8 @@
 #include "product.hpp"
 #include "state.hpp"
 
+#include "shared/wgmma.cuh"
+
 namespace emu {
 
 namespace {
@@ -15,9 +17,8 @@ struct Product {
     float* d[32];                      // each lane's sums
     std::vector<float> sums[32];       // what they held when it was issued, unless `chained`
     bool chained = false;              // it adds to the sums of one before it that is not carried out yet
-    unsigned columns;
-    unsigned long long a, b;
-    bool bf16;
+    ts_host::Wgmma what;
+    const unsigned* a[32];             // each lane's part of the left operand, where it is not in shared memory
     Site where;
 };
 
@@ -43,9 +44,8 @@ Queue& mine() {
 // What one lane brings to a call.
 struct Call {
     float* d;
-    unsigned columns;
-    unsigned long long a, b;
-    bool bf16;
+    const unsigned* a;
+    const ts_host::Wgmma* what;
     const Site* where;
 };
 
@@ -67,27 +67,42 @@ struct Descriptor {
 };
 
 // 8 elements of an operand, checked.
-void read8(unsigned at, bool bf16, const Site& where, double* to, unsigned step) {
-    const unsigned char* p = async_operand(at, where);
+void read8(unsigned at, const Product& p, double* to, unsigned step) {
+    const unsigned char* from = async_operand(at, p.where);
     for (unsigned i = 0; i < 8; i++) {
         unsigned short bits;
-        memcpy(&bits, p + 2 * i, 2);
-        to[i * step] = half_value(bits, bf16);
+        memcpy(&bits, from + 2 * i, 2);
+        to[i * step] = half_value(bits, p.what.bf16);
     }
+}
+
+// Rows of 128 bytes from `row` on, 8 after another, of which 16 elements count.
+void read_rows(const Product& p, const Descriptor& d, unsigned row, unsigned rows, double* to, unsigned pitch, unsigned step) {
+    for (unsigned i = 0; i < rows; i++)
+        for (unsigned k = 0; k < 16; k += 8) {
+            unsigned r = row + i;
+            read8(d.swizzled(r / 8 * d.stride + r % 8 * 128 + 2 * k), p, to + i * pitch + k * step, step);
+        }
 }
 
 // The operands of a product, of warp `part` of its group: 16 x 16 by rows, 16 x columns by rows of K.
 void read_operands(const Product& p, unsigned part, double* a, double* b) {
-    Descriptor of_a(p.a, p.where), of_b(p.b, p.where);
-    for (unsigned row = 0; row < 16; row++)
-        for (unsigned k = 0; k < 16; k += 8) {
-            unsigned r = 16 * part + row;
-            read8(of_a.swizzled(r / 8 * of_a.stride + r % 8 * 128 + 2 * k), p.bf16, p.where, a + row * 16 + k, 1);
-        }
+    const unsigned columns = p.what.columns;
+    if (p.a[0] == nullptr) {
+        read_rows(p, Descriptor(p.what.a, p.where), 16 * part, 16, a, 16, 1);
+    } else {
+        for (unsigned l = 0; l < 32; l++)
+            for (unsigned i = 0; i < 8; i++) {
+                unsigned row = l / 4 + i / 2 % 2 * 8, k = l % 4 * 2 + i % 2 + i / 4 * 8;
+                a[row * 16 + k] = half_value(static_cast<unsigned short>(p.a[l][i / 2] >> (16 * (i % 2))), p.what.bf16);
+            }
+    }
+    Descriptor of_b(p.what.b, p.where);
+    if (p.what.by_columns) return read_rows(p, of_b, 0, columns, b, 1, columns);
     for (unsigned k = 0; k < 16; k++)
-        for (unsigned c = 0; c < p.columns; c += 8)
-            read8(of_b.swizzled(c / 64 * of_b.leading + k / 8 * of_b.stride + k % 8 * 128 + 2 * (c % 64)), p.bf16, p.where,
-                  b + k * p.columns + c, 1);
+        for (unsigned c = 0; c < columns; c += 8)
+            read8(of_b.swizzled(c / 64 * of_b.leading + k / 8 * of_b.stride + k % 8 * 128 + 2 * (c % 64)), p,
+                  b + k * columns + c, 1);
 }
 
 void issue(void** lanes) {
@@ -95,45 +110,44 @@ void issue(void** lanes) {
     const Call& first = *static_cast<Call*>(lanes[0]);
     if (!q.fenced) fail(Fault::violation, 0, first.where, "a product without wgmma_fence before it");
     Product p{};
-    p.columns = first.columns;
-    p.a = first.a;
-    p.b = first.b;
-    p.bf16 = first.bf16;
+    p.what = *first.what;
     p.where = *first.where;
+    const unsigned sums = p.what.columns / 2;
+    auto differs = [&](const ts_host::Wgmma& w) { return w.a != p.what.a || w.b != p.what.b; };
     for (size_t i = q.carried_out; i < q.issued.size(); i++) p.chained = p.chained || q.issued[i].d[0] == first.d;
     for (unsigned l = 0; l < 32; l++) {
         const Call& c = *static_cast<Call*>(lanes[l]);
-        if (c.a != first.a || c.b != first.b)
+        if (differs(*c.what))
             fail(Fault::violation, 0, first.where, "the lanes of a warp name different operands");
         p.d[l] = c.d;
+        p.a[l] = c.a;
         if (!p.chained) {
-            p.sums[l].assign(c.d, c.d + p.columns / 2);
-            memset(c.d, 0xff, p.columns / 2 * sizeof(float));
+            p.sums[l].assign(c.d, c.d + sums);
+            memset(c.d, 0xff, sums * sizeof(float));
         }
     }
     // The warps of a group issue the same, whichever comes first.
     unsigned warp = now.current / 32, leader = warp / 4 * 4;
     for (unsigned w = leader; w < leader + 4 && w < queues.size(); w++) {
         const Queue& other = queues[w];
-        if (w != warp && other.issued.size() > q.issued.size() &&
-            (other.issued[q.issued.size()].a != p.a || other.issued[q.issued.size()].b != p.b))
+        if (w != warp && other.issued.size() > q.issued.size() && differs(other.issued[q.issued.size()].what))
             fail(Fault::violation, 0, first.where, "the warps of a warpgroup name different operands");
     }
     // Whether it may read its operands now; their values are taken later.
-    std::vector<double> a(256), b(16 * p.columns);
+    std::vector<double> a(256), b(16 * p.what.columns);
     read_operands(p, warp % 4, a.data(), b.data());
     q.issued.push_back(std::move(p));
 }
 
 void carry_out(Queue& q, unsigned part) {
     Product& p = q.issued[q.carried_out++];
-    std::vector<double> a(256), b(16 * p.columns);
+    std::vector<double> a(256), b(16 * p.what.columns);
     read_operands(p, part, a.data(), b.data());
     for (unsigned row = 0; row < 16; row++) {
-        std::vector<float*> sums(p.columns);
-        for (unsigned c = 0; c < p.columns; c++)
+        std::vector<float*> sums(p.what.columns);
+        for (unsigned c = 0; c < p.what.columns; c++)
             sums[c] = &p.sums[row % 8 * 4 + c % 8 / 2][c / 8 * 4 + row / 8 * 2 + c % 2];
-        add_products(a.data() + row * 16, b.data(), p.columns, sums.data());
+        add_products(a.data() + row * 16, b.data(), p.what.columns, sums.data());
     }
     // To the one that goes on with them, or to the lanes.
     for (size_t i = q.carried_out; i < q.issued.size(); i++)
@@ -142,7 +156,7 @@ void carry_out(Queue& q, unsigned part) {
             q.issued[i].chained = false;
             return;
         }
-    for (unsigned l = 0; l < 32; l++) memcpy(p.d[l], p.sums[l].data(), p.columns / 2 * sizeof(float));
+    for (unsigned l = 0; l < 32; l++) memcpy(p.d[l], p.sums[l].data(), p.what.columns / 2 * sizeof(float));
 }
 
 void fence(void**) { mine().fenced = true; }
@@ -181,9 +195,9 @@ namespace ts_host {
 
 void wgmma_wait_group(unsigned pending, Site where) { emu::warp_collective("wgmma_wait", where, &pending, emu::wait); }
 
-void wgmma(float* d, unsigned columns, unsigned long long a, unsigned long long b, bool bf16, Site where) {
-    emu::Call c{d, columns, a, b, bf16, &where};
-    emu::warp_collective(columns == 64 ? "wgmma_m64n64k16" : "wgmma_m64n128k16", where, &c, emu::issue);
+void wgmma(const char* name, float* d, const unsigned* a, const Wgmma& what, Site where) {
+    emu::Call c{d, a, &what, &where};
+    emu::warp_collective(name, where, &c, emu::issue);
 }
 
 }  // namespace ts_host

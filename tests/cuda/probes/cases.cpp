@@ -86,20 +86,32 @@ std::string summed(const uint32_t* in, const uint32_t* card, const uint32_t* oth
     return {};
 }
 
-// The same of a warpgroup's: operands in swizzled rows of 128 bytes, see kernels/shared/wgmma.cuh.
-template <double (*value)(uint32_t)>
+// The same of a warpgroup's, for each way its operands may lie (kernels/shared/wgmma.cuh): a in swizzled rows of 128 bytes or in
+// registers, b by rows of K or by columns. What the two products of a probe multiply stands in probes.sm90.cu.
+enum class Way { slabs, by_columns, registers };
+
+template <double (*value)(uint32_t), Way way>
 std::string group_summed(const uint32_t* in, const uint32_t* card, const uint32_t* other, unsigned out) {
-    auto element = [&](unsigned first_byte, unsigned row, unsigned i) {
-        unsigned byte = first_byte + row * 128 + ((i / 8) ^ (row % 8)) * 16 + i % 8 * 2;
-        return value(in[byte / 4] >> byte % 4 * 8 & 0xffff);
+    auto half = [&](unsigned byte) { return value(in[byte / 4] >> byte % 4 * 8 & 0xffff); };
+    auto swizzled = [&](unsigned first_byte, unsigned row, unsigned i) {
+        return half(first_byte + row * 128 + ((i / 8) ^ (row % 8)) * 16 + i % 8 * 2);
+    };
+    // `k` counts both products' 32.
+    auto a = [&](unsigned row, unsigned k) {
+        if (way != Way::registers) return swizzled(0, row, k < 16 ? 16 + k : 32 + k);
+        unsigned thread = row / 16 * 32 + row % 8 * 4 + k % 8 / 2, word = row % 16 / 8 + k % 16 / 8 * 2;
+        return half((k / 16 * 512 + thread * 4 + word) * 4 + k % 2 * 2);
+    };
+    auto b = [&](unsigned k, unsigned column) {
+        if (way == Way::by_columns) return swizzled(8192, column, k);
+        return swizzled(8192 + column / 64 * 4096, k, column % 64);
     };
     unsigned sums = out / 128;
     for (unsigned i = 0; i < out; i++) {
         unsigned thread = i / sums, j = i % sums;
         unsigned row = thread / 32 * 16 + thread % 32 / 4 + j % 4 / 2 * 8, column = j / 4 * 8 + thread % 4 * 2 + j % 2;
         double size = std::fabs(as_float(in[4096 + j]));
-        for (unsigned k = 0; k < 32; k++)
-            size += std::fabs(element(0, row, k < 16 ? 16 + k : 32 + k) * element(8192 + column / 64 * 4096, k, column % 64));
+        for (unsigned k = 0; k < 32; k++) size += std::fabs(a(row, k) * b(k, column));
         if (!sums_agree(card[i], other[i], size)) return at(i, card[i], other[i]);
     }
     return {};
@@ -293,11 +305,21 @@ const std::vector<Probe> all = {
     {"rcp", "rcp_approx", false, 32, 0, 32, 32, exponents, within<2>},
     {"load_nc", "load_global_nc16", false, 32, 0, 128, 128, loads, equal},
     {"wgmma_n64_f16", "wgmma_m64n64k16<half_t> wgmma_descriptor fence_async_shared wgmma_fence wgmma_commit wgmma_wait", true, 128,
-     16384, 4160, 4096, group_products<false>, group_summed<from_f16>},
-    {"wgmma_n64_bf16", "wgmma_m64n64k16<bf16_t>", true, 128, 16384, 4160, 4096, group_products<true>, group_summed<from_bf16>},
-    {"wgmma_n128_f16", "wgmma_m64n128k16<half_t>", true, 128, 16384, 4160, 8192, group_products<false>, group_summed<from_f16>},
+     16384, 4160, 4096, group_products<false>, group_summed<from_f16, Way::slabs>},
+    {"wgmma_n64_bf16", "wgmma_m64n64k16<bf16_t>", true, 128, 16384, 4160, 4096, group_products<true>,
+     group_summed<from_bf16, Way::slabs>},
+    {"wgmma_n128_f16", "wgmma_m64n128k16<half_t>", true, 128, 16384, 4160, 8192, group_products<false>,
+     group_summed<from_f16, Way::slabs>},
     {"wgmma_n128_bf16", "wgmma_m64n128k16<bf16_t>", true, 128, 16384, 4160, 8192, group_products<true>,
-     group_summed<from_bf16>},
+     group_summed<from_bf16, Way::slabs>},
+    {"wgmma_nk_f16", "wgmma_m64n64k16_nk<half_t>", true, 128, 16384, 4160, 4096, group_products<false>,
+     group_summed<from_f16, Way::by_columns>},
+    {"wgmma_nk_bf16", "wgmma_m64n64k16_nk<bf16_t>", true, 128, 16384, 4160, 4096, group_products<true>,
+     group_summed<from_bf16, Way::by_columns>},
+    {"wgmma_rs_f16", "wgmma_m64n64k16_rs<half_t>", true, 128, 16384, 4160, 4096, group_products<false>,
+     group_summed<from_f16, Way::registers>},
+    {"wgmma_rs_bf16", "wgmma_m64n64k16_rs<bf16_t>", true, 128, 16384, 4160, 4096, group_products<true>,
+     group_summed<from_bf16, Way::registers>},
 };
 
 }  // namespace probes

@@ -10,22 +10,24 @@ namespace {
 
 constexpr unsigned shared_bytes = 64 * 64 * 2 + 64 * 128 * 2;
 
-void right_sums(emu::Options options) {
+// a 64 x 64 by b 64 x `columns`, added to what was in d or to zeros.
+void right_sums(const char* kernel, unsigned columns, bool adds, emu::Options options) {
     std::mt19937 random(9);
     // Small integers: every sum is exact, so any other place of an element shows.
-    std::vector<float> a(64 * 64), b(64 * 128), d(64 * 128);
+    std::vector<float> a(64 * 64), b(64 * columns), d(64 * columns);
     for (auto* m : {&a, &b, &d})
         for (auto& v : *m) v = static_cast<float>(static_cast<int>(random() % 15) - 7);
     Buffer<float> da(a), db(b), dd(d);
-    auto r = launch("warpgroup_product", {1, 1, 1}, shared_bytes, options, da.get(), db.get(), dd.get());
+    auto r = launch(kernel, {1, 1, 1}, shared_bytes, options, da.get(), db.get(), dd.get());
     CHECK(r.text == "");
     unsigned wrong = 0;
     for (unsigned row = 0; row < 64; row++)
-        for (unsigned c = 0; c < 128; c++) {
-            double sum = d[row * 128 + c];
-            for (unsigned k = 0; k < 64; k++) sum += double(a[row * 64 + k]) * double(b[k * 128 + c]);
-            wrong += double(dd[row * 128 + c]) != sum;
+        for (unsigned c = 0; c < columns; c++) {
+            double sum = adds ? d[row * columns + c] : 0;
+            for (unsigned k = 0; k < 64; k++) sum += double(a[row * 64 + k]) * double(b[k * columns + c]);
+            wrong += double(dd[row * columns + c]) != sum;
         }
+    if (wrong > 0) printf("%s: %u sums are wrong\n", kernel, wrong);
     CHECK(wrong == 0);
 }
 
@@ -52,7 +54,9 @@ void warpgroups() {
     for (auto order : orders) {
         emu::Options options;
         options.order = order;
-        right_sums(options);
+        right_sums("warpgroup_product", 128, true, options);
+        right_sums("warpgroup_product_nk", 64, false, options);
+        right_sums("warpgroup_product_rs", 64, false, options);
         Buffer<float> a(std::vector<float>(64 * 64, 1.0f)), b(std::vector<float>(64 * 64, 1.0f)), d(128);
         for (const auto& m : mistakes) {
             auto r = launch(m.kernel, {1, 1, 1}, 64 * 64 * 4, options, a.get(), b.get(), d.get());

@@ -41,6 +41,44 @@ TS_ENTRY(128, warpgroup_product, const float* a, const float* b, float* d) {
     for (unsigned i = 0; i < 64; i++) d[(row + i % 4 / 2 * 8) * 128 + i / 4 * 8 + column + i % 2] = sums[i];
 }
 
+// The same by 64 columns: b by columns, and a from registers.
+TS_ENTRY(128, warpgroup_product_nk, const float* a, const float* b, float* d) {
+    half_t* shared = operands<64>(a, b);
+    sync_block();
+    // b again, its rows now columns.
+    for (unsigned at = threadIdx.x; at < 64 * 64; at += 128)
+        shared[4096 + place(at % 64, at / 64)] = from_f32<half_t>(b[at]);
+    fence_async_shared();
+    sync_block();
+    float sums[32] = {};
+    wgmma_fence();
+    for (unsigned step = 0; step < 4; step++)
+        wgmma_m64n64k16_nk<half_t>(sums, left(shared, step), wgmma_descriptor(shared + 4096 + 16 * step, 0, WGMMA_STRIDE));
+    wgmma_commit();
+    wgmma_wait<0>();
+    unsigned row = warp() * 16 + lane() / 4, column = lane() % 4 * 2;
+    for (unsigned i = 0; i < 32; i++) d[(row + i % 4 / 2 * 8) * 64 + i / 4 * 8 + column + i % 2] = sums[i];
+}
+
+TS_ENTRY(128, warpgroup_product_rs, const float* a, const float* b, float* d) {
+    const half_t* shared = operands<64>(a, b);
+    fence_async_shared();
+    sync_block();
+    unsigned row = warp() * 16 + lane() / 4, column = lane() % 4 * 2;
+    unsigned part[4][4];
+    for (unsigned step = 0; step < 4; step++)
+        for (unsigned i = 0; i < 4; i++) {
+            const float* at = a + (row + i % 2 * 8) * 64 + step * 16 + i / 2 * 8 + column;
+            part[step][i] = pack2<half_t>(at[0], at[1]);
+        }
+    float sums[32] = {};
+    wgmma_fence();
+    for (unsigned step = 0; step < 4; step++) wgmma_m64n64k16_rs<half_t>(sums, part[step], right(shared, step));
+    wgmma_commit();
+    wgmma_wait<0>();
+    for (unsigned i = 0; i < 32; i++) d[(row + i % 4 / 2 * 8) * 64 + i / 4 * 8 + column + i % 2] = sums[i];
+}
+
 // The mistakes: `a` and `b` as above with 64 columns, `d` has a place for each thread.
 #define WRONG(NAME, BODY) \
     TS_ENTRY(128, NAME, const float* a, const float* b, float* d) { \
