@@ -1,6 +1,5 @@
 #include "shared/device.cuh"
-#include "shared/conv_output.cuh"
-#include "shared/conv_source.cuh"
+#include "shared/conv_product.cuh"
 #include "shared/mma_tile.cuh"
 #include "shared/simt_tile.cuh"
 
@@ -36,34 +35,14 @@ TS_D void conv2d_base(const Conv2dParams& p, const X* x, const X* x2, const W* w
     finish_simt(ConvOutput<Y, false>{p, bias, row_bias, residual, y, control, 0}, columns, first, shared, sums);
 }
 
-template <unsigned COLUMNS, bool UP2X2, class X, class Y>
-TS_D void conv2d_mma(const Conv2dParams& p, const X* x, const X* x2, const X* weight, const float* bias,
-                     const float* row_bias, const Y* residual, Y* y, Control* control) {
-    const unsigned column_tiles = ceil_div(p.pitch_y, COLUMNS);
-    const unsigned pixel_tiles = ceil_div(conv_pixels<UP2X2>(p), MMA_ROWS);
-    const unsigned id = block_index();
-    const unsigned tile = id / column_tiles;
-    if (tile >= (UP2X2 ? 4 : 1) * pixel_tiles) {
-        return;
-    }
-    const unsigned phase = UP2X2 ? tile / pixel_tiles : 0;
-    const unsigned first = (UP2X2 ? tile % pixel_tiles : tile) * MMA_ROWS;
-    const Columns columns(id % column_tiles, COLUMNS, p.pitch_y, false);
-    ConvSource<X, MMA_LEFT_ROWS, MMA_K, UP2X2> left(p, x, x2, first + mma_left_row(), phase, mma_left_chunk());
-    const unsigned k = UP2X2 ? 4 * p.pitch_x : p.kernel * p.kernel * (p.pitch_x + p.pitch_x2);
-    const X* taps = weight + size_t(phase) * k * p.pitch_y;
-    float sums[MmaTile<COLUMNS>::ROW_TILES][4][4] = {};
-    multiply_mma<COLUMNS>(left, taps, k, p.pitch_y, columns, dynamic_shared<X>(), sums);
-    const ConvOutput<Y, UP2X2> out = {p, bias, row_bias, residual, y, control, phase};
-    finish_mma<COLUMNS>(out, columns, first, dynamic_shared<float>(), sums);
-}
-
-#define CONV_BASE(X, W, Y) CONV_ENTRY(SIMT_THREADS, 1, base, X, W, Y, conv2d_base)
+#define CONV_SIMT(...) TS_ENTRY(SIMT_THREADS, __VA_ARGS__)
+#define CONV_BASE(X, W, Y) CONV_ENTRY(CONV_SIMT, base, X, W, Y, conv2d_base)
 TS_TYPES_XWY(CONV_BASE)
 
+#define CONV_TILES(...) TS_ENTRY(MMA_THREADS, __VA_ARGS__)
 #define CONV_MMA(X, W, Y) \
-    CONV_ENTRY(MMA_THREADS, 1, mma, X, W, Y, (conv2d_mma<128, false>)) \
-    CONV_ENTRY(MMA_THREADS, 1, mma_n64, X, W, Y, (conv2d_mma<64, false>)) \
-    CONV_ENTRY(MMA_THREADS, 1, up2x2_mma, X, W, Y, (conv2d_mma<128, true>)) \
-    CONV_ENTRY(MMA_THREADS, 1, up2x2_mma_n64, X, W, Y, (conv2d_mma<64, true>))
+    CONV_ENTRY(CONV_TILES, mma, X, W, Y, (conv2d_product<Mma<128>, false>)) \
+    CONV_ENTRY(CONV_TILES, mma_n64, X, W, Y, (conv2d_product<Mma<64>, false>)) \
+    CONV_ENTRY(CONV_TILES, up2x2_mma, X, W, Y, (conv2d_product<Mma<128>, true>)) \
+    CONV_ENTRY(CONV_TILES, up2x2_mma_n64, X, W, Y, (conv2d_product<Mma<64>, true>))
 TS_TYPES_MMA(CONV_MMA)

@@ -1,5 +1,5 @@
 #include "shared/device.cuh"
-#include "shared/conv_output.cuh"
+#include "shared/conv_product.cuh"
 #include "shared/wgmma_tile.cuh"
 
 // conv2d.sm80.cu's function on Hopper's tensor cores.
@@ -11,32 +11,10 @@
 // Numerics: f32 accumulation, K in order tap, source, channel 16 at a time, whatever the tile; one rounding.
 // Limits: as conv2d.sm80.cu's mma; compute capability 9.0.
 
-template <unsigned COLUMNS, bool UP2X2, class X, class Y>
-TS_D void conv2d_wgmma(const Conv2dParams& p, const X* x, const X* x2, const X* weight, const float* bias,
-                       const float* row_bias, const Y* residual, Y* y, Control* control) {
-    const unsigned column_tiles = ceil_div(p.pitch_y, COLUMNS);
-    const unsigned pixel_tiles = ceil_div(conv_pixels<UP2X2>(p), WGMMA_ROWS);
-    const unsigned id = block_index();
-    const unsigned tile = id / column_tiles;
-    if (tile >= (UP2X2 ? 4 : 1) * pixel_tiles) {
-        return;
-    }
-    const unsigned phase = UP2X2 ? tile / pixel_tiles : 0;
-    const unsigned first = (UP2X2 ? tile % pixel_tiles : tile) * WGMMA_ROWS;
-    const Columns columns(id % column_tiles, COLUMNS, p.pitch_y, false);
-    ConvSource<X, WGMMA_LEFT_ROWS, WGMMA_K, UP2X2, WGMMA_LEFT_APART> left(p, x, x2, first + wgmma_left_row(), phase,
-                                                                          wgmma_left_chunk());
-    const unsigned k = UP2X2 ? 4 * p.pitch_x : p.kernel * p.kernel * (p.pitch_x + p.pitch_x2);
-    const X* taps = weight + size_t(phase) * k * p.pitch_y;
-    float sums[WgmmaTile<COLUMNS>::SUMS] = {};
-    multiply_wgmma<COLUMNS>(left, taps, k, p.pitch_y, columns, swizzled_shared<X>(), sums);
-    const ConvOutput<Y, UP2X2> out = {p, bias, row_bias, residual, y, control, phase};
-    finish_wgmma<COLUMNS>(out, columns, first, swizzled_shared<float>(), sums);
-}
-
+#define CONV_TILES(...) TS_ENTRY_BLOCKS(WGMMA_THREADS, WGMMA_BLOCKS, __VA_ARGS__)
 #define CONV_WGMMA(X, W, Y) \
-    CONV_ENTRY(WGMMA_THREADS, WGMMA_BLOCKS, wgmma, X, W, Y, (conv2d_wgmma<128, false>)) \
-    CONV_ENTRY(WGMMA_THREADS, WGMMA_BLOCKS, wgmma_n64, X, W, Y, (conv2d_wgmma<64, false>)) \
-    CONV_ENTRY(WGMMA_THREADS, WGMMA_BLOCKS, up2x2_wgmma, X, W, Y, (conv2d_wgmma<128, true>)) \
-    CONV_ENTRY(WGMMA_THREADS, WGMMA_BLOCKS, up2x2_wgmma_n64, X, W, Y, (conv2d_wgmma<64, true>))
+    CONV_ENTRY(CONV_TILES, wgmma, X, W, Y, (conv2d_product<Wgmma<128>, false>)) \
+    CONV_ENTRY(CONV_TILES, wgmma_n64, X, W, Y, (conv2d_product<Wgmma<64>, false>)) \
+    CONV_ENTRY(CONV_TILES, up2x2_wgmma, X, W, Y, (conv2d_product<Wgmma<128>, true>)) \
+    CONV_ENTRY(CONV_TILES, up2x2_wgmma_n64, X, W, Y, (conv2d_product<Wgmma<64>, true>))
 TS_TYPES_MMA(CONV_WGMMA)

@@ -1,6 +1,6 @@
 #include "shared/device.cuh"
+#include "shared/gemm_product.cuh"
 #include "shared/mma_tile.cuh"
-#include "shared/row_source.cuh"
 #include "shared/simt_tile.cuh"
 
 // y = act(x W + bias) + residual; GEGLU: y = (x Wv + bv) * gelu(x Wg + bg) + residual
@@ -33,23 +33,6 @@ TS_D void gemm_base(const GemmParams& p, const X* x, const W* weight, const floa
     finish_simt(GemmOutput<Y>{p, bias, residual, y, control}, columns, first, shared, sums);
 }
 
-template <unsigned COLUMNS, class X, class Y>
-TS_D void gemm_mma(const GemmParams& p, const X* x, const X* weight, const float* bias, const Y* residual, Y* y,
-                   Control* control) {
-    const bool gated = (p.parts & 1u) != 0;
-    const unsigned column_tiles = ceil_div(p.pitch_y, gated ? COLUMNS / 2 : COLUMNS);
-    const unsigned id = block_index();
-    const unsigned first = id / column_tiles * MMA_ROWS;
-    if (first >= p.m) {
-        return;
-    }
-    const Columns columns(id % column_tiles, COLUMNS, p.pitch_y, gated);
-    RowSource<X, MMA_LEFT_ROWS, MMA_K> left(p, x, first + mma_left_row(), mma_left_chunk());
-    float sums[MmaTile<COLUMNS>::ROW_TILES][4][4] = {};
-    multiply_mma<COLUMNS>(left, weight, p.k, gated ? 2 * p.pitch_y : p.pitch_y, columns, dynamic_shared<X>(), sums);
-    finish_mma<COLUMNS>(GemmOutput<Y>{p, bias, residual, y, control}, columns, first, dynamic_shared<float>(), sums);
-}
-
 #define GEMM_BASE(X, W, Y) \
     TS_ENTRY(SIMT_THREADS, gemm_base_##X##_##W##_##Y, const GemmParams p, const X* x, const W* weight, \
              const float* bias, const Y* residual, Y* y, Control* control) { \
@@ -60,10 +43,10 @@ TS_TYPES_XWY(GEMM_BASE)
 #define GEMM_MMA(X, W, Y) \
     TS_ENTRY(MMA_THREADS, gemm_mma_##X##_##W##_##Y, const GemmParams p, const X* x, const W* weight, \
              const float* bias, const Y* residual, Y* y, Control* control) { \
-        gemm_mma<128>(p, x, weight, bias, residual, y, control); \
+        gemm_product<Mma<128>>(p, x, weight, bias, residual, y, control); \
     } \
     TS_ENTRY(MMA_THREADS, gemm_mma_n64_##X##_##W##_##Y, const GemmParams p, const X* x, const W* weight, \
              const float* bias, const Y* residual, Y* y, Control* control) { \
-        gemm_mma<64>(p, x, weight, bias, residual, y, control); \
+        gemm_product<Mma<64>>(p, x, weight, bias, residual, y, control); \
     }
 TS_TYPES_MMA(GEMM_MMA)

@@ -105,6 +105,9 @@ fn resources_are_listed_for_every_kernel() {
         let number = |w: &str| w.parse::<u32>().unwrap_or_else(|_| panic!("resources.txt: {line}"));
         assert!(number(registers) <= 255 && number(local) == 0, "{line}");
         assert!(number(shared) <= tessera::limits::CUDA_MAX_SHARED, "{line}");
+        // 256 threads of the products on tensor cores: two blocks share a processor's 65536 registers.
+        let product = kernel.contains("mma") && !kernel.starts_with("attention");
+        assert!(!product || number(registers) <= 128, "one block a processor: {line}");
         rows.push((kernel, card));
     }
     for (_, target, entry) in entries() {

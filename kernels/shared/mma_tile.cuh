@@ -141,3 +141,24 @@ TS_D void finish_mma(const Output& out, const Columns& columns, unsigned first, 
         finish_part(out, columns, row, chunk, part, shared);
     }
 }
+
+// How gemm_product and conv2d_product multiply.
+template <unsigned WIDTH> struct Mma {
+    static constexpr unsigned COLUMNS = WIDTH;
+    static constexpr unsigned ROWS = MMA_ROWS;
+    static constexpr unsigned K = MMA_K;
+    static constexpr unsigned LEFT_ROWS = MMA_LEFT_ROWS;
+    static constexpr unsigned LEFT_APART = 64;
+    using Sums = float[MmaTile<COLUMNS>::ROW_TILES][4][4];
+    static TS_D unsigned left_row() { return mma_left_row(); }
+    static TS_D unsigned left_chunk() { return mma_left_chunk(); }
+    template <class T> static TS_D T* shared() { return dynamic_shared<T>(); }
+    template <class Left, class T>
+    static TS_D void multiply(Left& left, const T* weight, unsigned k, unsigned pitch, const Columns& columns, Sums& sums) {
+        multiply_mma<COLUMNS>(left, weight, k, pitch, columns, shared<T>(), sums);
+    }
+    template <class Output>
+    static TS_D void finish(const Output& out, const Columns& columns, unsigned first, const Sums& sums) {
+        finish_mma<COLUMNS>(out, columns, first, shared<float>(), sums);
+    }
+};

@@ -136,3 +136,24 @@ TS_D void finish_wgmma(const Output& out, const Columns& columns, unsigned first
         finish_part(out, columns, first + warp() * 16, i * 4, part, shared);
     }
 }
+
+// How gemm_product and conv2d_product multiply.
+template <unsigned WIDTH> struct Wgmma {
+    static constexpr unsigned COLUMNS = WIDTH;
+    static constexpr unsigned ROWS = WGMMA_ROWS;
+    static constexpr unsigned K = WGMMA_K;
+    static constexpr unsigned LEFT_ROWS = WGMMA_LEFT_ROWS;
+    static constexpr unsigned LEFT_APART = WGMMA_LEFT_APART;
+    using Sums = float[WgmmaTile<COLUMNS>::SUMS];
+    static TS_D unsigned left_row() { return wgmma_left_row(); }
+    static TS_D unsigned left_chunk() { return wgmma_left_chunk(); }
+    template <class T> static TS_D T* shared() { return swizzled_shared<T>(); }
+    template <class Left, class T>
+    static TS_D void multiply(Left& left, const T* weight, unsigned k, unsigned pitch, const Columns& columns, Sums& sums) {
+        multiply_wgmma<COLUMNS>(left, weight, k, pitch, columns, shared<T>(), sums);
+    }
+    template <class Output>
+    static TS_D void finish(const Output& out, const Columns& columns, unsigned first, const Sums& sums) {
+        finish_wgmma<COLUMNS>(out, columns, first, shared<float>(), sums);
+    }
+};
