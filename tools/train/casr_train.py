@@ -161,7 +161,7 @@ def main():
     p.add_argument("--texture", type=float, default=0.0, help="weight of the difference in `energy`, for inputs that are a stage's result")
     p.add_argument("--relative-texture", type=float, default=0.0, help="the same by ratios, for smooth pictures to count as much as others")
     p.add_argument("--self-similarity", type=float, nargs=2, default=[0.0, 0.0], help="from stage 2 on: weight of the self-similarity error, as `tessera eval` measures it; for pictures, and for inputs that are a stage's result")
-    p.add_argument("--lines", type=float, default=0.0, help="weight of `lines`: losses of texture and self-similarity are easily met by stripes")
+    p.add_argument("--lines", type=float, default=0.0, help="weight of `lines`, for inputs that are a stage's result: losses of texture and self-similarity are easily met by stripes")
     p.add_argument("--edges", type=float, default=0.1, help="weight of the gradients' difference")
     p.add_argument("--decibels", type=float, nargs=2, default=[0.0, 0.0], help="weight of the logarithm of each picture's squared error; for pictures, and for inputs that are a stage's result")
     p.add_argument("--shrink", type=float, default=0.6, help="share of pictures that are made smaller, so sharper, first")
@@ -273,9 +273,8 @@ def main():
         y = y.float()
         total = difference(y, hr) * 4 * known / a.crop
         total = total + a.decibels[cycled] * decibels(y, hr)
-        if a.lines:
-            total = total + a.lines * lines(y - hr)
         if cycled:
+            total = total + a.lines * lines(y - hr)
             # What is enlarged again and again grows smooth: the mean answer of each stage is.
             made, wanted = energy(inner(y)), energy(inner(hr))
             total = total + a.texture * (made - wanted).abs().mean()
