@@ -12,8 +12,16 @@ const PTX: &str = "tests/cuda/probes";
 /// The wrappers of instructions, as the GPU has them.
 const WRAPPERS: [&str; 2] = ["kernels/shared/device_ptx.cuh", "kernels/shared/wgmma_ptx.cuh"];
 /// What these have that is no instruction of its own: addresses, casts and plain accesses.
-const PLAIN: [&str; 7] =
-    ["dynamic_shared", "swizzled_shared", "f32_to_bits", "bits_to_f32", "load16", "store16", "shared_address"];
+const PLAIN: [&str; 8] = [
+    "dynamic_shared",
+    "swizzled_shared",
+    "wgmma_hold",
+    "f32_to_bits",
+    "bits_to_f32",
+    "load16",
+    "store16",
+    "shared_address",
+];
 
 /// The program that runs probes, on the mock driver; `None` where there is no compiler for it.
 fn probes(arguments: &[&str]) -> Option<Output> {

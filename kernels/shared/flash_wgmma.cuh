@@ -50,6 +50,7 @@ TS_D void attention_wgmma_64(const AttentionParams& p, const X* q, const X* k, c
     const unsigned row = at.first + warp() * 16;
     const X* const queries = q_tile + warp() / 4 * FLASH_WGMMA_TILE;
     float out[8][4] = {};
+    float(&out_sums)[32] = reinterpret_cast<float(&)[32]>(out);
     float highest[2] = {LOWEST_SCORE, LOWEST_SCORE};
     float sum[2] = {};
     unsigned stage = 0;
@@ -60,10 +61,12 @@ TS_D void attention_wgmma_64(const AttentionParams& p, const X* q, const X* k, c
         sync_block();
         const X* const keys = stages + stage * (2 * FLASH_WGMMA_TILE);
         float scores[8][4] = {};
+        float(&score_sums)[32] = reinterpret_cast<float(&)[32]>(scores);
+        wgmma_hold(score_sums);
         wgmma_fence();
 #pragma unroll
         for (unsigned step = 0; step < 4; step++) {
-            wgmma_m64n64k16_nk<X>(reinterpret_cast<float(&)[32]>(scores), wgmma_descriptor(queries + step * 16, 0, WGMMA_STRIDE),
+            wgmma_m64n64k16_nk<X>(score_sums, wgmma_descriptor(queries + step * 16, 0, WGMMA_STRIDE),
                                   wgmma_descriptor(keys + step * 16, 0, WGMMA_STRIDE));
         }
         wgmma_commit();
@@ -73,21 +76,29 @@ TS_D void attention_wgmma_64(const AttentionParams& p, const X* q, const X* k, c
         }
         cp_async_commit();
         wgmma_wait<0>();
+        wgmma_hold(score_sums);
         const bool hides = start + FLASH_WGMMA_KEYS > at.end || (at.causal && start + FLASH_WGMMA_KEYS > at.first + 1);
         soften(scores, out, highest, sum, scale, hides, at, row, start);
         unsigned weights[4][4];
 #pragma unroll
         for (unsigned step = 0; step < 4; step++) {
             pack_weights<X>(weights[step], scores, step * 2);
+            wgmma_hold(weights[step]);
         }
+        wgmma_hold(out_sums);
         wgmma_fence();
 #pragma unroll
         for (unsigned step = 0; step < 4; step++) {
-            wgmma_m64n64k16_rs<X>(reinterpret_cast<float(&)[32]>(out), weights[step],
+            wgmma_m64n64k16_rs<X>(out_sums, weights[step],
                                   wgmma_descriptor(keys + FLASH_WGMMA_TILE + step * 16 * 64, 0, WGMMA_STRIDE));
         }
         wgmma_commit();
         wgmma_wait<0>();
+        wgmma_hold(out_sums);
+#pragma unroll
+        for (unsigned step = 0; step < 4; step++) {
+            wgmma_hold(weights[step]);
+        }
     }
     cp_async_wait<0>();
     sync_block();

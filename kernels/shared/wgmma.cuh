@@ -5,6 +5,7 @@
 // - What threads write to shared memory, cp_async16 included, the tensor cores see only after fence_async_shared by the writing
 //   thread (after its cp_async_wait) and a barrier behind that.
 // - wgmma_fence comes before the first product and again after a wait, before the sums are handed to products again.
+// - wgmma_hold of the sums, and of a left operand in registers, comes before each wgmma_fence and after each wgmma_wait.
 // - Neither sums nor operands may be touched between a product and the wgmma_wait that covers it. All four warps of the group
 //   make the same calls. Every product is committed and waited for before the thread ends.
 // - Shared memory of operands comes from swizzled_shared<T>() at offsets of multiples of 1024 bytes.

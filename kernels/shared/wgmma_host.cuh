@@ -36,6 +36,9 @@ void wgmma_fence(TS_WHERE);
 void wgmma_commit(TS_WHERE);
 template <int pending> inline void wgmma_wait(TS_WHERE) { ts_host::wgmma_wait_group(pending, where); }
 
+// Keeps the compiler from moving uses of these registers past a fence or a wait.
+template <class T, size_t N> inline void wgmma_hold(T (&)[N]) {}
+
 // d += a b over the warpgroup, begun and not waited for: a 64 x 16, b 16 x 64 or 16 x 128, d in f32. Warp w of the group has rows
 // 16 w and on; in it, with g = lane / 4 and t = lane % 4: d[4 j], d[4 j + 1] row g, columns 8 j + 2 t and the next; d[4 j + 2],
 // d[4 j + 3] row g + 8 of those. `nk`: b's rows are the product's columns. `rs`: a is in registers, which hold what those of

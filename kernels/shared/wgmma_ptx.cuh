@@ -21,6 +21,17 @@ template <int pending> TS_D void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
+// No instruction: as far as the compiler knows, registers change here. It does not know that products begun earlier write them until
+// a wait, nor that a fence orders them, and would move what comes before or behind past either.
+template <unsigned N> TS_D void wgmma_hold(float (&d)[N]) {
+#pragma unroll
+    for (unsigned i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+template <unsigned N> TS_D void wgmma_hold(unsigned (&a)[N]) {
+#pragma unroll
+    for (unsigned i = 0; i < N; i++) asm volatile("" : "+r"(a[i])::"memory");
+}
+
 // PTX: wgmma.mma_async, f32 accumulators. The numbers behind the operands: add to d (a predicate), signs of a and b, whether a and
 // b are transposed (a in registers never is). b by rows of K, columns contiguous, counts as transposed.
 #define TS_WGMMA_SUM4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])

@@ -73,6 +73,7 @@ template <unsigned COLUMNS, class T>
 TS_D void multiply_wgmma_stage(const T* stage, float (&sums)[WgmmaTile<COLUMNS>::SUMS]) {
     using Tile = WgmmaTile<COLUMNS>;
     const T* const left = stage + threadIdx.x / 128 * (64 * WGMMA_K);
+    wgmma_hold(sums);
     wgmma_fence();
 #pragma unroll
     for (unsigned step = 0; step < WGMMA_K / 16; step++) {
@@ -111,6 +112,7 @@ TS_D void multiply_wgmma(Left& left, const T* weight, unsigned k, unsigned pitch
         }
         cp_async_commit();
         wgmma_wait<0>();
+        wgmma_hold(sums);
         fill = fill + 1 == Tile::STAGES ? 0 : fill + 1;
         drain = drain + 1 == Tile::STAGES ? 0 : drain + 1;
     }

@@ -179,10 +179,10 @@ void check_no_products_pending() {
     Queue& q = mine();
     if (q.carried_out < q.issued.size())
         fail(Fault::violation, 0, &q.issued[q.carried_out].where, "ends without having waited for its product");
-    for (const Queue& other : queues)
-        if (&other >= &queues[now.current / 128 * 4] && &other < &queues[now.current / 128 * 4] + 4 &&
-            other.issued.size() < q.issued.size() && now.threads[32 * (&other - queues.data())].state == State::done)
-            fail(Fault::violation, 0, &q.issued.back().where, "the warps of a warpgroup issue different numbers of products");
+    unsigned first = now.current / 128 * 4;
+    for (unsigned w = first; w < first + 4 && w < queues.size(); w++)
+        if (queues[w].issued.size() != q.issued.size() && now.threads[32 * w].state == State::done)
+            fail(Fault::violation, 0, nullptr, "the warps of a warpgroup issued different numbers of products");
 }
 
 }  // namespace emu

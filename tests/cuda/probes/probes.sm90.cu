@@ -17,6 +17,7 @@ template <class T, unsigned SUMS> TS_D void products(const unsigned* in, unsigne
     sync_block();
     float sums[SUMS];
     for (unsigned i = 0; i < SUMS; i++) sums[i] = bits_to_f32(mine[4096 + i]);
+    wgmma_hold(sums);
     wgmma_fence();
     product<T>(sums, wgmma_descriptor(shared + 32, 0, WGMMA_STRIDE), wgmma_descriptor(shared + 8192, 4096, WGMMA_STRIDE));
     wgmma_commit();
@@ -24,6 +25,7 @@ template <class T, unsigned SUMS> TS_D void products(const unsigned* in, unsigne
     wgmma_commit();
     wgmma_wait<1>();
     wgmma_wait<0>();
+    wgmma_hold(sums);
     for (unsigned i = 0; i < SUMS; i++) out[(blockIdx.x * 128 + threadIdx.x) * SUMS + i] = f32_to_bits(sums[i]);
 }
 
@@ -36,12 +38,14 @@ template <class T> TS_D void products_nk(const unsigned* in, unsigned* out) {
     sync_block();
     float sums[32];
     for (unsigned i = 0; i < 32; i++) sums[i] = bits_to_f32(mine[4096 + i]);
+    wgmma_hold(sums);
     wgmma_fence();
     for (unsigned step = 0; step < 4; step += 2)
         wgmma_m64n64k16_nk<T>(sums, wgmma_descriptor(shared + 32 * step + 32, 0, WGMMA_STRIDE),
                               wgmma_descriptor(shared + 8192 + 16 * step, 0, WGMMA_STRIDE));
     wgmma_commit();
     wgmma_wait<0>();
+    wgmma_hold(sums);
     for (unsigned i = 0; i < 32; i++) out[(blockIdx.x * 128 + threadIdx.x) * 32 + i] = f32_to_bits(sums[i]);
 }
 
@@ -56,11 +60,17 @@ template <class T> TS_D void products_rs(const unsigned* in, unsigned* out) {
     unsigned a[2][4];
     for (unsigned i = 0; i < 32; i++) sums[i] = bits_to_f32(mine[4096 + i]);
     for (unsigned i = 0; i < 8; i++) a[i / 4][i % 4] = mine[i / 4 * 512 + threadIdx.x * 4 + i % 4];
+    wgmma_hold(a[0]);
+    wgmma_hold(a[1]);
+    wgmma_hold(sums);
     wgmma_fence();
     wgmma_m64n64k16_rs<T>(sums, a[0], wgmma_descriptor(shared, 0, WGMMA_STRIDE));
     wgmma_m64n64k16_rs<T>(sums, a[1], wgmma_descriptor(shared + 2048, 0, WGMMA_STRIDE));
     wgmma_commit();
     wgmma_wait<0>();
+    wgmma_hold(sums);
+    wgmma_hold(a[0]);
+    wgmma_hold(a[1]);
     for (unsigned i = 0; i < 32; i++) out[(blockIdx.x * 128 + threadIdx.x) * 32 + i] = f32_to_bits(sums[i]);
 }
 

@@ -46,6 +46,7 @@ constexpr Mistake mistakes[] = {
     {"product_over_what_is_written", "with no barrier between"},
     {"product_of_two_groups", "name different operands"},
     {"product_past_the_end", "outside the arrays"},
+    {"product_of_some_warps", "different numbers of products"},
 };
 
 }  // namespace

@@ -104,6 +104,7 @@ WRONG(product_of_two_groups, READY wgmma_fence();
 WRONG(product_past_the_end, READY wgmma_fence();
       wgmma_m64n64k16<half_t>(sums, left(shared, 0), wgmma_descriptor(shared + 8192, 0, WGMMA_STRIDE)); wgmma_commit();
       wgmma_wait<0>();)
+WRONG(product_of_some_warps, READY wgmma_fence(); if (warp() % 2 == 0) { MULTIPLY(0) } wgmma_commit(); wgmma_wait<0>();)
 // Nothing reports this one: the sums are not there yet, so a NaN is what it reads.
 WRONG(sums_before_the_wait, READY wgmma_fence(); MULTIPLY(0) wgmma_commit(); d[threadIdx.x] = sums[3]; float early = sums[5];
       wgmma_wait<0>(); sums[5] = early;)
