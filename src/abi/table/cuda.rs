@@ -57,8 +57,6 @@ const WGMMA_SHARED: u32 = 98_304;
 /// Queries of a block of `attention`: on the plain units and with heads of 512 channels, on tensor cores, there with
 /// heads of 160 channels.
 const ATTENTION_QUERIES: [u32; 3] = [32, 128, 64];
-/// Queries of a block of `attention` by `wgmma`, and its shared memory.
-const WGMMA_ATTENTION: [u32; 2] = [128, 49_152];
 /// Widest head of `attention` on the plain units.
 const ATTENTION_HEAD: u32 = 512;
 /// Channels that a thread of the elementwise kernels takes, and a thread of the others.
@@ -148,19 +146,11 @@ fn mma_phases<const NARROW: usize>(p: &Params, _: Types) -> [u32; 3] {
     blocks(p, MMA_ROWS, MMA_COLUMNS[NARROW], 4)
 }
 
-fn query_blocks(p: &Params, queries: u32) -> [u32; 3] {
+fn queries<const KIND: usize>(p: &Params, _: Types) -> [u32; 3] {
     match p {
-        Params::Attention(a) => fold(product(&[a.n, a.heads, a.queries.div_ceil(queries)])),
+        Params::Attention(a) => fold(product(&[a.n, a.heads, a.queries.div_ceil(ATTENTION_QUERIES[KIND])])),
         _ => fold(1),
     }
-}
-
-fn queries<const KIND: usize>(p: &Params, _: Types) -> [u32; 3] {
-    query_blocks(p, ATTENTION_QUERIES[KIND])
-}
-
-fn wgmma_queries(p: &Params, _: Types) -> [u32; 3] {
-    query_blocks(p, WGMMA_ATTENTION[0])
 }
 
 fn flat(chunks: u64, threads: u32) -> [u32; 3] {
@@ -202,7 +192,7 @@ pub(super) const ROWS: &[Row] = &[
     row(Stem::Gemm, "mma", wide, WeightForm::Kn, mma::<0>),
     row(Stem::Gemm, "mma_n64", half, WeightForm::Kn, mma::<1>),
     row(Stem::Gemm, "base", any, WeightForm::Kn, simt),
-    row(Stem::Attention, "wgmma_64", wgmma_heads, WeightForm::None, wgmma_queries),
+    row(Stem::Attention, "wgmma_64", wgmma_heads, WeightForm::None, queries::<1>),
     row(Stem::Attention, "mma_40", half_heads::<40>, WeightForm::None, queries::<1>),
     row(Stem::Attention, "mma_64", half_heads::<64>, WeightForm::None, queries::<1>),
     row(Stem::Attention, "mma_80", half_heads::<80>, WeightForm::None, queries::<1>),
@@ -240,7 +230,7 @@ pub const LAUNCHES: &[Launch] = &[
     launch(Stem::Gemm, "mma", 256, MMA_SHARED),
     launch(Stem::Gemm, "mma_n64", 256, MMA_SHARED),
     launch(Stem::Gemm, "base", 256, 0),
-    launch(Stem::Attention, "wgmma_64", 256, WGMMA_ATTENTION[1]),
+    launch(Stem::Attention, "wgmma_64", 256, 49_152),
     launch(Stem::Attention, "mma_40", 128, 28_672),
     launch(Stem::Attention, "mma_64", 128, 36_864),
     launch(Stem::Attention, "mma_80", 128, 33_792),

@@ -6,17 +6,12 @@
 //
 // PTX is the folder with probes.sm80.ptx and probes.sm90.ptx; those of the latter are left out on other cards than Hopper, as is
 // said. Ends with 1 when a replay differs, with 2 when it could not run. A record is text: what the card is, then two lines a case.
-#include <dlfcn.h>
-
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <sstream>
 
 #include "cases.hpp"
-#include "driver/types.hpp"
+#include "drivertest/api.hpp"
 
 using probes::Probe;
 using probes::Words;
@@ -28,18 +23,13 @@ namespace {
     exit(2);
 }
 
-void* library = nullptr;
-
-// Calls the driver's function `name`.
+// Calls the driver's function `name`; ends the program where that fails.
 template <class... A> void cuda(const char* name, A... arguments) {
-    auto* f = reinterpret_cast<CUresult (*)(A...)>(dlsym(library, name));
-    if (f == nullptr) stop(std::string("the driver has no ") + name);
-    CUresult r = f(arguments...);
+    CUresult r = drivertest::api(name, arguments...);
     if (r == CUDA_SUCCESS) return;
-    const char* text = nullptr;
-    auto* told = reinterpret_cast<CUresult (*)(CUresult, const char**)>(dlsym(library, "cuGetErrorString"));
-    if (told != nullptr) told(r, &text);
-    stop(std::string(name) + ": error " + std::to_string(static_cast<int>(r)) + ": " + (text != nullptr ? text : "unknown"));
+    const char* text = "unknown";
+    drivertest::api("cuGetErrorString", r, &text);
+    stop(std::string(name) + ": error " + std::to_string(static_cast<int>(r)) + ": " + text);
 }
 
 std::string file_text(const std::string& path) {
@@ -56,8 +46,8 @@ struct Card {
     std::string about;
 
     explicit Card(const std::string& ptx) {
-        library = dlopen("libcuda.so.1", RTLD_NOW);
-        if (library == nullptr) stop(std::string("there is no CUDA driver: ") + dlerror());
+        drivertest::library = dlopen("libcuda.so.1", RTLD_NOW);
+        if (drivertest::library == nullptr) stop(std::string("there is no CUDA driver: ") + dlerror());
         cuda("cuInit", 0u);
         int device = 0, driver = 0, major = 0, minor = 0;
         void* context = nullptr;
