@@ -120,8 +120,13 @@ fn sarm_is_what_pytorch_computes() {
     let net = Sarm::from_config(&r.config("sarm")).expect("network");
     let (([n, h, w, _], x), ([_, _, cache, _], keys)) = (r.tensor("sarm.in"), r.tensor("sarm.cache"));
     let ([_, _, tokens, _], semantic) = r.tensor("sarm.semantic");
-    let e =
-        SarmExtents { batch: n as u32, map: [h as u32, w as u32], cache: cache as u32, semantic: Some(tokens as u32) };
+    let e = SarmExtents {
+        batch: n as u32,
+        map: [h as u32, w as u32],
+        cache: cache as u32,
+        semantic: Some(tokens as u32),
+        scale: 1.0,
+    };
     let graph = net.build_keys(&e, DType::F32).expect("graph");
     hold("sarm's keys", &r.run("sarm", &graph, &[("hidden_states", x.clone())], n), &keys);
     let graph = net.build(&e, DType::F32).expect("graph");

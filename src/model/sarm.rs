@@ -6,7 +6,7 @@
 //! t += attn1(norm1 t, cache)     cache = norm1 of the tokens of every tile
 //! t += attn2(norm2 t, semantic)
 //! t += ff(norm3 t)
-//! y = x + spread(t - tokens(x))
+//! y = x + scale spread(t - tokens(x))
 //! ```
 //!
 //! Tokens are means of `reduce` x `reduce` pixels, and are spread over them again. Output projections begin at zero, so an
@@ -32,7 +32,7 @@ pub struct Sarm {
 }
 
 /// Extents of one launch of the block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SarmExtents {
     /// Tiles.
     pub batch: u32,
@@ -42,6 +42,8 @@ pub struct SarmExtents {
     pub cache: u32,
     /// SAM's tokens; `None`: the block does not look at any.
     pub semantic: Option<u32>,
+    /// Factor of what the block adds; 1 as trained.
+    pub scale: f32,
 }
 
 impl Sarm {
@@ -131,7 +133,8 @@ impl Sarm {
         let n = b.layer_norm("norm3", t, self.eps)?;
         let f = feed_forward(b, n)?;
         let t = b.add("ff.sum", f, t)?;
-        let op = Pointwise { alpha: 1.0, beta: Some(-1.0), gamma: 0.0, act: Act::None, clamp: None, table: false };
+        let op =
+            Pointwise { alpha: e.scale, beta: Some(-e.scale), gamma: 0.0, act: Act::None, clamp: None, table: false };
         let added = b.push("added", Op::Pointwise(op), &[t, start])?;
         let s = b.shape(x);
         let added = if self.reduce == 1 { added } else { b.resize("spread", added, [s.h, s.w], Filter::Nearest)? };

@@ -196,7 +196,7 @@ impl Settings {
             schedule,
             scaling,
             gain,
-            strength: index.numbers("guidance_strength", &[0.5])?,
+            strength: index.numbers("guidance_strength", &[0.5], 1.0)?,
             reference: index.named("guidance", &Reference::ALL)?.unwrap_or(Reference::Previous),
             base: index.named("base", &Base::ALL)?.unwrap_or(Base::StageInput),
             cascade: index.named("cascade", &Cascade::ALL)?.unwrap_or(Cascade::RemainderLast),

@@ -250,6 +250,7 @@ impl Laying<'_> {
             cache: extent::to_u32("tokens of all tiles", tokens(kept))?,
             pooled: side,
             semantic: sam.filter(|_| known.semantic.is_some()).map(|sam| sam.grid() * sam.grid()),
+            scale: s.sarm_scale(self.at.of),
         };
         let shape = |side: [u32; 2], c: u32| Shape::new(1, side[0], side[1], c);
         let features = self.at.saved("features", self.at.grid, shape(map, m.unet.feature_channels()));

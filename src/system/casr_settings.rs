@@ -59,6 +59,8 @@ pub struct Settings {
     pub rule: LabelRule,
     /// Factor of the ControlNet's residuals.
     pub conditioning_scale: f32,
+    /// Factor of what SARM adds, for jobs of one stage, of two and so on; the last counts for longer ones.
+    pub sarm_scale: Vec<f32>,
     /// SARM looks at all tokens of all tiles while these are no more.
     pub token_budget: u32,
     /// Beyond that at so many a side of each tile, or as many fewer as keep within the budget; see [`pooled`].
@@ -105,6 +107,7 @@ impl Settings {
             trained_cell: whole("trained_cell", 16, *CELLS.end())?,
             rule: index.named("superpixel_rule", &LabelRule::ALL)?.unwrap_or(LabelRule::Probabilities),
             conditioning_scale: scale as f32,
+            sarm_scale: index.numbers("sarm_scale", &[1.0], 4.0)?.iter().map(|&v| v as f32).collect(),
             token_budget: whole("sarm_token_budget", 16384, 1 << 20)?,
             pooled_side: whole("sarm_pooled_side", 8, 256)?,
             semantic: index.named("semantic_reference", &Base::ALL)?.unwrap_or(Base::StageInput),
@@ -112,6 +115,11 @@ impl Settings {
             overlap: index.number("overlap", 64.0)? as u32,
             off: Vec::new(),
         })
+    }
+
+    /// Factor of what SARM adds in a job of so many stages.
+    pub(super) fn sarm_scale(&self, stages: usize) -> f32 {
+        self.sarm_scale.get(stages.saturating_sub(1)).or(self.sarm_scale.last()).copied().unwrap_or(1.0)
     }
 
     /// With what a job asks in its place.

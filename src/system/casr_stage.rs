@@ -41,7 +41,7 @@ pub(super) struct Tiles {
 }
 
 /// What SARM looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Looks {
     /// Tokens of all tiles.
     pub(super) cache: u32,
@@ -49,6 +49,8 @@ pub(super) struct Looks {
     pub(super) pooled: Option<u32>,
     /// SAM's tokens.
     pub(super) semantic: Option<u32>,
+    /// Factor of what it adds.
+    pub(super) scale: f32,
 }
 
 /// `gain * v + shift`, stored as `dtype`.
@@ -124,7 +126,8 @@ impl Casr {
         let enlarged = if added { Some(enlarged(&mut l, "input", t, t.input, RGB, CUBIC)?) } else { None };
         let mut x = features;
         if let Some((sarm, _)) = &self.sarm {
-            let e = SarmExtents { batch: t.batch, map, cache: looks.cache, semantic: looks.semantic };
+            let e =
+                SarmExtents { batch: t.batch, map, cache: looks.cache, semantic: looks.semantic, scale: looks.scale };
             x = l.part("sarm", &sarm.build(&e, t.dtype)?, &[("hidden_states", features)])?[0];
         }
         self.finish(l, s, t, z, x, enlarged)
@@ -344,7 +347,7 @@ pub(super) fn networks(model: &Casr) -> Result<Vec<Graph>> {
         None => graphs.push(model.tile(s, &t)?),
         Some((sarm, _)) => {
             let semantic = sarm.semantic_channels().map(|_| 1);
-            let looks = Looks { cache: 4, pooled: None, semantic };
+            let looks = Looks { cache: 4, pooled: None, semantic, scale: 1.0 };
             graphs.extend([model.features(s, &t, &looks)?, model.refined(s, &t, &looks)?]);
         }
     }

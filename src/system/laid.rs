@@ -21,6 +21,8 @@ pub(super) struct Laid<'a> {
     pub(super) program: &'a mut Program,
     /// Number from 0.
     pub(super) number: usize,
+    /// How many stages the job has.
+    pub(super) of: usize,
     pub(super) stage: Stage,
     /// The windows over its result.
     pub(super) grid: GridId,
@@ -64,7 +66,7 @@ pub(super) fn program(
             id
         };
         let grid = GridId(if last { 0 } else { number + 1 });
-        lay(Laid { program: &mut program, number, stage, grid, picture, input, output })?;
+        lay(Laid { program: &mut program, number, of: all.len(), stage, grid, picture, input, output })?;
         input = output;
     }
     program.check()?;

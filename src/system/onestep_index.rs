@@ -94,15 +94,15 @@ impl Index<'_> {
         }
     }
 
-    /// One number or several, each from 0 to 1.
-    pub(super) fn numbers(&self, key: &str, default: &[f64]) -> Result<Vec<f64>> {
+    /// One number or several, each from 0 to `most`.
+    pub(super) fn numbers(&self, key: &str, default: &[f64], most: f64) -> Result<Vec<f64>> {
         let list = match self.map.get(key) {
             None | Some(Json::Null) => return Ok(default.to_vec()),
             Some(Json::Array(list)) => list.clone(),
             Some(one) => vec![one.clone()],
         };
-        let found: Option<Vec<f64>> = list.iter().map(|v| v.as_f64().filter(|v| (0.0..=1.0).contains(v))).collect();
-        found.filter(|l| !l.is_empty()).ok_or_else(|| self.bad(key, "numbers from 0 to 1"))
+        let found: Option<Vec<f64>> = list.iter().map(|v| v.as_f64().filter(|v| (0.0..=most).contains(v))).collect();
+        found.filter(|l| !l.is_empty()).ok_or_else(|| self.bad(key, &format!("numbers from 0 to {most}")))
     }
 
     /// The scales that a checkpoint was trained for, smallest and largest; `None` where it does not say.

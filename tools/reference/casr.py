@@ -50,6 +50,8 @@ PIPELINE = {
     # or to the next smaller side with which they are, at least 1
     "sarm_token_budget": 16384,
     "sarm_pooled_side": 8,
+    # factor of what SARM adds, for jobs of one stage, of two and so on; the last counts for longer ones
+    "sarm_scale": [1.0],
     # what SAM sees: "stage_input" or "original"
     "semantic_reference": "stage_input",
     "tile": 512,
@@ -200,7 +202,7 @@ class Sarm(nn.Module):
     Tokens are pixels of x, averaged over `reduce` x `reduce` of them. norm1 -> attn1: queries of the tile, keys and
     values of the tokens of every tile of the stage (`cache`, norm1 applied to them too); norm2 -> attn2: keys and
     values from SAM's tokens (left out where there are none); norm3 -> ff. Each is added. What the block added to the
-    tokens is enlarged by nearest neighbour and added to x. Output projections begin at zero.
+    tokens is enlarged by nearest neighbour and added to x `scale` times. Output projections begin at zero.
     """
 
     CONFIG = dict(channels=320, num_attention_heads=5, cross_attention_dim=256, reduce=1, norm_eps=1e-5)
@@ -231,7 +233,7 @@ class Sarm(nn.Module):
             keys = next((k for k in pooled if k.shape[0] * k.shape[1] <= budget), self.tokens(x, 1))
         return self.norm1(keys).reshape(1, -1, keys.shape[2])
 
-    def forward(self, x, cache, semantic=None):
+    def forward(self, x, cache, semantic=None, scale=1.0):
         t = start = self.tokens(x)
         t = t + self.attn1(self.norm1(t), cache)
         if semantic is not None and self.attn2 is not None:
@@ -239,7 +241,7 @@ class Sarm(nn.Module):
         t = t + self.ff(self.norm3(t))
         r = self.config["reduce"]
         added = (t - start).transpose(1, 2).reshape(x.shape[0], x.shape[1], x.shape[2] // r, x.shape[3] // r)
-        return x + added.repeat_interleave(r, 2).repeat_interleave(r, 3)
+        return x + scale * added.repeat_interleave(r, 2).repeat_interleave(r, 3)
 
 
 # ---------------------------------------------------------------- one stage
@@ -286,8 +288,8 @@ class Casr:
         unet = self.networks["unet"]
         return unet.conv_out(F.silu(unet.conv_norm_out(features)))
 
-    def tiles(self, pictures, depth, context, planes, semantic=None, off=()):
-        """Every tile of a stage at once: pictures name -> [tiles, 3, h, w] in [0, 1], depth [tiles, 3, h, w] in [0, 1],
+    def tiles(self, pictures, depth, context, planes, semantic=None, off=(), of=1):
+        """Every tile of a stage, one `of` so many, at once: pictures name -> [tiles, 3, h, w] in [0, 1], depth [tiles, 3, h, w] in [0, 1],
         planes [tiles, p] -> [tiles, 3, h, w] in [0, 1], unclamped."""
         c, vae = self.config, self.networks["vae"]
         z = {name: vae.encode(2 * pictures[name] - 1).latent_dist.mean * vae.config.scaling_factor for name in c["latents"]}
@@ -296,7 +298,8 @@ class Casr:
         x = self.unet_features(sample, context.expand(n, -1, -1), depth, off)
         sarm = self.part("sarm")
         if sarm is not None and "sarm" not in off:
-            x = sarm(x, sarm.cache(x, c["sarm_token_budget"], c["sarm_pooled_side"]), semantic)
+            scale = c["sarm_scale"][min(of, len(c["sarm_scale"])) - 1]
+            x = sarm(x, sarm.cache(x, c["sarm_token_budget"], c["sarm_pooled_side"]), semantic, scale)
         v = self.finish(x)
         if c["prediction_type"] == "epsilon":
             x0 = (z[c["sample"]] - self.root_b * v) / self.root_a

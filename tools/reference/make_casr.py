@@ -45,7 +45,7 @@ SAM = architectures.sam_vision(
 SETTINGS = dict(
     prediction_type="v_prediction", latents=["superpixels", "stage_input"], sample="stage_input",
     planes=["noise_strength", "inverse_scale", "cascaded"], residual="bicubic", cell=4, trained_cell=8, tile=128, overlap=32,
-    sarm_token_budget=256, sarm_pooled_side=3, controlnet_conditioning_scale=0.7,
+    sarm_token_budget=256, sarm_pooled_side=3, controlnet_conditioning_scale=0.7, sarm_scale=[0.8, 1.3],
 )
 SCHEDULER = dict(
     _class_name="DDPMScheduler", beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000,
@@ -108,8 +108,8 @@ def save(out, made, configs):
     (out / "model_index.json").write_text(index(parts, SETTINGS))
 
 
-def stage(model, picture, original, size, tile, overlap, off):
-    """One stage by windows: [1, 3, h, w] -> [1, 3, *size], unclamped."""
+def stage(model, picture, original, size, tile, overlap, off, of):
+    """One stage, of so many, by windows: [1, 3, h, w] -> [1, 3, *size], unclamped."""
     c, nets = model.config, model.networks
     fit = lambda n: n if n >= tile else -(-n // UNIT) * UNIT
     full = [fit(n) for n in size]
@@ -125,7 +125,7 @@ def stage(model, picture, original, size, tile, overlap, off):
     semantic = None
     if "semantic" not in off:
         semantic = semantic_tokens(nets["sam"], original if c["semantic_reference"] == "original" else picture)
-    tiles = model.tiles({k: cut(v) for k, v in pictures.items()}, cut(depth), torch.zeros(1, 1, 8), planes, semantic, off)
+    tiles = model.tiles({k: cut(v) for k, v in pictures.items()}, cut(depth), torch.zeros(1, 1, 8), planes, semantic, off, of)
     wy, wx = ramps(ys, h, full[0]), ramps(xs, w, full[1])
     out = torch.zeros(1, 3, *full)
     for n, (y, x) in enumerate(places):
@@ -137,10 +137,11 @@ def stage(model, picture, original, size, tile, overlap, off):
 def upscale(model, picture, scale, tile=128, overlap=32, off=()):
     original, product = picture, 1.0
     h, w = picture.shape[2:]
-    for factor in stages(scale):
+    factors = stages(scale)
+    for factor in factors:
         product *= factor
         size = [int(n * product + 0.5) for n in (h, w)]
-        picture = stage(model, picture, original, size, tile, overlap, off)
+        picture = stage(model, picture, original, size, tile, overlap, off, len(factors))
     return picture.clamp(0, 1)
 
 

@@ -97,6 +97,7 @@ fn sarm(folder: &Path, config: &str) -> Result<Vec<(String, Graph)>> {
         map: [side; 2],
         cache: (side / net.reduce()).pow(2),
         semantic: net.semantic_channels().map(|_| tokens),
+        scale: 1.0,
     };
     Ok(vec![
         (format!("a window of {to}x{to}"), net.build(&e, DType::F32)?),
