@@ -1,7 +1,6 @@
-"""PyTorch on the rows of `tessera bench kernels`: channels last, best of several runs.
+"""PyTorch on the rows of `tessera bench kernels`, f32 on the host's cores: channels last, best of several runs.
 
-python benches/torch_layers.py [THREADS]     # f32 on the host's cores
-python benches/torch_layers.py cuda          # f16 on the first GPU, 20 calls between two waits of the host
+python benches/torch_layers.py [THREADS]     # on a GPU: torch_gpu.py
 """
 
 import sys
@@ -25,24 +24,14 @@ GEMMS = [(4096, 320, 320), (4096, 320, 2560), (4096, 1280, 320), (1024, 640, 512
 ATTENTIONS = [(4096, 4096, 5, 64), (4096, 77, 5, 64), (1024, 1024, 10, 64), (4096, 4096, 1, 512)]
 
 
-CUDA = sys.argv[1:] == ["cuda"]
-REPEATS = 20 if CUDA else 1
-
-
-def best(once):
-    def f():
-        for _ in range(REPEATS):
-            once()
-        if CUDA:
-            torch.cuda.synchronize()
-
+def best(f):
     f()
     times, used, begin = [], [], time.perf_counter()
     while len(times) < 3 or (time.perf_counter() - begin < 0.6 and len(times) < 200):
         start, start_used = time.perf_counter(), time.process_time()
         f()
-        times.append((time.perf_counter() - start) / REPEATS)
-        used.append((time.process_time() - start_used) / REPEATS)
+        times.append(time.perf_counter() - start)
+        used.append(time.process_time() - start_used)
     times.sort()
     return times[0], times[len(times) // 2], min(used)
 
@@ -54,14 +43,8 @@ def row(name, flops, f):
 
 @torch.inference_mode()
 def main():
-    if CUDA:
-        torch.set_default_device("cuda")
-        torch.set_default_dtype(torch.float16)
-        torch.backends.cudnn.benchmark = True
-        print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}, f16")
-    else:
-        torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
-        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"{'layer':<42} {'best ms':>9} {'median':>9} {'cpu ms':>9} {'GFLOP/s':>9} {'per core':>9}")
     for name, side, c, oc, k, up in CONVS:
         x = torch.randn(1, c, side, side).to(memory_format=torch.channels_last)

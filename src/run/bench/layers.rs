@@ -154,6 +154,18 @@ fn modulate(side: u32, c: u32) -> Layer {
     Layer { name: format!("modulate+silu {c} @{side}"), params: Params::Modulate(params), flops }
 }
 
+/// The same for four items at once.
+fn times4(layer: Layer) -> Layer {
+    let mut params = layer.params;
+    match &mut params {
+        Params::Conv2d(p) => p.n = 4,
+        Params::Attention(p) => p.n = 4,
+        Params::Gemm(p) => p.m *= 4,
+        _ => return layer,
+    }
+    Layer { name: format!("{} x4", layer.name), params, flops: 4.0 * layer.flops }
+}
+
 /// The SD 2.1 autoencoder's decoder at 512x512, its UNet at 64x64 latents (`x4`: at a batch of four), the largest square product, a
 /// small network, and what the vision networks add.
 pub(super) fn layers() -> Result<Vec<Layer>> {
@@ -176,6 +188,10 @@ pub(super) fn layers() -> Result<Vec<Layer>> {
         conv("unet", 16, [1280, 1280], 1280, 3, false),
         conv("unet", 8, [1280, 0], 1280, 3, false),
         conv("unet", 8, [1280, 1280], 1280, 3, false),
+        times4(conv("unet", 64, [320, 0], 320, 3, false)),
+        times4(conv("unet", 32, [640, 0], 640, 3, false)),
+        times4(conv("unet", 16, [1280, 0], 1280, 3, false)),
+        times4(conv("unet", 8, [1280, 0], 1280, 3, false)),
         conv("small", 512, [3, 0], 16, 3, false),
         conv("small", 512, [16, 0], 16, 3, false),
         conv("small", 512, [16, 0], 3, 3, false),
@@ -191,6 +207,13 @@ pub(super) fn layers() -> Result<Vec<Layer>> {
         gemm("unet", 1024, 640, 2560, true),
         gemm("unet", 256, 1280, 5120, true),
         gemm("unet", 77, 1024, 320, false),
+        times4(gemm("unet", 4096, 320, 320, false)),
+        times4(gemm("unet", 4096, 320, 1280, true)),
+        times4(gemm("unet", 1024, 640, 2560, true)),
+        times4(gemm("unet", 256, 1280, 5120, true)),
+        gemm("square", 8192, 8192, 8192, false),
+        times4(attention("unet", 4096, 4096, 5, 64)),
+        times4(attention("unet", 1024, 1024, 10, 64)),
         attention("unet", 4096, 4096, 5, 64),
         attention("unet", 4096, 77, 5, 64),
         attention("unet", 1024, 1024, 10, 64),

@@ -17,7 +17,7 @@ mod timing;
 use super::component::{self, Component};
 use super::devices;
 use super::options::{Cancel, Observer};
-use crate::abi::Caps;
+use crate::abi::{BackendKind, Caps};
 use crate::error::{Error, Kind, Result};
 use crate::graph::DType;
 use crate::weights::Model;
@@ -30,6 +30,8 @@ pub use peaks::Peaks;
 
 /// Seconds of timed runs of one figure at most.
 const MOST_SECONDS: f64 = 600.0;
+/// Operations of a layer from which on a host's cores measure it only when it is asked for by name.
+const HOST_FLOPS: f64 = 4e11;
 
 /// What all measurements share.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,7 +125,7 @@ fn figure(o: &BenchOptions, caps: &Caps, dtype: DType, t: timing::Timing) -> Fig
         spread: t.spread,
         best: t.best,
         // Of other devices the host's time tells nothing.
-        processor: t.processor.filter(|_| caps.kind == crate::abi::BackendKind::Cpu),
+        processor: t.processor.filter(|_| caps.kind == BackendKind::Cpu),
         flops: 0.0,
         bytes: 0.0,
         working_set: 0.0,
@@ -143,7 +145,7 @@ pub fn kernels(
     observer: &mut dyn Observer,
     cancel: &Cancel,
 ) -> Result<()> {
-    let chosen: Vec<layers::Layer> =
+    let mut chosen: Vec<layers::Layer> =
         layers::layers()?.into_iter().filter(|l| filter.iter().all(|f| l.name.contains(f.as_str()))).collect();
     if chosen.is_empty() {
         let why = format!("no kernel's name contains {}", filter.join(" and "));
@@ -152,6 +154,8 @@ pub fn kernels(
         );
     }
     let Bench { mut backend, dtype, options } = Bench::open(o, observer)?;
+    let host = backend.caps().kind == BackendKind::Cpu || backend.caps().software;
+    chosen.retain(|l| !host || !filter.is_empty() || l.flops < HOST_FLOPS);
     let mut left_out = 0;
     for layer in &chosen {
         cancel.check()?;
