@@ -30,7 +30,7 @@ pub const KNOBS: [Knob; 8] = [
     },
     Knob {
         name: "TESSERA_CUDA_WGMMA",
-        meaning: "1 runs convolutions, GEMMs and attention by Hopper's `wgmma` where the card has it; no card has run these kernels yet",
+        meaning: "1 runs convolutions, GEMMs and attention by Hopper's `wgmma` where the card has it, tma also lets its tensor memory accelerator bring their operands; no card has run these kernels yet",
     },
     Knob {
         name: "TESSERA_REFERENCES",

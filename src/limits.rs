@@ -137,6 +137,8 @@ pub const CUDA_MIN_CAPABILITY: u32 = 8;
 /// Most bytes of shared memory a block of a kernel may ask for: what the smallest cards from Ampere on grant
 /// (compute capability 8.6, 8.9 and 12.x: 99 KiB).
 pub const CUDA_MAX_SHARED: u32 = 99 << 10;
+/// The same of kernels for compute capability 9.0 alone.
+pub const CUDA_MAX_SHARED_HOPPER: u32 = 227 << 10;
 /// Bytes of dynamic shared memory that a kernel may have without asking for them.
 pub const CUDA_PLAIN_SHARED: u32 = 48 << 10;
 /// Floating-point operations of one segment of a list on a CUDA device: 50 ms at 4 TFLOP/s.

@@ -20,6 +20,7 @@ use tessera::backend::cuda::{CudaBackend, devices, ptx};
 use tessera::backend::{Backend, BufferId};
 use tessera::graph::DType;
 use tessera::knobs;
+use tessera::limits;
 use tessera::plan::command::{Slot, SlotKind};
 use tessera::run::Engine;
 
@@ -40,7 +41,7 @@ fn types(stem: Stem) -> Vec<Types> {
 fn entries() -> Vec<(Stem, Target, String)> {
     let mut out = Vec::new();
     for l in cuda::LAUNCHES {
-        let half = l.variant.contains("mma");
+        let half = l.variant.contains("mma") || l.variant.contains("tma");
         for t in types(l.stem) {
             let served = !half || (t.x != DType::F32 && t.w == t.x);
             if served {
@@ -104,10 +105,13 @@ fn resources_are_listed_for_every_kernel() {
         let [kernel, card, registers, shared, local] = words[..] else { panic!("resources.txt: {line}") };
         let number = |w: &str| w.parse::<u32>().unwrap_or_else(|_| panic!("resources.txt: {line}"));
         assert!(number(registers) <= 255 && number(local) == 0, "{line}");
-        assert!(number(shared) <= tessera::limits::CUDA_MAX_SHARED, "{line}");
+        let most = if card == "sm_90a" { limits::CUDA_MAX_SHARED_HOPPER } else { limits::CUDA_MAX_SHARED };
+        assert!(number(shared) <= most, "{line}");
         // 256 threads of the products on tensor cores: two blocks share a processor's 65536 registers.
         let product = kernel.contains("mma") && !kernel.starts_with("attention");
         assert!(!product || number(registers) <= 128, "one block a processor: {line}");
+        // What 384 threads begin with, before those that copy give theirs to those that multiply.
+        assert!(!kernel.contains("tma") || number(registers) <= 168, "no block a processor: {line}");
         rows.push((kernel, card));
     }
     for (_, target, entry) in entries() {
@@ -165,7 +169,7 @@ fn pass(name: &str, settings: &[(&str, &str)]) -> Option<String> {
 }
 
 /// A card of compute capability 9.0, so that every row of the table runs.
-const HOPPER: [(&str, &str); 2] = [("TESSERA_MOCK_SM", "90"), ("TESSERA_CUDA_WGMMA", "1")];
+const HOPPER: [(&str, &str); 2] = [("TESSERA_MOCK_SM", "90"), ("TESSERA_CUDA_WGMMA", "tma")];
 
 /// A test of kernels that leaves no row of the table out.
 fn hold_all(name: &str, settings: &[(&str, &str)]) {
@@ -185,6 +189,21 @@ fn the_mock_driver_runs_the_other_kernels() {
     // Work that waits until something waits for it: a host that looks too early would see.
     let late = [HOPPER[0], HOPPER[1], ("TESSERA_MOCK_DEFER", "1")];
     hold_all("cuda::child_others", &late);
+}
+
+/// With more processors than tiles, so that a tile's K goes into several parts.
+#[test]
+fn the_mock_driver_runs_products_in_parts() {
+    for processors in ["3", "7"] {
+        let settings = [HOPPER[0], HOPPER[1], ("TESSERA_MOCK_PROCESSORS", processors), ("TESSERA_MOCK_TWICE", "1")];
+        pass("cuda::child_parts", &settings).iter().for_each(|text| println!("{text}"));
+    }
+}
+
+#[test]
+#[ignore = "runs on the mock driver, see `child`"]
+fn child_parts() {
+    twin::hold_cuda_rows(&[Stem::Conv2d, Stem::Gemm], |variant| variant.contains("split"));
 }
 
 #[test]

@@ -10,7 +10,8 @@ use std::process::{Command, Output};
 /// Where the probes' PTX is.
 const PTX: &str = "tests/cuda/probes";
 /// The wrappers of instructions, as the GPU has them.
-const WRAPPERS: [&str; 2] = ["kernels/shared/device_ptx.cuh", "kernels/shared/wgmma_ptx.cuh"];
+const WRAPPERS: [&str; 3] =
+    ["kernels/shared/device_ptx.cuh", "kernels/shared/tma_ptx.cuh", "kernels/shared/wgmma_ptx.cuh"];
 /// What these have that is no instruction of its own: addresses, casts and plain accesses.
 const PLAIN: [&str; 8] = [
     "dynamic_shared",

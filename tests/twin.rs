@@ -225,7 +225,7 @@ fn check_untouched(
 fn compare(row: &Row, case: &Case, got: &[f64], dtype: DType) -> std::result::Result<f64, String> {
     let largest = case.expected.iter().fold(0f64, |m, v| m.max(v.abs()));
     let mut limit = tolerance::kernel(row.stem, dtype);
-    if row.stem == Stem::Attention && row.variant.contains("mma") {
+    if row.stem == Stem::Attention && (row.variant.contains("mma") || row.variant.contains("tma")) {
         limit.absolute += tolerance::rounded_exponentials(case.types.x);
     }
     let mut worst = 0f64;
@@ -269,19 +269,24 @@ fn kind_name(kind: BackendKind) -> &'static str {
 
 #[test]
 fn every_kernel_matches_its_reference() {
-    let failures = hold(SUBJECTS, &Stem::ALL);
+    let failures = hold(SUBJECTS, &Stem::ALL, |_| true);
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
 /// Holds every CUDA row of `stems` to its references, on a device that must be there.
 pub fn hold_cuda(stems: &[Stem]) {
+    hold_cuda_rows(stems, |_| true);
+}
+
+/// The same of the rows whose variants are `chosen`.
+pub fn hold_cuda_rows(stems: &[Stem], chosen: fn(&str) -> bool) {
     assert!(open_cuda().expect("the device opens").is_some(), "no CUDA device");
-    let failures = hold(&[Subject { kind: BackendKind::Cuda, open: open_cuda }], stems);
+    let failures = hold(&[Subject { kind: BackendKind::Cuda, open: open_cuda }], stems, chosen);
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Runs every case of `stems` on every row of every subject; what went wrong.
-fn hold(subjects: &[Subject], stems: &[Stem]) -> Vec<String> {
+/// Runs every case of `stems` on every chosen row of every subject; what went wrong.
+fn hold(subjects: &[Subject], stems: &[Stem], chosen: fn(&str) -> bool) -> Vec<String> {
     let cases: BTreeMap<Stem, Vec<Case>> = stems.iter().map(|&s| (s, problem::cases(s))).collect();
     let mut failures = Vec::new();
     let mut skipped = 0;
@@ -309,9 +314,10 @@ fn hold(subjects: &[Subject], stems: &[Stem]) -> Vec<String> {
                 continue;
             }
         };
-        for row in table::rows(subject.kind).iter().filter(|r| stems.contains(&r.stem)) {
-            if row.variant.contains("wgmma") && !backend.caps().wgmma {
-                println!("LEFT OUT: {} {}: wgmma is not there or not asked for", row.stem.name(), row.variant);
+        for row in table::rows(subject.kind).iter().filter(|r| stems.contains(&r.stem) && chosen(r.variant)) {
+            let caps = backend.caps();
+            if (row.variant.contains("wgmma") && !caps.wgmma) || (row.variant.contains("tma") && !caps.tma) {
+                println!("LEFT OUT: {} {}: not there or not asked for", row.stem.name(), row.variant);
                 continue;
             }
             let began = std::time::Instant::now();

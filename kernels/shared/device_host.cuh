@@ -135,8 +135,11 @@ unsigned shuffle(unsigned v, unsigned source, TS_WHERE);
 bool vote_any(bool v, TS_WHERE);
 bool vote_all(bool v, TS_WHERE);
 
-// Sets bits in a word of global or shared memory; returns what it held.
+// Sets bits in a word of global or shared memory, adds to it; returns what it held.
 unsigned atomic_or(unsigned* word, unsigned bits, TS_WHERE);
+unsigned atomic_add(unsigned* word, unsigned v, TS_WHERE);
+// What this thread wrote to global memory before is seen by who sees what it writes after.
+void fence_device(TS_WHERE);
 
 inline unsigned f32_to_bits(float v) {
     unsigned r;
@@ -169,6 +172,8 @@ float rcp_approx(float v);
 uint4 load16(const void* p, TS_WHERE);
 void store16(void* p, uint4 v, TS_WHERE);
 uint4 load_global_nc16(const void* p, TS_WHERE);
+// The same of global memory that other blocks write during the launch.
+uint4 load_device16(const void* p, TS_WHERE);
 
 // Starts copying 16 bytes to shared memory, or zeros where not valid (the source is then not read). A commit puts the
 // thread's copies since the last one into a group; a wait holds until at most `pending` of its newest groups are

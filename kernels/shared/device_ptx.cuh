@@ -25,6 +25,8 @@ TS_D bool vote_any(bool v) { return __any_sync(0xffffffffu, v) != 0; }
 TS_D bool vote_all(bool v) { return __all_sync(0xffffffffu, v) != 0; }
 
 TS_D unsigned atomic_or(unsigned* word, unsigned bits) { return atomicOr(word, bits); }
+TS_D unsigned atomic_add(unsigned* word, unsigned v) { return atomicAdd(word, v); }
+TS_D void fence_device() { __threadfence(); }
 
 TS_D unsigned f32_to_bits(float v) { return __float_as_uint(v); }
 TS_D float bits_to_f32(unsigned v) { return __uint_as_float(v); }
@@ -77,6 +79,16 @@ TS_D uint4 load_global_nc16(const void* p) {
     asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
         : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
         : "l"(__cvta_generic_to_global(p)));
+    return v;
+}
+
+// PTX: ld.global.cg. Of memory that other blocks write during the launch: not from this processor's own cache.
+TS_D uint4 load_device16(const void* p) {
+    uint4 v;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(__cvta_generic_to_global(p))
+                 : "memory");
     return v;
 }
 

@@ -28,6 +28,31 @@ template <unsigned ROWS, class X> TS_D void copy_swizzled(X* to, const X* from, 
     }
 }
 
+// Adds a warpgroup's weights of KEY_TILES * 8 keys, left in `scores`, times their values, rows of 64 channels, to its output.
+template <unsigned KEY_TILES, class X>
+TS_D void add_weighed(float (&out)[8][4], const float (&scores)[KEY_TILES][4], const X* values) {
+    float(&sums)[32] = reinterpret_cast<float(&)[32]>(out);
+    unsigned weights[KEY_TILES / 2][4];
+#pragma unroll
+    for (unsigned step = 0; step < KEY_TILES / 2; step++) {
+        pack_weights<X>(weights[step], scores, step * 2);
+        wgmma_hold(weights[step]);
+    }
+    wgmma_hold(sums);
+    wgmma_fence();
+#pragma unroll
+    for (unsigned step = 0; step < KEY_TILES / 2; step++) {
+        wgmma_m64n64k16_rs<X>(sums, weights[step], wgmma_descriptor(values + step * 16 * 64, 0, WGMMA_STRIDE));
+    }
+    wgmma_commit();
+    wgmma_wait<0>();
+    wgmma_hold(sums);
+#pragma unroll
+    for (unsigned step = 0; step < KEY_TILES / 2; step++) {
+        wgmma_hold(weights[step]);
+    }
+}
+
 template <class X, class Y>
 TS_D void attention_wgmma_64(const AttentionParams& p, const X* q, const X* k, const X* v, Y* y, Control* control) {
     const Head<X> at(p, q, k, v, control, FLASH_WGMMA_QUERIES);
@@ -50,7 +75,6 @@ TS_D void attention_wgmma_64(const AttentionParams& p, const X* q, const X* k, c
     const unsigned row = at.first + warp() * 16;
     const X* const queries = q_tile + warp() / 4 * FLASH_WGMMA_TILE;
     float out[8][4] = {};
-    float(&out_sums)[32] = reinterpret_cast<float(&)[32]>(out);
     float highest[2] = {LOWEST_SCORE, LOWEST_SCORE};
     float sum[2] = {};
     unsigned stage = 0;
@@ -79,26 +103,7 @@ TS_D void attention_wgmma_64(const AttentionParams& p, const X* q, const X* k, c
         wgmma_hold(score_sums);
         const bool hides = start + FLASH_WGMMA_KEYS > at.end || (at.causal && start + FLASH_WGMMA_KEYS > at.first + 1);
         soften(scores, out, highest, sum, scale, hides, at, row, start);
-        unsigned weights[4][4];
-#pragma unroll
-        for (unsigned step = 0; step < 4; step++) {
-            pack_weights<X>(weights[step], scores, step * 2);
-            wgmma_hold(weights[step]);
-        }
-        wgmma_hold(out_sums);
-        wgmma_fence();
-#pragma unroll
-        for (unsigned step = 0; step < 4; step++) {
-            wgmma_m64n64k16_rs<X>(out_sums, weights[step],
-                                  wgmma_descriptor(keys + FLASH_WGMMA_TILE + step * 16 * 64, 0, WGMMA_STRIDE));
-        }
-        wgmma_commit();
-        wgmma_wait<0>();
-        wgmma_hold(out_sums);
-#pragma unroll
-        for (unsigned step = 0; step < 4; step++) {
-            wgmma_hold(weights[step]);
-        }
+        add_weighed(out, scores, keys + FLASH_WGMMA_TILE);
     }
     cp_async_wait<0>();
     sync_block();

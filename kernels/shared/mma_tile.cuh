@@ -138,7 +138,7 @@ TS_D void finish_mma(const Output& out, const Columns& columns, unsigned first, 
             }
         }
         const unsigned row = first + (warp() / Tile::ACROSS * Tile::ROW_TILES + i) * 16;
-        finish_part(out, columns, row, chunk, part, shared);
+        finish_part(out, columns, row, chunk, part, shared + warp() * STAGED_FLOATS);
     }
 }
 

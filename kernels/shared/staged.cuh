@@ -10,12 +10,11 @@ constexpr unsigned STAGED_PITCH = 40;
 constexpr unsigned STAGED_FLOATS = 16 * STAGED_PITCH;
 
 // Hands `part` to the output's ending. With g = lane / 4 and t = lane % 4, part[j] has rows g (its first two) and g + 8 of columns
-// 8 j + 2 t and the next. Row 0 is row `row` of the product, column 0 the first of its tile's chunk `chunk`. `shared` is the
-// block's, STAGED_FLOATS for each warp.
+// 8 j + 2 t and the next. Row 0 is row `row` of the product, column 0 the first of its tile's chunk `chunk`. `staged` are
+// STAGED_FLOATS of the warp's own.
 template <class Output>
 TS_D void finish_part(const Output& out, const Columns& columns, unsigned row, unsigned chunk, const float (&part)[4][4],
-                      float* shared) {
-    float* const staged = shared + warp() * STAGED_FLOATS;
+                      float* staged) {
     const unsigned step = columns.gated ? 2 : 1;
     sync_warp();
 #pragma unroll

@@ -135,7 +135,7 @@ TS_D void finish_wgmma(const Output& out, const Columns& columns, unsigned first
                 part[j / 4][j % 4] = r == 0 || i == r ? sums[r * 16 + j] : part[j / 4][j % 4];
             }
         }
-        finish_part(out, columns, first + warp() * 16, i * 4, part, shared);
+        finish_part(out, columns, first + warp() * 16, i * 4, part, shared + warp() * STAGED_FLOATS);
     }
 }
 

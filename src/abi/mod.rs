@@ -259,6 +259,10 @@ pub struct Caps {
     pub software: bool,
     /// A CUDA device whose tensor cores read shared memory by themselves (`wgmma`), and may be used so.
     pub wgmma: bool,
+    /// One whose tensor memory accelerator may be used beside that.
+    pub tma: bool,
+    /// Processors of a CUDA device; 0 where nobody asks.
+    pub processors: u32,
 }
 
 impl Caps {
@@ -275,6 +279,8 @@ impl Caps {
             memory: None,
             software: false,
             wgmma: false,
+            tma: false,
+            processors: 0,
         }
     }
 
@@ -291,6 +297,8 @@ impl Caps {
             memory: None,
             software: false,
             wgmma: false,
+            tma: false,
+            processors: 0,
         }
     }
 
@@ -307,6 +315,8 @@ impl Caps {
             memory: None,
             software: false,
             wgmma: false,
+            tma: false,
+            processors: 0,
         }
     }
 }

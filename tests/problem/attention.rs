@@ -200,6 +200,7 @@ pub fn cases() -> Vec<Case> {
             plain("head 80", 1, 17, 67, 2, 80),
             plain("head 160", 1, 70, 66, 2, 160),
             plain("head 512", 1, 9, 37, 1, 512),
+            plain("head 64 past blocks", 2, 200, 300, 2, 64),
             plain("many keys", 1, 3, 519, 1, 64),
             plain("one key", 1, 5, 1, 1, 64),
             Problem { causal: true, fused: true, ..plain("causal", 1, 201, 201, 1, 64) },

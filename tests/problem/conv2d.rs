@@ -270,6 +270,22 @@ fn problems() -> Vec<Problem> {
     all.push(Problem { exact: true, types: F16, c: [8, 16], row_bias: true, residual: true, ..ints });
     let doubled = plain("ints f16 wide up", 2, [9, 8], 8, 72);
     all.push(Problem { exact: true, types: F16, upsample: Some([18, 16]), row_bias: true, residual: true, ..doubled });
+    // Launches that the tensor memory accelerator can be told of: whole blocks of 64 channels, and more tiles than processors.
+    let two = plain("ints f16 blocks two", 3, [9, 11], 64, 104);
+    all.push(Problem { exact: true, types: F16, c: [64, 64], row_bias: true, residual: true, ..two });
+    let up = plain("ints f16 blocks up", 2, [11, 13], 64, 104);
+    all.push(Problem { exact: true, types: F16, upsample: Some([22, 26]), row_bias: true, residual: true, ..up });
+    let halved = plain("ints f16 blocks half", 2, [24, 26], 64, 112);
+    all.push(Problem { exact: true, types: F16, stride: 2, pad: [0, 0, 1, 1], ..halved });
+    all.push(Problem { exact: true, types: F16, stride: 2, ..plain("ints f16 blocks odd half", 1, [33, 35], 64, 128) });
+    for types in [F16, F16_F32, BF16] {
+        let name = format!("blocks {} {}", types.x.name(), types.y.name());
+        all.push(Problem { types, act: ACT_SILU, ..plain(&name, 1, [3, 97], 64, 128) });
+        let deep = plain(&format!("{name} deep"), 1, [9, 11], 64, 104);
+        all.push(Problem { types, c: [64, 128], row_bias: true, residual: true, ..deep });
+        let one = plain(&format!("{name} 1x1"), 5, [8, 13], 64, 208);
+        all.push(Problem { types, kernel: 1, pad: [0; 4], c: [64, 128], residual: true, ..one });
+    }
     for types in [F16, F16_F32, BF16] {
         let name = format!("wide {} {}", types.x.name(), types.y.name());
         all.push(Problem { types, c: [24, 9], residual: true, ..plain(&name, 1, [13, 11], 24, 120) });

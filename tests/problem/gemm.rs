@@ -122,6 +122,12 @@ pub fn cases() -> Vec<Case> {
         all.push(Problem { types, residual: true, ..plain(&name, 150, 136, 200) });
         all.push(Problem { types, geglu: true, residual: true, ..plain(&format!("{name} geglu"), 131, 72, 100) });
         all.push(Problem { types, act: ACT_GELU, ..plain(&format!("{name} deep"), 3, 1000, 24) });
+        // One tile, K for several parts, with a rest.
+        all.push(Problem { types, residual: true, ..plain(&format!("{name} one tile"), 100, 1160, 120) });
+        all.push(Problem { types, geglu: true, ..plain(&format!("{name} one tile geglu"), 90, 1160, 60) });
+        // More tiles than processors, K with a rest.
+        all.push(Problem { types, residual: true, ..plain(&format!("{name} tall"), 520, 328, 248) });
+        all.push(Problem { types, geglu: true, residual: true, ..plain(&format!("{name} tall geglu"), 400, 72, 116) });
     }
     all.iter().map(Problem::case).collect()
 }

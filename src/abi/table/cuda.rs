@@ -1,6 +1,6 @@
 //! The CUDA backend's variants: rows, and how the kernel behind each is launched and called.
 
-use super::{Row, WeightForm, any, doubles, fold, product, row};
+use super::{Row, WeightForm, any, columns, doubles, fold, half, product, row, tma};
 use crate::abi::params::Conv2dParams;
 use crate::abi::{Caps, Params, Stem, Types};
 use crate::graph::dtype::DType;
@@ -40,7 +40,23 @@ pub struct Launch {
 impl Launch {
     /// What its kernels are compiled for.
     pub fn target(&self) -> Target {
-        if self.variant.contains("wgmma") { Target::Sm90a } else { Target::Sm80 }
+        let hopper = self.variant.contains("wgmma") || self.mapped();
+        if hopper { Target::Sm90a } else { Target::Sm80 }
+    }
+
+    /// Whether its blocks stay and take one tile after another: then as many are started as the device has processors.
+    pub fn stays(&self) -> bool {
+        self.mapped() && self.stem != Stem::Attention
+    }
+
+    /// Bytes beside its operands, zero before it and after, that a launch on so many processors adds parts of sums in; 0 for none.
+    pub fn partial_bytes(&self, processors: u32) -> u64 {
+        if self.variant.contains("split") { tma::partial_bytes(processors) } else { 0 }
+    }
+
+    /// Whether the tensor memory accelerator brings its operands.
+    fn mapped(&self) -> bool {
+        self.variant.contains("tma")
     }
 }
 
@@ -54,9 +70,11 @@ const MMA_COLUMNS: [u32; 2] = [128, 64];
 const MMA_SHARED: u32 = 49_152;
 /// The same of the products by `wgmma`, whose tiles are the same.
 const WGMMA_SHARED: u32 = 98_304;
+/// The same of the products whose operands the tensor memory accelerator brings: stages, staged sums and barriers.
+const TMA_SHARED: u32 = 217_216;
 /// Queries of a block of `attention`: on the plain units and with heads of 512 channels, on tensor cores, there with
-/// heads of 160 channels.
-const ATTENTION_QUERIES: [u32; 3] = [32, 128, 64];
+/// heads of 160 channels, and there with heads of 64 that the tensor memory accelerator brings.
+const ATTENTION_QUERIES: [u32; 4] = [32, 128, 64, 192];
 /// Widest head of `attention` on the plain units.
 const ATTENTION_HEAD: u32 = 512;
 /// Channels that a thread of the elementwise kernels takes, and a thread of the others.
@@ -69,20 +87,6 @@ const LAYER_NORM_ROWS: u32 = 4;
 const FLAT_THREADS: u32 = 256;
 /// See [`FLAT_THREADS`].
 const TIME_THREADS: u32 = 128;
-
-/// Tensor cores multiply one half type and sum in f32; the result is that type or f32.
-fn half(_: &Params, t: Types, _: &Caps) -> bool {
-    matches!(t.x, DType::F16 | DType::Bf16) && t.w == t.x && (t.y == t.x || t.y == DType::F32)
-}
-
-/// Columns that the tiles of a product cover.
-fn columns(p: &Params) -> u32 {
-    match p {
-        Params::Conv2d(c) => c.pitch_y,
-        Params::Gemm(g) => g.pitch_y * (1 + (g.parts & 1)),
-        _ => 0,
-    }
-}
 
 /// Whether the wide tile covers the columns without more waste than the narrow one.
 fn wide(p: &Params, types: Types, caps: &Caps) -> bool {
@@ -117,6 +121,13 @@ fn half_heads<const D: u32>(p: &Params, t: Types, _: &Caps) -> bool {
 /// The same, on tensor cores that have `wgmma`.
 fn wgmma_heads(p: &Params, t: Types, caps: &Caps) -> bool {
     caps.wgmma && half_heads::<64>(p, t, caps)
+}
+
+/// Self-attention whose operands the tensor memory accelerator brings, where every processor has a block.
+fn tma_heads(p: &Params, t: Types, caps: &Caps) -> bool {
+    let plain = matches!(p, Params::Attention(a) if a.parts == 0);
+    let blocks = queries::<3>(p, t).iter().fold(1u32, |all, &side| all.saturating_mul(side));
+    caps.tma && plain && half_heads::<64>(p, t, caps) && blocks >= caps.processors
 }
 
 /// Blocks of a convolution: tiles of pixels by tiles of channels; per phase, over the input's pixels, where
@@ -176,8 +187,19 @@ fn others(p: &Params, _: Types) -> [u32; 3] {
 }
 
 /// See the module. `base` serves every type on the plain units; the tiles of one kernel family sum in the same
-/// order, so which of them runs changes no bit.
+/// order, so which of them runs changes no bit
+/// (but those that split, whose parts are as many as the device's processors allow).
 pub(super) const ROWS: &[Row] = &[
+    row(Stem::Conv2d, "up2x2_tma", tma::accepts::<0, true>, WeightForm::Up2x2, tma::grid::<0, true>),
+    row(Stem::Conv2d, "up2x2_tma_m128", tma::accepts::<1, true>, WeightForm::Up2x2, tma::grid::<1, true>),
+    row(Stem::Conv2d, "tma", tma::accepts::<0, false>, WeightForm::Kn, tma::grid::<0, false>),
+    row(Stem::Conv2d, "tma_m128", tma::accepts::<1, false>, WeightForm::Kn, tma::grid::<1, false>),
+    row(Stem::Conv2d, "tma_split_m128", tma::splits::<1>, WeightForm::Kn, tma::split_grid::<1>),
+    row(Stem::Conv2d, "tma_split", tma::splits::<0>, WeightForm::Kn, tma::split_grid::<0>),
+    row(Stem::Gemm, "tma", tma::accepts::<0, false>, WeightForm::Kn, tma::grid::<0, false>),
+    row(Stem::Gemm, "tma_m128", tma::accepts::<1, false>, WeightForm::Kn, tma::grid::<1, false>),
+    row(Stem::Gemm, "tma_split_m128", tma::splits::<1>, WeightForm::Kn, tma::split_grid::<1>),
+    row(Stem::Gemm, "tma_split", tma::splits::<0>, WeightForm::Kn, tma::split_grid::<0>),
     row(Stem::Conv2d, "up2x2_wgmma", on_wgmma::<true, true>, WeightForm::Up2x2, mma_phases::<0>),
     row(Stem::Conv2d, "up2x2_wgmma_n64", on_wgmma::<false, true>, WeightForm::Up2x2, mma_phases::<1>),
     row(Stem::Conv2d, "wgmma", on_wgmma::<true, false>, WeightForm::Kn, mma::<0>),
@@ -192,6 +214,7 @@ pub(super) const ROWS: &[Row] = &[
     row(Stem::Gemm, "mma", wide, WeightForm::Kn, mma::<0>),
     row(Stem::Gemm, "mma_n64", half, WeightForm::Kn, mma::<1>),
     row(Stem::Gemm, "base", any, WeightForm::Kn, simt),
+    row(Stem::Attention, "tma_64", tma_heads, WeightForm::None, queries::<3>),
     row(Stem::Attention, "wgmma_64", wgmma_heads, WeightForm::None, queries::<1>),
     row(Stem::Attention, "mma_40", half_heads::<40>, WeightForm::None, queries::<1>),
     row(Stem::Attention, "mma_64", half_heads::<64>, WeightForm::None, queries::<1>),
@@ -216,6 +239,16 @@ const fn launch(stem: Stem, variant: &'static str, threads: u32, shared: u32) ->
 
 /// One entry per row, in the same order.
 pub const LAUNCHES: &[Launch] = &[
+    launch(Stem::Conv2d, "up2x2_tma", 384, TMA_SHARED),
+    launch(Stem::Conv2d, "up2x2_tma_m128", 384, TMA_SHARED),
+    launch(Stem::Conv2d, "tma", 384, TMA_SHARED),
+    launch(Stem::Conv2d, "tma_m128", 384, TMA_SHARED),
+    launch(Stem::Conv2d, "tma_split_m128", 384, TMA_SHARED),
+    launch(Stem::Conv2d, "tma_split", 384, TMA_SHARED),
+    launch(Stem::Gemm, "tma", 384, TMA_SHARED),
+    launch(Stem::Gemm, "tma_m128", 384, TMA_SHARED),
+    launch(Stem::Gemm, "tma_split_m128", 384, TMA_SHARED),
+    launch(Stem::Gemm, "tma_split", 384, TMA_SHARED),
     launch(Stem::Conv2d, "up2x2_wgmma", 256, WGMMA_SHARED),
     launch(Stem::Conv2d, "up2x2_wgmma_n64", 256, WGMMA_SHARED),
     launch(Stem::Conv2d, "wgmma", 256, WGMMA_SHARED),
@@ -230,6 +263,7 @@ pub const LAUNCHES: &[Launch] = &[
     launch(Stem::Gemm, "mma", 256, MMA_SHARED),
     launch(Stem::Gemm, "mma_n64", 256, MMA_SHARED),
     launch(Stem::Gemm, "base", 256, 0),
+    launch(Stem::Attention, "tma_64", 512, 178_240),
     launch(Stem::Attention, "wgmma_64", 256, 49_152),
     launch(Stem::Attention, "mma_40", 128, 28_672),
     launch(Stem::Attention, "mma_64", 128, 36_864),
@@ -285,7 +319,11 @@ mod tests {
         let launches: Vec<_> = LAUNCHES.iter().map(|l| (l.stem, l.variant)).collect();
         assert_eq!(rows, launches);
         for l in LAUNCHES {
-            assert!(l.threads % 32 == 0 && l.threads <= 1024 && l.shared <= crate::limits::CUDA_MAX_SHARED, "{l:?}");
+            let most = match l.target() {
+                Target::Sm80 => crate::limits::CUDA_MAX_SHARED,
+                Target::Sm90a => crate::limits::CUDA_MAX_SHARED_HOPPER,
+            };
+            assert!(l.threads % 32 == 0 && l.threads <= 1024 && l.shared <= most, "{l:?}");
         }
     }
 

@@ -3,10 +3,12 @@
 
 mod cpu;
 pub mod cuda;
+pub mod tma;
 pub mod wgpu;
 
 use super::{BackendKind, Caps, Params, Stem, Types};
 use crate::error::{Error, Kind, Result};
+use crate::graph::dtype::DType;
 use crate::limits::MAX_GRID_DIM;
 
 /// How a variant wants its `weight` binding packed; the planner fills in the extents.
@@ -122,6 +124,20 @@ fn product(factors: &[u32]) -> u64 {
     factors.iter().fold(1u64, |acc, &f| acc.saturating_mul(u64::from(f)))
 }
 
+/// Tensor cores multiply one half type and sum in f32; the result is that type or f32.
+fn half(_: &Params, t: Types, _: &Caps) -> bool {
+    matches!(t.x, DType::F16 | DType::Bf16) && t.w == t.x && (t.y == t.x || t.y == DType::F32)
+}
+
+/// Columns that the tiles of a product cover.
+fn columns(p: &Params) -> u32 {
+    match p {
+        Params::Conv2d(c) => c.pitch_y,
+        Params::Gemm(g) => g.pitch_y * (1 + (g.parts & 1)),
+        _ => 0,
+    }
+}
+
 /// Whether the weight of this convolution may be folded into four 2x2 ones. That needs the doubled input
 /// whole: a cropped last row would count as zero in the 3x3, but its weight is already inside the 2x2.
 fn doubles(p: &Params, _: Types, _: &Caps) -> bool {
@@ -133,7 +149,6 @@ fn doubles(p: &Params, _: Types, _: &Caps) -> bool {
 mod tests {
     use super::*;
     use crate::abi::params::Conv2dParams;
-    use crate::graph::DType;
 
     #[test]
     fn grids_fold_and_cover() {

@@ -1,6 +1,6 @@
 //! Which CUDA devices there are, what each lacks, and what it takes to open one.
 
-use super::driver::{self, Failure};
+use super::driver::{self, Failure, Properties};
 use crate::abi::{BackendKind, Caps};
 use crate::error::{Error, Kind, Result};
 use crate::graph::DType;
@@ -19,6 +19,8 @@ pub struct CudaDevice {
     pub capability: [u32; 2],
     /// Bytes of memory.
     pub memory: u64,
+    /// Processors, each of which runs blocks of its own.
+    pub processors: u32,
     /// CUDA version of the driver, 1000 times the major plus 10 times the minor number.
     pub driver: u32,
     /// What it lacks; empty when it can run the kernels.
@@ -57,7 +59,8 @@ fn list() -> Result<Vec<CudaDevice>> {
     let describe = |index| {
         let p = driver::properties(index).map_err(|e| failed(&format!("asking device {index}"), e))?;
         let lacks = shortfalls(driver, p.capability, p.shared);
-        Ok(CudaDevice { index, name: p.name, capability: p.capability, memory: p.memory, driver, lacks })
+        let Properties { name, capability, memory, processors, .. } = p;
+        Ok(CudaDevice { index, name, capability, memory, processors, driver, lacks })
     };
     (0..count).map(describe).collect()
 }
@@ -104,6 +107,9 @@ pub(super) fn choose(index: usize) -> Result<CudaDevice> {
 
 /// What the planner may assume of `device`.
 pub(super) fn caps(device: &CudaDevice) -> Caps {
+    // Until a card has confirmed what the emulator makes of them they are asked for.
+    let asked = if device.capability == [9, 0] { knobs::get("TESSERA_CUDA_WGMMA") } else { None };
+    let tma = asked.as_deref() == Some("tma");
     Caps {
         kind: BackendKind::Cuda,
         name: format!("cuda:{} {}", device.index, device.name),
@@ -111,8 +117,9 @@ pub(super) fn caps(device: &CudaDevice) -> Caps {
         max_binding: device.memory,
         memory: Some(device.memory),
         storage: DType::F16,
-        // Until a card has confirmed what the emulator makes of them they are asked for.
-        wgmma: device.capability == [9, 0] && knobs::is_on("TESSERA_CUDA_WGMMA"),
+        wgmma: tma || asked.as_deref() == Some("1"),
+        tma,
+        processors: device.processors,
         ..Caps::cuda_default()
     }
 }

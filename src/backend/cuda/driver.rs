@@ -1,11 +1,12 @@
-//! The CUDA driver behind handles that own what they name: the only file that calls it, and the only one of
-//! the library besides the launches that needs `unsafe`. Nothing here knows plans, kernels or this program's
+//! The CUDA driver behind handles that own what they name: the only file that calls it beside `tensor_map.rs`, and, with the
+//! launches, the only ones of the library that need `unsafe`. Nothing here knows plans, kernels or this program's
 //! errors: a call that fails gives a [`Failure`].
 //!
 //! A handle keeps its context alive and makes it current before each call, so that a backend may move between
 //! threads and two backends may share a card. No events are attached to memory: order is the one stream's.
 #![allow(unsafe_code)]
 
+use crate::abi::table::tma::MAX_MAPS;
 use cudarc::driver::{result, sys};
 use std::ffi::{CStr, c_void};
 use std::mem::MaybeUninit;
@@ -85,6 +86,8 @@ pub(super) struct Properties {
     pub(super) memory: u64,
     /// Bytes of shared memory that one block may ask for.
     pub(super) shared: u32,
+    /// Processors, each of which runs blocks of its own.
+    pub(super) processors: u32,
 }
 
 fn ordinal(index: usize) -> i32 {
@@ -100,9 +103,10 @@ pub(super) fn properties(index: usize) -> Call<Properties> {
     let major = ask(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = ask(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
     let shared = ask(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+    let processors = ask(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
     // SAFETY: as above.
     let memory = unsafe { result::device::total_mem(device) }? as u64;
-    Ok(Properties { name: result::device::get_name(device)?, capability: [major, minor], memory, shared })
+    Ok(Properties { name: result::device::get_name(device)?, capability: [major, minor], memory, shared, processors })
 }
 
 /// Bytes of memory that are free on the device of a context: of this program and of all others.
@@ -425,17 +429,24 @@ impl Stream {
     /// Puts a kernel into the stream.
     ///
     /// # Safety
-    /// The kernel takes `params` by value and then `pointers` in order, and what it reads and writes through
+    /// The kernel takes `params` by value, then `pointers`, `maps` and `partials` in order, and what it reads and writes through
     /// them lies in live device memory, also when a graph that recorded the launch runs again.
     pub(super) unsafe fn launch(&self, launch: &Launch<'_>) -> Call<()> {
-        let mut arguments = [std::ptr::null_mut::<c_void>(); 1 + crate::limits::MAX_BINDINGS];
-        let count = 1 + launch.pointers.len();
+        let mut arguments = [std::ptr::null_mut::<c_void>(); 1 + crate::limits::MAX_BINDINGS + MAX_MAPS + 1];
+        let named = 1 + launch.pointers.len() + launch.maps.len();
+        let count = named + usize::from(launch.partials.is_some());
         if count > arguments.len() {
             return Err(Failure::Range);
         }
         arguments[0] = launch.params.as_ptr().cast_mut().cast();
         for (argument, pointer) in arguments[1..].iter_mut().zip(launch.pointers) {
             *argument = std::ptr::from_ref(pointer).cast_mut().cast();
+        }
+        for (argument, map) in arguments[1 + launch.pointers.len()..].iter_mut().zip(launch.maps) {
+            *argument = std::ptr::from_ref(&map.0).cast_mut().cast();
+        }
+        if let Some(partials) = &launch.partials {
+            arguments[named] = std::ptr::from_ref(partials).cast_mut().cast();
         }
         let [x, y, z] = launch.grid;
         let (grid, block) = ((x, y, z), (launch.threads, 1, 1));
@@ -455,6 +466,17 @@ impl Drop for Stream {
     }
 }
 
+/// What the driver made of an operand for the tensor memory accelerator; kernels take it by value.
+#[derive(Clone, Copy)]
+pub(super) struct TensorMap(sys::CUtensorMap);
+
+impl TensorMap {
+    /// As the driver wrote it.
+    pub(super) fn new(made: sys::CUtensorMap) -> TensorMap {
+        TensorMap(made)
+    }
+}
+
 /// One launch.
 pub(super) struct Launch<'a> {
     /// The kernel.
@@ -469,6 +491,10 @@ pub(super) struct Launch<'a> {
     pub(super) params: &'a [u8],
     /// Addresses of the bindings, 0 where absent.
     pub(super) pointers: &'a [u64],
+    /// Maps of operands, behind them.
+    pub(super) maps: &'a [TensorMap],
+    /// Address of memory for parts of sums, last.
+    pub(super) partials: Option<u64>,
 }
 
 /// A recorded list of launches.

@@ -11,6 +11,7 @@ mod faults;
 mod memory;
 mod modules;
 mod run;
+mod tensor_map;
 
 use super::{Account, Backend, BufferId, ListId, Rows, Stop, insert};
 use crate::abi::table::cuda::Target;
@@ -33,6 +34,8 @@ use std::time::Duration;
 struct Gpu {
     faults: Faults,
     starting: Starting,
+    /// Of the device.
+    processors: u32,
     /// Ends of the last two segments.
     marks: [Event; 2],
     /// Where the list started last begins.
@@ -86,7 +89,8 @@ impl CudaBackend {
         let beside = [pinned(limits::CUDA_BESIDE_BYTES)?, pinned(limits::CUDA_BESIDE_BYTES)?];
         let one_by_one = crate::knobs::is_on("TESSERA_CUDA_SYNC");
         let starting = if one_by_one { Starting::Synchronous } else { Starting::Graphs };
-        let mut gpu = Gpu { faults, starting, marks, begun, pending: None, stream, copies, context };
+        let processors = device.processors;
+        let mut gpu = Gpu { faults, starting, processors, marks, begun, pending: None, stream, copies, context };
         let mut modules = Modules::new(device.driver);
         modules.load(&gpu.context, &mut gpu.faults, Stem::Pointwise, Target::Sm80).map_err(|e| e.at(&device.name))?;
         let caps = adapter::caps(&device);

@@ -58,6 +58,11 @@ impl Modules {
         Modules { functions: HashMap::new(), modules: HashMap::new(), driver }
     }
 
+    /// CUDA version of the driver.
+    pub(super) fn driver(&self) -> u32 {
+        self.driver
+    }
+
     /// Kernels made ready so far.
     pub(super) fn count(&self) -> usize {
         self.functions.len()

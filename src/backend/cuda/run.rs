@@ -2,10 +2,12 @@
 #![allow(unsafe_code)]
 
 use super::Gpu;
-use super::driver::{Event, Failure, Function, Graph, Launch, Stream};
+use super::driver::{DeviceMemory, Event, Failure, Function, Graph, Launch, Stream, TensorMap};
 use super::faults::Faults;
 use super::memory::Memory;
 use super::modules::Modules;
+use super::tensor_map;
+use crate::abi::table::tma::{self, Map};
 use crate::abi::table::{self, cuda};
 use crate::abi::{BackendKind, Params, operands};
 use crate::backend::{BufferId, Stop, segments};
@@ -22,6 +24,9 @@ struct Step {
     /// Addresses of the bindings, 0 where absent; the first `count` count.
     pointers: [u64; MAX_BINDINGS],
     count: usize,
+    maps: Vec<TensorMap>,
+    /// Address of the list's memory for parts of sums, where the kernel takes it.
+    partials: Option<u64>,
     grid: [u32; 3],
     threads: u32,
     shared: u32,
@@ -39,6 +44,8 @@ struct Segment {
 pub(super) struct List {
     steps: Vec<Step>,
     segments: Vec<Segment>,
+    /// For parts of sums; launches take it one after another, and each leaves it as it was. Kept for their sake alone.
+    _partials: Option<DeviceMemory>,
 }
 
 /// How lists are started.
@@ -100,6 +107,12 @@ fn resolve(command: &Dispatch, memory: &Memory, slots: &[BufferId]) -> Result<([
     Ok((pointers, *launch))
 }
 
+/// The blocks that take all of `grid` among them, one a processor.
+fn staying(grid: [u32; 3], processors: u32) -> [u32; 3] {
+    let tiles = grid.iter().fold(1u32, |all, &side| all.saturating_mul(side));
+    [tiles.min(processors.max(1)), 1, 1]
+}
+
 fn start(stream: &Stream, step: &Step) -> Result<(), Failure> {
     let launch = Launch {
         function: step.function,
@@ -108,9 +121,11 @@ fn start(stream: &Stream, step: &Step) -> Result<(), Failure> {
         shared: step.shared,
         params: step.params.bytes(),
         pointers: &step.pointers[..step.count],
+        maps: &step.maps,
+        partials: step.partials,
     };
-    // SAFETY: the kernel of a row takes its stem's parameter struct and bindings in order (the generated header
-    // and the twin test hold it to that); `resolve` held each binding to the extent the parameters imply, inside
+    // SAFETY: the kernel of a row takes its stem's parameter struct, bindings, maps and partials in order (the generated header
+    // and the twin test hold it to that), and its maps describe bindings by the same parameters; `resolve` held each binding to the extent the parameters imply, inside
     // a buffer that outlives the list: the executor discards a list before it frees what the list names.
     unsafe { stream.launch(&launch) }
 }
@@ -149,22 +164,34 @@ impl List {
     ) -> Result<List> {
         gpu.faults.check("preparing a command list")?;
         let mut steps = Vec::with_capacity(commands.len());
+        let mut partials: Option<DeviceMemory> = None;
         for c in commands {
             let (pointers, launch) = resolve(c, memory, slots)?;
             let function =
                 modules.get(&gpu.context, &mut gpu.faults, c.stem, &launch, c.types).map_err(|e| e.at(&c.label))?;
+            let map =
+                |(binding, map): (usize, Map)| tensor_map::encode(&map, pointers[binding], c.types.x, modules.driver());
+            let maps: Result<Vec<_>, Failure> = tma::maps(&c.params, c.variant).into_iter().map(map).collect();
+            let maps = maps.map_err(|e| gpu.faults.error(format_args!("mapping the operands of {}", c.label), e))?;
+            let bytes = launch.partial_bytes(gpu.processors);
+            if bytes > 0 && partials.is_none() {
+                let made = DeviceMemory::zeroed(&gpu.stream, bytes);
+                partials = Some(made.map_err(|e| gpu.faults.error("memory for parts of sums", e))?);
+            }
             steps.push(Step {
                 function,
                 params: c.params,
                 pointers,
                 count: c.bindings.len(),
-                grid: c.grid,
+                maps,
+                partials: partials.as_ref().filter(|_| bytes > 0).map(DeviceMemory::address),
+                grid: if launch.stays() { staying(c.grid, gpu.processors) } else { c.grid },
                 threads: launch.threads,
                 shared: launch.shared,
                 label: c.label.clone(),
             });
         }
-        let mut list = List { steps, segments: Vec::new() };
+        let mut list = List { steps, segments: Vec::new(), _partials: partials };
         for range in segments(commands, CUDA_SEGMENT_FLOPS, CUDA_SEGMENT_BYTES) {
             let graph = list.record(gpu, range.clone())?;
             list.segments.push(Segment { steps: range, graph });

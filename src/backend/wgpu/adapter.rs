@@ -166,6 +166,8 @@ pub(super) fn open(index: usize) -> Result<Opened> {
         memory: None,
         software: info.software,
         wgmma: false,
+        tma: false,
+        processors: 0,
     };
     Ok(Opened { device, queue, caps, faults })
 }

@@ -72,7 +72,7 @@ int attribute(int which) {
         case 10: return 32;                  // warp
         case 12: case 82: return 65536;      // registers of a block, of a processor
         case 13: case 36: return 1000000;    // clocks, kHz
-        case 16: return 4;                   // processors
+        case 16: return static_cast<int>(number_setting("TESSERA_MOCK_PROCESSORS", 2));
         case 31: case 41: case 95: return 1; // concurrent kernels, unified addresses, cooperative launch
         case 37: return 256;                 // bus width
         case 38: return 4 << 20;             // L2

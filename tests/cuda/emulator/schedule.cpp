@@ -68,7 +68,9 @@ const char* place(const Site& s, char (&text)[200]) {
 std::string whereabouts(unsigned index) {
     const Thread& t = now.threads[index];
     char at[200], text[300];
-    const char* what = t.state == State::at_barrier ? "sync_block" : now.warps[index / 32].collective;
+    const char* what = t.state == State::at_barrier    ? "sync_block"
+                       : t.state == State::at_mbarrier ? "mbarrier_wait"
+                                                       : now.warps[index / 32].collective;
     if (t.state == State::done)
         snprintf(text, sizeof text, "thread %u has ended", index);
     else
@@ -134,7 +136,7 @@ void run_block(unsigned index) {
     unsigned salt = now.options.seed * 2654435761u + index * 40503u;
     now.number++;
     now.barrier_stamp = ++now.stamp;
-    for (auto& w : now.warps) w = {0, nullptr, now.stamp};
+    for (auto& w : now.warps) w = {0, nullptr, now.stamp, 0};
     for (unsigned i = 0; i < now.thread_count; i++) {
         Thread& t = now.threads[i];
         t.state = State::ready;
@@ -145,9 +147,11 @@ void run_block(unsigned index) {
         stacks.prepare(t.fiber, i, thread_main);
     }
     begin_shared(now.dynamic_bytes);
+    if (has_barriers()) begin_barriers();
+    begin_transfers();
     unsigned warp_count = now.thread_count / 32;
     for (;;) {
-        unsigned at_barrier = 0, done = 0;
+        unsigned at_barrier = 0, waiting = 0;
         for (unsigned k = 0; k < warp_count; k++) {
             unsigned w = ordered(k, warp_count, order, salt);
             for (bool ran = true; ran;) {
@@ -160,18 +164,33 @@ void run_block(unsigned index) {
                     ran = true;
                 }
             }
-            for (unsigned t = w * 32; t < w * 32 + 32; t++) {
-                if (now.threads[t].state == State::in_collective) {
-                    unsigned other = w * 32;
-                    while (now.threads[other].state == State::in_collective) other++;
-                    now.current = t;
-                    return note(Fault::violation, "the warp diverged at a collective: %s while %s",
-                                whereabouts(t).c_str(), whereabouts(other).c_str());
-                }
-                (now.threads[t].state == State::done ? done : at_barrier)++;
-            }
         }
-        if (at_barrier == 0) return;
+        // A thread that waits at an mbarrier may have been woken by a warp that came after its own.
+        bool woken = false;
+        for (unsigned t = 0; t < now.thread_count; t++) {
+            woken = woken || now.threads[t].state == State::ready;
+            waiting += now.threads[t].state == State::at_mbarrier;
+            at_barrier += now.threads[t].state == State::at_barrier;
+        }
+        if (woken || (waiting != 0 && carry_out_one())) continue;
+        for (unsigned t = 0; t < now.thread_count; t++) {
+            if (now.threads[t].state != State::in_collective) continue;
+            unsigned other = t / 32 * 32;
+            while (now.threads[other].state == State::in_collective) other++;
+            now.current = t;
+            return note(Fault::violation, "the warp diverged at a collective: %s while %s", whereabouts(t).c_str(),
+                        whereabouts(other).c_str());
+        }
+        for (unsigned t = 0; t < now.thread_count; t++) {
+            if (now.threads[t].state != State::at_mbarrier) continue;
+            now.current = t;
+            return note(Fault::violation, "%s for %s, which nobody will bring", whereabouts(t).c_str(), awaited(t).c_str());
+        }
+        if (at_barrier == 0) {
+            std::string left = left_by_block();
+            if (!left.empty()) note(Fault::violation, "%s", left.c_str());
+            return;
+        }
         unsigned first = 0;
         while (now.threads[first].state == State::done) first++;
         for (unsigned t = 0; t < now.thread_count; t++) {

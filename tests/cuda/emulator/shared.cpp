@@ -3,6 +3,7 @@
 // touches of a copy's target before it has been waited for.
 #include <sys/mman.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -19,13 +20,20 @@ constexpr unsigned gap = 64;  // between arrays, so that running off one is seen
 constexpr unsigned granule = 2;
 constexpr unsigned short nobody = 0xffff, several = 0xfffe;
 
+// What lies in a cell: nothing of note; the target of a cp.async or of a copy for a barrier that has not come; a barrier.
+enum class Holds : unsigned char { plain, async_copy, barrier_copy, barrier };
+
 // 16 bytes, for many are visited. Stamps are those of the accessing thread's warp; those below the block's last barrier
-// are history.
+// are history. What was copied for barrier b is written by thread `copies_of` + b.
 struct Cell {
     unsigned written = 0, read = 0;
     unsigned short writer = nobody, reader = nobody, reader_warp = nobody;
-    bool in_flight = false;
+    Holds holds = Holds::plain;
 };
+constexpr unsigned short copies_of = 0x8000;
+// When each warp's products last read each 16 bytes.
+constexpr unsigned operand_bytes = 16, most_warps = 32;
+using Readers = std::array<unsigned, most_warps>;
 
 struct Array {
     unsigned start, end;
@@ -33,6 +41,7 @@ struct Array {
 
 unsigned char* memory = nullptr;
 std::vector<Cell> cells;
+std::vector<Readers> product_reads;
 std::vector<Array> arrays;  // of this block; the first is the dynamic one
 unsigned used = 0;          // bytes from the start, gaps included
 unsigned counted = 0;       // bytes without gaps, as the hardware would count
@@ -44,6 +53,7 @@ void set_up() {
     memory = static_cast<unsigned char*>(p) + guard_bytes;
     if (mprotect(memory, most_bytes, PROT_READ | PROT_WRITE) != 0) abort();
     cells.resize(most_bytes / granule);
+    product_reads.resize(most_bytes / operand_bytes);
 }
 
 void add_array(unsigned bytes) {
@@ -57,6 +67,8 @@ void add_array(unsigned bytes) {
 const char* thread_name(unsigned short t, char (&text)[24]) {
     if (t == several)
         snprintf(text, sizeof text, "several threads");
+    else if (t >= copies_of)
+        snprintf(text, sizeof text, "a copy");
     else
         snprintf(text, sizeof text, "thread %u", t);
     return text;
@@ -65,7 +77,14 @@ const char* thread_name(unsigned short t, char (&text)[24]) {
 // Whether an access with `stamp` by another thread lies before the running thread's last common barrier.
 bool is_ordered(unsigned stamp, unsigned other_warp, unsigned my_warp) {
     if (stamp < now.barrier_stamp) return true;
-    return other_warp == my_warp && stamp < now.warps[my_warp].stamp;
+    if (other_warp == my_warp && stamp < now.warps[my_warp].stamp) return true;
+    return other_warp < agents_of_a_kind && stamp < now.threads[now.current].known[agent_of_warp(other_warp)];
+}
+
+// The same of a write, which may be a copy's.
+bool is_write_ordered(const Cell& c, unsigned my_warp) {
+    if (c.writer < copies_of) return is_ordered(c.written, c.writer / 32u, my_warp);
+    return c.written < now.barrier_stamp || c.written < now.threads[now.current].known[agent_of_copies(c.writer - copies_of)];
 }
 
 [[noreturn]] void race(const char* mine, const char* theirs, unsigned short other, unsigned at, uintptr_t pc,
@@ -75,16 +94,29 @@ bool is_ordered(unsigned stamp, unsigned other_warp, unsigned my_warp) {
          at, thread_name(other, text), theirs);
 }
 
-void on_write(Cell& c, unsigned at, uintptr_t pc, const Site* where) {
+// Whether the running thread may write what others wrote and read.
+void check_write(const Cell& c, unsigned at, uintptr_t pc, const Site* where) {
     auto me = static_cast<unsigned short>(now.current), my_warp = static_cast<unsigned short>(me / 32);
-    if (c.written >= first_stamp && c.writer != me && !is_ordered(c.written, c.writer / 32u, my_warp))
+    if (c.written >= first_stamp && c.writer != me && !is_write_ordered(c, my_warp))
         race("writes", "wrote", c.writer, at, pc, where);
     if (c.read >= first_stamp && c.reader != me && !is_ordered(c.read, c.reader_warp, my_warp))
         race("writes", "read", c.reader, at, pc, where);
+    const Readers& reads = product_reads[at / operand_bytes];
+    for (unsigned w = 0; w < now.warps.size(); w++) {
+        if (reads[w] < first_stamp || reads[w] < now.barrier_stamp || (w == my_warp && reads[w] < now.warps[w].products)) continue;
+        if (reads[w] >= now.threads[now.current].known[agent_of_products(w)])
+            fail(Fault::violation, pc, where,
+                 "writes byte %u of its block's shared memory that a product of warp %u reads with no barrier between", at, w);
+    }
+}
+
+void on_write(Cell& c, unsigned at, uintptr_t pc, const Site* where) {
+    auto me = static_cast<unsigned short>(now.current), my_warp = static_cast<unsigned short>(me / 32);
+    check_write(c, at, pc, where);
     c.written = now.warps[my_warp].stamp;
     c.writer = me;
     if (now.threads[me].unfenced == 0) now.threads[me].unfenced = c.written;
-    c.in_flight = false;  // left by a block that a fault ended
+    c.holds = Holds::plain;  // left by a block that a fault ended
 }
 
 void on_read(Cell& c, unsigned at, uintptr_t pc, const Site* where) {
@@ -92,8 +124,7 @@ void on_read(Cell& c, unsigned at, uintptr_t pc, const Site* where) {
     if (c.written < first_stamp)
         fail(Fault::violation, pc, where, "reads byte %u of its block's shared memory, which nobody in the block wrote",
              at);
-    if (c.writer != me && !is_ordered(c.written, c.writer / 32u, my_warp))
-        race("reads", "wrote", c.writer, at, pc, where);
+    if (c.writer != me && !is_write_ordered(c, my_warp)) race("reads", "wrote", c.writer, at, pc, where);
     unsigned stamp = now.warps[my_warp].stamp;
     if (c.read < now.barrier_stamp) {
         c.reader = me;
@@ -106,6 +137,28 @@ void on_read(Cell& c, unsigned at, uintptr_t pc, const Site* where) {
         c.reader = several;
     }
     c.read = stamp;
+}
+
+// A touch of what is not there yet, or not to be touched.
+void check_holds(const Cell& c, unsigned at, bool write, uintptr_t pc, const Site* where) {
+    if (c.holds == Holds::plain || c.written < first_stamp) return;
+    const char* verb = write ? "writes" : "reads";
+    if (c.holds == Holds::barrier) fail(Fault::violation, pc, where, "%s byte %u of its block's shared memory, a barrier", verb, at);
+    if (c.holds == Holds::barrier_copy)
+        fail(Fault::violation, pc, where,
+             "%s byte %u of its block's shared memory, the target of a copy whose barrier has not been waited for", verb, at);
+    fail(Fault::violation, pc, where,
+         "%s byte %u of its block's shared memory, the target of a cp_async16 of thread %u that has not been waited for", verb,
+         at, c.writer);
+}
+
+// A write's stamp is found stale where products' are: by the thread's last fence_async_shared.
+void check_write_fenced(const Cell& c, const char* who, unsigned at, const Site& where) {
+    if (c.writer >= copies_of || c.written < first_stamp) return;
+    unsigned unfenced = now.threads[c.writer].unfenced;
+    if (unfenced != 0 && c.written >= unfenced)
+        fail(Fault::violation, 0, &where, "%s byte %u of its block's shared memory, which thread %u wrote without fence_async_shared",
+             who, at, c.writer);
 }
 
 // Offset of an access that lies within one array.
@@ -139,11 +192,7 @@ void check_shared(const void* p, unsigned bytes, bool write, bool aligned, uintp
              write ? "writes" : "reads", bytes, at);
     for (unsigned i = at / granule; i <= (at + bytes - 1) / granule; i++) {
         Cell& c = cells[i];
-        if (c.in_flight && c.written >= first_stamp)
-            fail(Fault::violation, pc, where,
-                 "%s byte %u of its block's shared memory, the target of a cp_async16 of thread %u that has not been "
-                 "waited for",
-                 write ? "writes" : "reads", i * granule, c.writer);
+        check_holds(c, i * granule, write, pc, where);
         if (write)
             on_write(c, i * granule, pc, where);
         else
@@ -154,27 +203,58 @@ void check_shared(const void* p, unsigned bytes, bool write, bool aligned, uintp
 void begin_copy(void* target, const Site& where) {
     check_shared(target, 16, true, true, 0, &where);
     auto at = static_cast<unsigned>(static_cast<unsigned char*>(target) - memory);
-    for (unsigned i = at / granule; i < (at + 16) / granule; i++) cells[i].in_flight = true;
+    for (unsigned i = at / granule; i < (at + 16) / granule; i++) cells[i].holds = Holds::async_copy;
     memset(target, 0xff, 16);
 }
 
 void finish_copy(void* target, const Site& where) {
     auto at = static_cast<unsigned>(static_cast<unsigned char*>(target) - memory);
-    for (unsigned i = at / granule; i < (at + 16) / granule; i++) cells[i].in_flight = false;
+    for (unsigned i = at / granule; i < (at + 16) / granule; i++) cells[i].holds = Holds::plain;
     check_shared(target, 16, true, true, 0, &where);
 }
 
 const unsigned char* async_operand(unsigned offset, const Site& where) {
     const unsigned char* p = memory + offset;
-    check_shared(p, 16, false, true, 0, &where);
+    checked_offset(p, 16, false, 0, &where);
+    const auto warp = static_cast<unsigned short>(now.current / 32);
     for (unsigned i = offset / granule; i < (offset + 16) / granule; i++) {
-        unsigned unfenced = now.threads[cells[i].writer].unfenced;
-        if (unfenced != 0 && cells[i].written >= unfenced)
-            fail(Fault::violation, 0, &where,
-                 "a product reads byte %u of its block's shared memory, which thread %u wrote without fence_async_shared",
-                 i * granule, cells[i].writer);
+        const Cell& c = cells[i];
+        check_holds(c, i * granule, false, 0, &where);
+        if (c.written < first_stamp)
+            fail(Fault::violation, 0, &where, "reads byte %u of its block's shared memory, which nobody in the block wrote", i * granule);
+        if (!is_write_ordered(c, warp)) race("reads", "wrote", c.writer, i * granule, 0, &where);
+        check_write_fenced(c, "a product reads", i * granule, where);
     }
+    product_reads[offset / operand_bytes][warp] = now.stamp;
     return p;
+}
+
+void begin_cells(unsigned offset, unsigned bytes, unsigned barrier, const Site& where) {
+    checked_offset(memory + offset, bytes, true, 0, &where);
+    for (unsigned i = offset / granule; i < (offset + bytes) / granule; i++) {
+        Cell& c = cells[i];
+        check_holds(c, i * granule, true, 0, &where);
+        check_write(c, i * granule, 0, &where);
+        check_write_fenced(c, "a copy overwrites", i * granule, where);
+        c = Cell{};
+        c.written = now.stamp;
+        c.writer = static_cast<unsigned short>(copies_of + barrier);
+        c.holds = Holds::barrier_copy;
+    }
+    memset(memory + offset, 0xff, bytes);
+}
+
+void land_cells(unsigned offset, unsigned bytes) {
+    for (unsigned i = offset / granule; i < (offset + bytes) / granule; i++) {
+        cells[i].written = now.stamp;
+        cells[i].holds = Holds::plain;
+    }
+}
+
+void make_barrier_cells(const void* p, const Site& where) {
+    check_shared(p, 8, true, true, 0, &where);
+    unsigned offset = static_cast<unsigned>(static_cast<const unsigned char*>(p) - memory);
+    for (unsigned i = offset / granule; i < (offset + 8) / granule; i++) cells[i].holds = Holds::barrier;
 }
 
 void check_access(const void* p, unsigned bytes, bool write, bool aligned, uintptr_t pc, const Site* where) {

@@ -1,4 +1,5 @@
 // Collectives of a warp. Each lane's operands lie on its own stack; the last lane to come works on all of them.
+#include <algorithm>
 #include <cstring>
 
 #include "product.hpp"
@@ -55,7 +56,17 @@ unsigned exchange(const char* name, const Site& where, unsigned value, unsigned 
     return s.result;
 }
 
-void advance_stamp(void**) { emu::now.warps[emu::now.current / 32].stamp = ++emu::now.stamp; }
+// Lanes then know what each of them knew.
+void advance_stamp(void**) {
+    using emu::now;
+    now.warps[now.current / 32].stamp = ++now.stamp;
+    if (!emu::has_barriers()) return;
+    auto* lanes = &now.threads[now.current / 32 * 32];
+    emu::Known all{};
+    for (unsigned l = 0; l < 32; l++)
+        for (unsigned i = 0; i < all.size(); i++) all[i] = std::max(all[i], lanes[l].known[i]);
+    for (unsigned l = 0; l < 32; l++) lanes[l].known = all;
+}
 
 struct Load {
     unsigned* registers;

@@ -59,11 +59,8 @@ struct Descriptor {
             fail(Fault::violation, 0, &where, "a descriptor that is not of 128-byte swizzle without an offset: %llx", d);
     }
 
-    // The address of 16 bytes at `offset`: bits 4 to 6 are exchanged by bits 7 to 9.
-    unsigned swizzled(unsigned offset) const {
-        unsigned at = start + offset;
-        return at ^ (at >> 3 & 0x70);
-    }
+    // The address of 16 bytes at `offset`.
+    unsigned swizzled(unsigned offset) const { return swizzled_place(start + offset); }
 };
 
 // 8 elements of an operand, checked.
@@ -168,6 +165,12 @@ void wait(void** lanes) {
     while (q.groups.size() - q.finished_groups > pending) {
         while (q.carried_out < q.groups[q.finished_groups]) carry_out(q, now.current / 32 % 4);
         q.finished_groups++;
+    }
+    now.warps[now.current / 32].products = ++now.stamp;
+    // Those that are under way go on reading.
+    for (size_t i = q.carried_out; i < q.issued.size(); i++) {
+        std::vector<double> a(256), b(16 * q.issued[i].what.columns);
+        read_operands(q.issued[i], now.current / 32 % 4, a.data(), b.data());
     }
     q.fenced = false;
 }

@@ -287,6 +287,60 @@ Words exponents() {
 
 Words loads() { return random_words(30, 4 * 128); }
 
+// Each case's array at random, then where its box begins.
+template <class Place> Words arrays(unsigned seed, unsigned cases, unsigned words, Place place) {
+    Words out;
+    for (unsigned c = 0; c < cases; c++) {
+        Words of = random_words(seed + c, words - 8);
+        out.insert(out.end(), of.begin(), of.end());
+        Words at = place(c);
+        at.resize(8);
+        out.insert(out.end(), at.begin(), at.end());
+    }
+    return out;
+}
+
+// All cases' words are one array, of rows of 48 elements with 8 more that no row has: a box may begin before it and end behind it.
+constexpr unsigned plane_cases = 6;
+const Mapped plane = {{48, plane_cases * 1032 / 28}, {112}, {64, 24}};
+Words planes() {
+    return arrays(31, plane_cases, 1032, [](unsigned c) -> Words {
+        static const int places[plane_cases][2] = {{0, 0}, {8, 30}, {-5, -7}, {3, 215}, {47, 100}, {48, 60}};
+        return {static_cast<uint32_t>(places[c][0]), static_cast<uint32_t>(places[c][1])};
+    });
+}
+
+// Each case is a plane of 72 by 28 elements; the box has three planes of eight rows.
+const Mapped block = {{72, 28, 0}, {144, 4128}, {64, 8, 3}};
+Words blocks() {
+    return arrays(41, 5, 1032, [](unsigned c) -> Words {
+        static const int places[5][3] = {{0, 0, 0}, {8, 24, 0}, {64, -3, -1}, {-8, 20, 1}, {16, 5, 0}};
+        return {static_cast<uint32_t>(places[c][0]), static_cast<uint32_t>(places[c][1]), static_cast<uint32_t>(places[c][2])};
+    });
+}
+
+// Each case is a picture of 5 by 4 pixels of 72 channels.
+const Mapped same = {{72, 5, 4, 0}, {144, 720, 2912}, {64, 24}, -1, -1, 1};
+const Mapped halved = {{72, 5, 4, 0}, {144, 720, 2912}, {64, 24}, -1, 0, 2};
+Words pictures(unsigned seed, const unsigned (&places)[8][5]) {
+    return arrays(seed, 8, 728, [&](unsigned c) { return Words(places[c], places[c] + 5); });
+}
+Words same_pictures() {
+    constexpr auto before = ~0u;
+    return pictures(51, {{0, before, before, 0, 0}, {0, before, before, 1, 1}, {64, before, before, 2, 2}, {8, 2, 1, 0, 1}, {0, 3, 2, 2, 0},
+                         {16, 0, 2, 1, 2}, {0, before, 1, 0, 0}, {0, 1, 0, 2, 2}});
+}
+// Places -1, 1 and 3 across, -1, 1 and 3 down.
+Words halved_pictures() {
+    constexpr auto before = ~0u;
+    return pictures(61, {{0, before, before, 0, 0}, {0, before, before, 1, 1}, {64, 1, before, 2, 2}, {8, 3, 1, 0, 1}, {0, 3, 3, 2, 0},
+                         {16, 1, 1, 1, 2}, {0, before, 1, 0, 0}, {0, 1, 3, 2, 2}});
+}
+
+Words added() { return random_words(73, 4 * 32); }
+Words handed() { return random_words(71, 4 * 64); }
+Words kept() { return random_words(72, 2 * 384); }
+
 }  // namespace
 
 // PTX states 2^-22 for ex2.approx and 1 unit for rcp.approx; the emulator's own rounding adds a half.
@@ -299,6 +353,7 @@ const std::vector<Probe> all = {
     {"vote", "vote_any vote_all", false, 32, 0, 32, 64, votes, equal},
     {"barriers", "sync_block sync_warp", false, 128, 0, 128, 256, rounds, equal},
     {"atomic_or", "atomic_or", false, 64, 0, 64, 65, bits, equal},
+    {"atomic_add", "atomic_add fence_device load_device16", false, 32, 0, 32, 36, added, equal},
     {"from_f16", "f16_to_f32", false, 32, 0, 32, 32, halves, equal_or_nan},
     {"rounding", "f32_to_f16 f32x2_to_f16x2 f32_to_bf16 f32x2_to_bf16x2", false, 32, 0, 64, 128, floats, equal},
     {"exp2", "exp2_approx", false, 32, 0, 32, 32, exponents, within<5>},
@@ -320,6 +375,12 @@ const std::vector<Probe> all = {
      group_summed<from_f16, Way::registers>},
     {"wgmma_rs_bf16", "wgmma_m64n64k16_rs<bf16_t>", true, 128, 16384, 4160, 4096, group_products<true>,
      group_summed<from_bf16, Way::registers>},
+    {"tma_2d", "tma_load_2d mbarrier_arrive_expect", true, 32, 3080, 1032, 768, planes, equal, &plane},
+    {"tma_3d", "tma_load_3d", true, 32, 3080, 1032, 768, blocks, equal, &block},
+    {"tma_im2col", "tma_load_im2col", true, 32, 3080, 728, 768, same_pictures, equal, &same},
+    {"tma_im2col_step", "tma_load_im2col", true, 32, 3080, 728, 768, halved_pictures, equal, &halved},
+    {"mbarrier", "mbarrier_init mbarrier_init_fence mbarrier_arrive mbarrier_wait", true, 64, 512, 64, 5, handed, equal},
+    {"registers", "registers_give registers_take", true, 384, 0, 384, 384, kept, equal},
 };
 
 }  // namespace probes

@@ -77,6 +77,34 @@ struct Card {
         return false;
     }
 
+    struct alignas(128) Map {
+        uint64_t words[16];
+    };
+
+    // The driver's map of the array at `from`.
+    static Map encode(const probes::Mapped& m, CUdeviceptr from, unsigned cases) {
+        constexpr unsigned f16 = 6, no_interleave = 0, swizzle_128 = 3, promotion = 0, zeros = 0;
+        Map map{};
+        auto rank = static_cast<unsigned>(m.sides.size());
+        auto sides = m.sides;
+        if (sides.back() == 0) sides.back() = cases;
+        void *at = &map, *array = reinterpret_cast<void*>(from);
+        const uint64_t *extents = sides.data(), *pitches = m.pitches.data();
+        std::vector<unsigned> steps(rank, 1);
+        if (m.step == 0) {
+            const unsigned *box = m.box.data(), *step = steps.data();
+            cuda("cuTensorMapEncodeTiled", at, f16, rank, array, extents, pitches, box, step, no_interleave, swizzle_128, promotion, zeros);
+            return map;
+        }
+        steps[1] = steps[2] = m.step;
+        const int lower[2] = {m.lower, m.lower}, upper[2] = {m.upper, m.upper};
+        const int *first = lower, *last = upper;
+        const unsigned* step = steps.data();
+        cuda("cuTensorMapEncodeIm2col", at, f16, rank, array, extents, pitches, first, last, m.box[0], m.box[1], step, no_interleave,
+             swizzle_128, promotion, zeros);
+        return map;
+    }
+
     // The probe's answers to all cases of `in`.
     Words run(const Probe& p, const Words& in) const {
         auto cases = static_cast<unsigned>(in.size() / p.in);
@@ -88,7 +116,8 @@ struct Card {
         cuda("cuMemAlloc_v2", &to, out.size() * 4);
         cuda("cuMemcpyHtoD_v2", from, static_cast<const void*>(in.data()), in.size() * 4);
         cuda("cuMemsetD32_v2", to, 0u, out.size());
-        void* parameters[] = {&from, &to};
+        Map map = p.map == nullptr ? Map{} : encode(*p.map, from, cases);
+        void* parameters[] = {&from, &to, &map};
         void* stream = nullptr;
         void** extra = nullptr;
         cuda("cuLaunchKernel", function, cases, 1u, 1u, p.threads, 1u, 1u, p.shared, stream, &parameters[0], extra);

@@ -106,6 +106,24 @@ TS_ENTRY(64, probe_atomic_or, const unsigned* in, unsigned* out) {
     to[1 + threadIdx.x] = before & bits;
 }
 
+// A word is added to twice, and by all lanes; then lanes read what others of their warp wrote, behind a fence. Out: what was read,
+// what the two additions found and left, what all lanes summed.
+TS_ENTRY(32, probe_atomic_add, const unsigned* in, unsigned* out) {
+    unsigned* mine = case_out(out, 36);
+    if (lane() == 0) {
+        mine[32] = atomic_add(mine + 33, case_in(in, 32)[0]);
+        mine[34] = atomic_add(mine + 33, ~0u);
+    }
+    sync_warp();
+    atomic_add(mine + 35, case_in(in, 32)[lane()]);
+    store16(mine + lane() / 4 * 4, load16(case_in(in, 32) + lane() / 4 * 4));
+    fence_device();
+    sync_warp();
+    uint4 v = load_device16(mine + (lane() / 4 * 4 + 4) % 32);
+    sync_warp();
+    mine[lane()] = lane() % 4 == 0 ? v.x : lane() % 4 == 1 ? v.y : lane() % 4 == 2 ? v.z : v.w;
+}
+
 TS_ENTRY(32, probe_from_f16, const unsigned* in, unsigned* out) {
     auto v = static_cast<unsigned short>(case_in(in, 32)[threadIdx.x]);
     case_out(out, 32)[threadIdx.x] = f32_to_bits(f16_to_f32(v));

@@ -1,4 +1,5 @@
 #include "shared/device.cuh"
+#include "shared/tma.cuh"
 #include "shared/wgmma.cuh"
 
 // Probes of what Hopper alone has; see probes.sm80.cu for how they are written and run.
@@ -82,3 +83,85 @@ TS_ENTRY(128, probe_wgmma_n64_f16, const unsigned* in, unsigned* out) { products
 TS_ENTRY(128, probe_wgmma_n64_bf16, const unsigned* in, unsigned* out) { products<bf16_t, 32>(in, out); }
 TS_ENTRY(128, probe_wgmma_n128_f16, const unsigned* in, unsigned* out) { products<half_t, 64>(in, out); }
 TS_ENTRY(128, probe_wgmma_n128_bf16, const unsigned* in, unsigned* out) { products<bf16_t, 64>(in, out); }
+
+// Copies by the tensor memory accelerator. The map is of all cases' inputs (main.cpp); a case's last words say where its box begins.
+// Out: the box as shared memory has it, 24 rows of 128 bytes.
+#define COPIED(WORDS, LOAD) \
+    const unsigned* at = in + blockIdx.x * WORDS + (WORDS - 8); \
+    unsigned* shared = swizzled_shared<unsigned>(); \
+    Barrier* barrier = reinterpret_cast<Barrier*>(shared + 24 * 32); \
+    if (threadIdx.x == 0) { \
+        mbarrier_init(barrier, 1); \
+        mbarrier_init_fence(); \
+    } \
+    sync_block(); \
+    if (threadIdx.x == 0) { \
+        mbarrier_arrive_expect(barrier, 24 * 128); \
+        LOAD; \
+    } \
+    mbarrier_wait(barrier, 0); \
+    for (unsigned i = threadIdx.x; i < 24 * 32; i += 32) out[blockIdx.x * (24 * 32) + i] = shared[i];
+
+TS_ENTRY(32, probe_tma_2d, const unsigned* in, unsigned* out, TS_MAP(map)) {
+    COPIED(1032, tma_load_2d(shared, map, barrier, at[0], at[1]))
+}
+TS_ENTRY(32, probe_tma_3d, const unsigned* in, unsigned* out, TS_MAP(map)) {
+    COPIED(1032, tma_load_3d(shared, map, barrier, at[0], at[1], at[2] + blockIdx.x))
+}
+// A picture of each case; the box goes on to the next one's.
+TS_ENTRY(32, probe_tma_im2col, const unsigned* in, unsigned* out, TS_MAP(map)) {
+    COPIED(728, tma_load_im2col(shared, map, barrier, at[0], int(at[1]), int(at[2]), blockIdx.x, at[3], at[4]))
+}
+TS_ENTRY(32, probe_tma_im2col_step, const unsigned* in, unsigned* out, TS_MAP(map)) {
+    COPIED(728, tma_load_im2col(shared, map, barrier, at[0], int(at[1]), int(at[2]), blockIdx.x, at[3], at[4]))
+}
+
+// The second warp's lanes write, the first one's first lane sums and writes back, round after round. Out: each round's sum.
+TS_ENTRY(64, probe_mbarrier, const unsigned* in, unsigned* out) {
+    unsigned* shared = swizzled_shared<unsigned>();
+    Barrier* given = reinterpret_cast<Barrier*>(shared + 64);
+    Barrier* taken = given + 1;
+    if (threadIdx.x == 0) {
+        mbarrier_init(given, 32);
+        mbarrier_init(taken, 1);
+        mbarrier_init_fence();
+    }
+    sync_block();
+    unsigned mine = in[blockIdx.x * 64 + threadIdx.x];
+    for (unsigned round = 0; round < 5; round++) {
+        if (warp() == 1) {
+            shared[lane()] = mine + round;
+            sync_warp();
+            mbarrier_arrive(given);
+            mbarrier_wait(taken, round % 2);
+            mine ^= shared[32];
+        } else if (lane() == 0) {
+            mbarrier_wait(given, round % 2);
+            for (unsigned i = 0; i < 32; i++) mine = mine * 3u + shared[i];
+            shared[32] = mine;
+            out[blockIdx.x * 5 + round] = mine;
+        }
+        if (warp() == 0) {
+            sync_warp();
+            if (lane() == 0) mbarrier_arrive(taken);
+        }
+    }
+}
+
+// The first warpgroup gives registers to the others, which need them: each thread sums what it keeps in many.
+TS_ENTRY_BLOCKS(384, 1, probe_registers, const unsigned* in, unsigned* out) {
+    const unsigned* mine = in + blockIdx.x * 384;
+    unsigned sum = mine[threadIdx.x];
+    if (warp() < 4) {
+        registers_give<40>();
+    } else {
+        registers_take<232>();
+        unsigned kept[160];
+#pragma unroll
+        for (unsigned i = 0; i < 160; i++) kept[i] = mine[(threadIdx.x + i) % 384] * (i + 1);
+        sync_warp();
+#pragma unroll
+        for (unsigned i = 0; i < 160; i++) sum = (sum ^ kept[i]) * 5u;
+    }
+    out[blockIdx.x * 384 + threadIdx.x] = sum;
+}

@@ -54,5 +54,6 @@ void copies();
 void numbers();
 void faults();
 void warpgroups();
+void transfers();
 
 }  // namespace selftest

@@ -7,6 +7,7 @@ int main() {
     selftest::numbers();
     selftest::faults();
     selftest::warpgroups();
+    selftest::transfers();
     printf("emulator: %d checks, %d failed\n", selftest::checks, selftest::failures);
     return selftest::failures == 0 ? 0 : 1;
 }
