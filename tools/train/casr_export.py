@@ -53,7 +53,8 @@ def card(counts, logs, notes, figures):
     lines = [
         "# casr: a small cascade of one-step latent stages for any scale", "", "License: MIT OR Apache-2.0", "",
         "Stages of at most x4. Each sees a superpixel picture of its input, the input's bicubic enlargement and its depth, and adds",
-        "what it makes to the enlargement; SARM lets each tile look at all of them. The autoencoder and the UNet began as those of `onestep`;",
+        "what it makes to the enlargement; SARM lets each tile look at all of them, and adds 1.6 times what it was trained to in jobs of three",
+        "and more stages (`sarm_scale`). The autoencoder and the UNet began as those of `onestep`;",
         "all networks were trained on generated pictures only; `tools/reference/casr.py` is the whole computation, `model_index.json` its parameters.", "",
         f"- Parameters: {sum(counts.values()):,} (f16): " + ", ".join(f"{k} {v:,}" for k, v in counts.items()) + ".", "",
         "## Training", "",
