@@ -275,6 +275,8 @@ fn problems() -> Vec<Problem> {
     all.push(Problem { exact: true, types: F16, c: [64, 64], row_bias: true, residual: true, ..two });
     let up = plain("ints f16 blocks up", 2, [11, 13], 64, 104);
     all.push(Problem { exact: true, types: F16, upsample: Some([22, 26]), row_bias: true, residual: true, ..up });
+    let up = plain("ints f16 large blocks up", 2, [16, 16], 64, 104);
+    all.push(Problem { exact: true, types: F16, upsample: Some([32, 32]), ..up });
     let halved = plain("ints f16 blocks half", 2, [24, 26], 64, 112);
     all.push(Problem { exact: true, types: F16, stride: 2, pad: [0, 0, 1, 1], ..halved });
     all.push(Problem { exact: true, types: F16, stride: 2, ..plain("ints f16 blocks odd half", 1, [33, 35], 64, 128) });

@@ -103,11 +103,19 @@ fn told<const DOUBLES: bool>(p: &Params, types: Types, caps: &Caps) -> bool {
     caps.tma && half(p, types, caps) && fits && covered * 4 <= u64::from(columns(p)) * 5
 }
 
-/// An operand that can be told of, and a tile for every processor: smaller launches are spread better by the variants with
-/// smaller tiles, and by parts of K.
+/// What a launch takes by tiles of one size, in eighths of a row's time: the rows that each processor goes through, tile after tile.
+/// Small tiles bring less for each byte of L2; that it costs them an eighth is a guess.
+fn cost(p: &Params, small: usize, phases: u64, caps: &Caps) -> u64 {
+    let rounds = tiles(p, ROWS[small], phases).div_ceil(u64::from(caps.processors.max(1)));
+    rounds.saturating_mul(u64::from(ROWS[small]) * [8, 9][small])
+}
+
+/// An operand that can be told of, and a tile for every processor, large ones where they take no longer than small ones: launches
+/// with fewer are spread better by parts of K and by the variants with smaller tiles.
 pub(super) fn accepts<const SMALL: usize, const DOUBLES: bool>(p: &Params, types: Types, caps: &Caps) -> bool {
     let phases = if DOUBLES { 4 } else { 1 };
-    told::<DOUBLES>(p, types, caps) && tiles(p, ROWS[SMALL], phases) >= u64::from(caps.processors)
+    let enough = tiles(p, ROWS[SMALL], phases) >= u64::from(caps.processors);
+    told::<DOUBLES>(p, types, caps) && enough && (SMALL == 1 || cost(p, 0, phases, caps) <= cost(p, 1, phases, caps))
 }
 
 /// At most half as many tiles as processors, and K for two parts: then several blocks share each tile's. Small tiles come first: of
@@ -214,7 +222,7 @@ mod tests {
 
     #[test]
     fn what_maps_cannot_tell_goes_to_others() {
-        let caps = Caps { tma: true, processors: 4, ..Caps::cuda_default() };
+        let caps = Caps { tma: true, processors: 5, ..Caps::cuda_default() };
         let takes = |c: Conv2dParams| accepts::<0, false>(&Params::Conv2d(c), F16, &caps);
         assert!(takes(same()));
         assert!(!takes(Conv2dParams { pitch_x: 72, ..same() }), "blocks of K across taps");
@@ -237,6 +245,11 @@ mod tests {
         assert_eq!(takes(256, 1280, 448).ok(), Some("mma"), "K for one part only");
         assert_eq!(takes(1024, 1280, 5120).ok(), Some("tma_split"), "80 tiles of 128 rows, 40 of 256");
         assert_eq!(takes(2048, 1280, 5120).ok(), Some("tma_m128"));
+        assert_eq!(
+            takes(16384, 320, 2880).ok(),
+            Some("tma_m128"),
+            "192 large tiles are two rounds, 384 small ones three"
+        );
         assert_eq!(takes(16384, 1280, 320).ok(), Some("tma"));
     }
 
