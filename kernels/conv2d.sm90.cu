@@ -9,7 +9,8 @@
 //   up2x2_wgmma, up2x2_wgmma_n64 like these, pixels being the n * h * w of the input, once per phase.
 //   Column tiles fastest, then pixel tiles, then phases.
 //   tma 384 threads, 217216 bytes, tiles of 256 pixels x 128 channels; tma_m128 384 threads, 217216 bytes, 128 x 128; up2x2_tma,
-//   up2x2_tma_m128 like these, once per phase; tma_split and tma_split_m128 like tma and tma_m128, a tile's K in parts; any number of blocks, in one dimension.
+//   up2x2_tma_m128 like these, once per phase; tma_split and tma_split_m128 like tma and tma_m128, a tile's K in
+//   parts; any number of blocks, in one dimension.
 // Layout: NHWC, pitch a multiple of 8, pad channels zero. Pixels of a tile may span rows and items.
 // Numerics: f32 accumulation, K in order tap, source, channel 16 at a time, whatever the tile; one rounding. tma_split:
 //   parts of K in order, then their sums.

@@ -7,7 +7,8 @@
 //   tma_split: then memory for parts of sums (tma_split.cuh).
 // Launch: wgmma 256 threads, 98304 bytes, a block per 128 rows x 128 columns; wgmma_n64 256 threads, 98304 bytes, 128 x 64.
 //   Column tiles fastest. tma 384 threads, 217216 bytes, tiles of 256 rows x 128 columns; tma_m128 384 threads, 217216 bytes,
-//   128 x 128; tma_split and tma_split_m128 like them, a tile's K in parts; any number of blocks, in one dimension. With GEGLU a tile has half as many output channels.
+//   128 x 128; tma_split and tma_split_m128 like them, a tile's K in parts; any number of blocks, in one dimension.
+//   With GEGLU a tile has half as many output channels.
 // Layout: rows of k channels (a multiple of 8), pad channels zero.
 // Numerics: f32 accumulation, K in order 16 at a time, whatever the tile; one rounding at the store. tma_split: parts of
 //   K in order, then their sums.
@@ -55,6 +56,11 @@ TS_D void gemm_tma(const GemmParams& p, const float* bias, const Y* residual, Y*
     });
 }
 
+#define GEMM_TMA(VARIANT, X, W, Y, HALVES) \
+    TS_ENTRY_BLOCKS(TMA_THREADS, 1, gemm_##VARIANT##_##X##_##W##_##Y, const GemmParams p, const X*, const W*, const float* bias, \
+                    const Y* residual, Y* y, Control* control, TS_MAP(x), TS_MAP(weight)) { \
+        gemm_tma<HALVES, false, X>(p, bias, residual, y, control, x, weight); \
+    }
 #define GEMM_SPLIT(VARIANT, X, W, Y, HALVES) \
     TS_ENTRY_BLOCKS(TMA_THREADS, 1, gemm_##VARIANT##_##X##_##W##_##Y, const GemmParams p, const X*, const W*, const float* bias, \
                     const Y* residual, Y* y, Control* control, TS_MAP(x), TS_MAP(weight), unsigned char* partials) { \
@@ -69,14 +75,8 @@ TS_D void gemm_tma(const GemmParams& p, const float* bias, const Y* residual, Y*
                     const W* weight, const float* bias, const Y* residual, Y* y, Control* control) { \
         gemm_product<Wgmma<64>>(p, x, weight, bias, residual, y, control); \
     } \
-    TS_ENTRY_BLOCKS(TMA_THREADS, 1, gemm_tma_##X##_##W##_##Y, const GemmParams p, const X*, const W*, const float* bias, \
-                    const Y* residual, Y* y, Control* control, TS_MAP(x), TS_MAP(weight)) { \
-        gemm_tma<2, false, X>(p, bias, residual, y, control, x, weight); \
-    } \
-    TS_ENTRY_BLOCKS(TMA_THREADS, 1, gemm_tma_m128_##X##_##W##_##Y, const GemmParams p, const X*, const W*, const float* bias, \
-                    const Y* residual, Y* y, Control* control, TS_MAP(x), TS_MAP(weight)) { \
-        gemm_tma<1, false, X>(p, bias, residual, y, control, x, weight); \
-    } \
+    GEMM_TMA(tma, X, W, Y, 2) \
+    GEMM_TMA(tma_m128, X, W, Y, 1) \
     GEMM_SPLIT(tma_split, X, W, Y, 2) \
     GEMM_SPLIT(tma_split_m128, X, W, Y, 1)
 TS_TYPES_MMA(GEMM_WGMMA)

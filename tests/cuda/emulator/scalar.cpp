@@ -49,33 +49,33 @@ void store16(void* p, uint4 v, ts_host::Site where) {
     memcpy(p, &v, 16);
 }
 
-uint4 load_global_nc16(const void* p, ts_host::Site where) {
-    if (emu::is_shared_address(p))
-        emu::fail(emu::Fault::address, 0, &where, "load_global_nc16 from %p, which is shared memory", p);
+namespace {
+
+uint4 load_global(const char* name, const void* p, const ts_host::Site& where) {
+    if (emu::is_shared_address(p)) emu::fail(emu::Fault::address, 0, &where, "%s from %p, which is shared memory", name, p);
     return load16(p, where);
 }
 
-uint4 load_device16(const void* p, ts_host::Site where) {
-    if (emu::is_shared_address(p))
-        emu::fail(emu::Fault::address, 0, &where, "load_device16 from %p, which is shared memory", p);
-    return load16(p, where);
+// Threads take turns between waits only, so a plain change is atomic. In shared memory it counts for no race: atomics are
+// ordered among themselves.
+unsigned exchange(unsigned* word, unsigned (*change)(unsigned, unsigned), unsigned v, const ts_host::Site& where) {
+    if (!emu::is_shared_address(word)) emu::check_access(word, 4, true, true, 0, &where);
+    unsigned held = *word;
+    *word = change(held, v);
+    return held;
 }
+
+}  // namespace
+
+uint4 load_global_nc16(const void* p, ts_host::Site where) { return load_global("load_global_nc16", p, where); }
+uint4 load_device16(const void* p, ts_host::Site where) { return load_global("load_device16", p, where); }
 
 // Blocks run one after another, so what was written before is there.
 void fence_device(ts_host::Site) {}
 
-// Threads take turns between waits only, so a plain change is atomic. In shared memory it counts for no race: atomics are
-// ordered among themselves.
 unsigned atomic_or(unsigned* word, unsigned bits, ts_host::Site where) {
-    if (!emu::is_shared_address(word)) emu::check_access(word, 4, true, true, 0, &where);
-    unsigned held = *word;
-    *word = held | bits;
-    return held;
+    return exchange(word, [](unsigned held, unsigned v) { return held | v; }, bits, where);
 }
-
 unsigned atomic_add(unsigned* word, unsigned v, ts_host::Site where) {
-    if (!emu::is_shared_address(word)) emu::check_access(word, 4, true, true, 0, &where);
-    unsigned held = *word;
-    *word = held + v;
-    return held;
+    return exchange(word, [](unsigned held, unsigned v) { return held + v; }, v, where);
 }
