@@ -1,5 +1,5 @@
 """What `tools/gpu_check` measured, together: python benches/gpu_table.py FOLDER writes FOLDER/table.md and FOLDER/figures.jsonl,
-all figures with the way that ours were multiplied.
+all figures with the way that ours were multiplied, f32's through tf32 (kernels-tf32.jsonl) too.
 
 Ours by each way to multiply (kernels*.jsonl, networks*.jsonl: mma, wgmma, tma) beside PyTorch (torch.jsonl), and of both the
 rate that the better of ours has to the best of theirs. Without torch.jsonl ours stand alone.
@@ -71,7 +71,7 @@ def main():
     if not theirs:
         line("a tile of 512: encoder, denoiser, decoder, of four", [tile(ours[way]) for way in WAYS], None, "-")
     with open(folder / "figures.jsonl", "w") as file:
-        for way, rows in [*ours.items(), ("torch", theirs)]:
+        for way, rows in [*ours.items(), ("tf32", figures(folder / "kernels-tf32.jsonl")), ("torch", theirs)]:
             for f in (f for of in rows.values() for f in of):
                 print(json.dumps({"way": way} | f), file=file)
     (folder / "table.md").write_text("\n".join(lines) + "\n")

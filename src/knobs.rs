@@ -10,7 +10,7 @@ pub struct Knob {
 }
 
 /// Every environment variable the program reads.
-pub const KNOBS: [Knob; 8] = [
+pub const KNOBS: [Knob; 9] = [
     Knob {
         name: "TESSERA_WEIGHTS",
         meaning: "folder that holds the shipped models (default: beside the program, then the source tree)",
@@ -31,6 +31,10 @@ pub const KNOBS: [Knob; 8] = [
     Knob {
         name: "TESSERA_CUDA_WGMMA",
         meaning: "1 runs convolutions, GEMMs and attention by Hopper's `wgmma` where the card has it, tma also lets its tensor memory accelerator bring their operands; no card has run these kernels yet",
+    },
+    Knob {
+        name: "TESSERA_CUDA_TF32",
+        meaning: "1 lets CUDA's tensor cores multiply where all is f32, factors rounded to 11 bits (tf32); the device's name then says so",
     },
     Knob {
         name: "TESSERA_REFERENCES",

@@ -43,7 +43,8 @@ fn entries() -> Vec<(Stem, Target, String)> {
     for l in cuda::LAUNCHES {
         let half = l.variant.contains("mma") || l.variant.contains("tma");
         for t in types(l.stem) {
-            let served = !half || (t.x != DType::F32 && t.w == t.x);
+            let f32 = [t.x, t.w, t.y] == [DType::F32; 3];
+            let served = if l.variant.contains("tf32") { f32 } else { !half || (t.x != DType::F32 && t.w == t.x) };
             if served {
                 out.push((l.stem, l.target(), cuda::entry(l.stem, l.variant, t)));
             }
@@ -108,7 +109,7 @@ fn resources_are_listed_for_every_kernel() {
         let most = if card == "sm_90a" { limits::CUDA_MAX_SHARED_HOPPER } else { limits::CUDA_MAX_SHARED };
         assert!(number(shared) <= most, "{line}");
         // 256 threads of the products on tensor cores: two blocks share a processor's 65536 registers.
-        let product = kernel.contains("mma") && !kernel.starts_with("attention");
+        let product = ["mma", "tf32"].iter().any(|way| kernel.contains(way)) && !kernel.starts_with("attention");
         assert!(!product || number(registers) <= 128, "one block a processor: {line}");
         // What 384 threads begin with, before those that copy give theirs to those that multiply.
         assert!(!kernel.contains("tma") || number(registers) <= 168, "no block a processor: {line}");
@@ -168,8 +169,9 @@ fn pass(name: &str, settings: &[(&str, &str)]) -> Option<String> {
     Some(text)
 }
 
-/// A card of compute capability 9.0, so that every row of the table runs.
-const HOPPER: [(&str, &str); 2] = [("TESSERA_MOCK_SM", "90"), ("TESSERA_CUDA_WGMMA", "tma")];
+/// A card of compute capability 9.0 and what is only done when asked for, so that every row of the table runs.
+const HOPPER: [(&str, &str); 3] =
+    [("TESSERA_MOCK_SM", "90"), ("TESSERA_CUDA_WGMMA", "tma"), ("TESSERA_CUDA_TF32", "1")];
 
 /// A test of kernels that leaves no row of the table out.
 fn hold_all(name: &str, settings: &[(&str, &str)]) {
@@ -187,7 +189,7 @@ fn the_mock_driver_runs_the_products() {
 #[test]
 fn the_mock_driver_runs_the_other_kernels() {
     // Work that waits until something waits for it: a host that looks too early would see.
-    let late = [HOPPER[0], HOPPER[1], ("TESSERA_MOCK_DEFER", "1")];
+    let late = [HOPPER[0], HOPPER[1], HOPPER[2], ("TESSERA_MOCK_DEFER", "1")];
     hold_all("cuda::child_others", &late);
 }
 

@@ -101,6 +101,12 @@ pub fn rounded_exponentials(x: DType) -> f64 {
     }
 }
 
+/// What a product of f32 through tf32 may differ beyond [`kernel`], as a part of the largest value: both factors of each
+/// product are rounded by up to 2^-11, by 0.4 of that on average. In a sum of products of either sign the errors are 0.6 * 2^-11
+/// of such a sum's size, the largest four times that, and the largest sum is three times its size. Factors cut off, not
+/// rounded, all err towards zero: 1.4 times this for the largest sum.
+pub const TF32: f64 = 1.0 / 2048.0;
+
 /// JPEG samples of two decoders, in steps of 255: their inverse transforms round differently by one
 /// step, the conversion from YCbCr adds one, and chroma is interpolated by other filters.
 pub const JPEG_DECODERS: u64 = 6;

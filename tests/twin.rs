@@ -229,6 +229,9 @@ fn compare(row: &Row, case: &Case, got: &[f64], dtype: DType) -> std::result::Re
     if row.stem == Stem::Attention && (row.variant.contains("mma") || row.variant.contains("tma")) {
         limit.absolute += tolerance::rounded_exponentials(case.types.x);
     }
+    if row.variant.contains("tf32") {
+        limit.absolute += tolerance::TF32;
+    }
     let mut worst = 0f64;
     for (i, (&g, &e)) in got.iter().zip(&case.expected).enumerate() {
         let allowed = if case.exact { 0.0 } else { limit.relative * e.abs() + limit.absolute * largest };
@@ -317,7 +320,8 @@ fn hold(subjects: &[Subject], stems: &[Stem], chosen: fn(&str) -> bool) -> Vec<S
         };
         for row in table::rows(subject.kind).iter().filter(|r| stems.contains(&r.stem) && chosen(r.variant)) {
             let caps = backend.caps();
-            if (row.variant.contains("wgmma") && !caps.wgmma) || (row.variant.contains("tma") && !caps.tma) {
+            let asked = [("wgmma", caps.wgmma), ("tma", caps.tma), ("tf32", caps.tf32)];
+            if asked.iter().any(|(way, has)| row.variant.contains(way) && !has) {
                 println!("LEFT OUT: {} {}: not there or not asked for", row.stem.name(), row.variant);
                 continue;
             }

@@ -48,7 +48,7 @@ TS_D void conv2d_product(const Conv2dParams& p, const X* x, const X* x2, const X
     const unsigned first = (UP2X2 ? tile % pixel_tiles : tile) * Way::ROWS;
     const Columns columns(id % column_tiles, Way::COLUMNS, p.pitch_y, false);
     ConvSource<X, Way::LEFT_ROWS, Way::K, UP2X2, Way::LEFT_APART> left(p, x, x2, first + Way::left_row(), phase,
-                                                                       Way::left_chunk());
+                                                                       Way::left_channel());
     const unsigned k = UP2X2 ? 4 * p.pitch_x : p.kernel * p.kernel * (p.pitch_x + p.pitch_x2);
     const X* taps = weight + size_t(phase) * k * p.pitch_y;
     typename Way::Sums sums = {};

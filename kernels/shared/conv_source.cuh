@@ -1,5 +1,5 @@
 // The left operand of a convolution as a product: rows are output pixels, K runs over taps, in each over the channels
-// of both sources. Chunks of 8 channels lie within one tap and one source, since pitches are multiples of 8.
+// of both sources. Chunks of 8 channels, and of 4, lie within one tap and one source, since pitches are multiples of 8.
 #pragma once
 
 #include "vector.cuh"
@@ -48,8 +48,8 @@ template <class X, unsigned ROWS, unsigned STEP, bool UP2X2, unsigned APART = 64
     int column[ROWS];
     unsigned base[ROWS];
 
-    TS_D ConvSource(const Conv2dParams& p, const X* x, const X* x2, unsigned first, unsigned phase, unsigned chunk)
-        : p(p), x(x), x2(x2), c(chunk * 8) {
+    TS_D ConvSource(const Conv2dParams& p, const X* x, const X* x2, unsigned first, unsigned phase, unsigned c)
+        : p(p), x(x), x2(x2), c(c) {
 #pragma unroll
         for (unsigned i = 0; i < ROWS; i++) {
             const unsigned index = first + APART * i;

@@ -96,6 +96,7 @@ struct Registration {
 void cp_async_wait_group(unsigned pending, Site where);
 void load_matrix(unsigned* r, unsigned matrices, bool transposed, const void* row, Site where);
 void mma_16x8x16(float* d, const unsigned* a, const unsigned* b, bool bf16, Site where);
+void mma_16x8x8_tf32(float* d, const unsigned* a, const unsigned* b, Site where);
 
 }  // namespace ts_host
 
@@ -156,6 +157,8 @@ inline float bits_to_f32(unsigned v) {
 float f16_to_f32(unsigned short v);
 unsigned short f32_to_f16(float v);
 unsigned short f32_to_bf16(float v);
+// To nearest with ties away from zero: an f32 whose last 13 bits are zero.
+unsigned f32_to_tf32(float v);
 inline unsigned f32x2_to_f16x2(float lo, float hi) {
     return static_cast<unsigned>(f32_to_f16(hi)) << 16 | f32_to_f16(lo);
 }
@@ -196,4 +199,10 @@ inline void ldmatrix_x2_trans(unsigned (&r)[2], const void* row, TS_WHERE) { ts_
 template <class T> inline void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], TS_WHERE) {
     static_assert(std::is_same_v<T, half_t> || std::is_same_v<T, bf16_t>, "f16 or bf16");
     ts_host::mma_16x8x16(d, a, b, std::is_same_v<T, bf16_t>, where);
+}
+
+// The same with a 16x8 and b 8x8 of tf32, an element a register: a[0] row g, column t; a[1] row g+8; a[2] row g, column t+4; a[3]
+// row g+8 of that; b[0] row t of column g; b[1] row t+4; d as above. The last 13 bits of an element do not count.
+inline void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], TS_WHERE) {
+    ts_host::mma_16x8x8_tf32(d, a, b, where);
 }

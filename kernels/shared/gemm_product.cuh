@@ -3,14 +3,14 @@
 
 #include "output.cuh"
 
-// Chunks of the rows of x, one block of K after another.
+// Chunks of the rows of x, at most 8 channels each, one block of K after another.
 template <class X, unsigned ROWS, unsigned STEP, unsigned APART = 64> struct RowSource {
     const X* row[ROWS];
     unsigned c;
     unsigned k;
 
-    // Rows `first`, `first + APART`, ..; rows past the end are zeros.
-    TS_D RowSource(const GemmParams& p, const X* x, unsigned first, unsigned chunk) : c(chunk * 8), k(p.k) {
+    // Rows `first`, `first + APART`, .. from channel `c` on; rows past the end are zeros.
+    TS_D RowSource(const GemmParams& p, const X* x, unsigned first, unsigned c) : c(c), k(p.k) {
 #pragma unroll
         for (unsigned i = 0; i < ROWS; i++) {
             const unsigned at = first + APART * i;
@@ -42,7 +42,7 @@ TS_D void gemm_product(const GemmParams& p, const X* x, const X* weight, const f
         return;
     }
     const Columns columns(id % column_tiles, Way::COLUMNS, p.pitch_y, gated);
-    RowSource<X, Way::LEFT_ROWS, Way::K, Way::LEFT_APART> left(p, x, first + Way::left_row(), Way::left_chunk());
+    RowSource<X, Way::LEFT_ROWS, Way::K, Way::LEFT_APART> left(p, x, first + Way::left_row(), Way::left_channel());
     typename Way::Sums sums = {};
     Way::multiply(left, weight, p.k, gated ? 2 * p.pitch_y : p.pitch_y, columns, sums);
     Way::finish(GemmOutput<Y>{p, bias, residual, y, control}, columns, first, sums);

@@ -12,11 +12,11 @@ constexpr unsigned SIMT_PITCH = 68;
 // Floats of shared memory: both operands' tiles, and later the sums.
 constexpr unsigned SIMT_SHARED = SIMT_TILE * SIMT_PITCH;
 
-// The row and the chunk of K that this thread fetches of the left operand (the first 128 threads do), and the row of K
+// The row and the first of 8 channels that this thread fetches of the left operand (the first 128 threads do), and the row of K
 // and chunk of columns that it fetches of the right one (the others do).
 TS_D bool simt_loads_left() { return threadIdx.x < 128; }
 TS_D unsigned simt_left_row() { return threadIdx.x / 2 % 64; }
-TS_D unsigned simt_left_chunk() { return threadIdx.x % 2; }
+TS_D unsigned simt_left_channel() { return threadIdx.x % 2 * 8; }
 TS_D unsigned simt_right_row() { return threadIdx.x / 8 % 16; }
 TS_D unsigned simt_right_chunk() { return threadIdx.x % 8; }
 
@@ -40,7 +40,7 @@ TS_D void multiply_simt(Left& left, const W* weight, unsigned k, unsigned pitch,
         if (simt_loads_left()) {
 #pragma unroll
             for (unsigned i = 0; i < 8; i++) {
-                left_tile[(simt_left_chunk() * 8 + i) * SIMT_PITCH + simt_left_row()] = v[i];
+                left_tile[(simt_left_channel() + i) * SIMT_PITCH + simt_left_row()] = v[i];
             }
         } else {
 #pragma unroll

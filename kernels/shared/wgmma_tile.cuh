@@ -148,7 +148,7 @@ template <unsigned WIDTH> struct Wgmma {
     static constexpr unsigned LEFT_APART = WGMMA_LEFT_APART;
     using Sums = float[WgmmaTile<COLUMNS>::SUMS];
     static TS_D unsigned left_row() { return wgmma_left_row(); }
-    static TS_D unsigned left_chunk() { return wgmma_left_chunk(); }
+    static TS_D unsigned left_channel() { return wgmma_left_chunk() * 8; }
     template <class T> static TS_D T* shared() { return swizzled_shared<T>(); }
     template <class Left, class T>
     static TS_D void multiply(Left& left, const T* weight, unsigned k, unsigned pitch, const Columns& columns, Sums& sums) {

@@ -261,6 +261,8 @@ pub struct Caps {
     pub wgmma: bool,
     /// One whose tensor memory accelerator may be used beside that.
     pub tma: bool,
+    /// A CUDA device that was asked to multiply f32 through tf32: factors of 11 bits, sums of f32.
+    pub tf32: bool,
     /// Processors of a CUDA device; 0 where nobody asks.
     pub processors: u32,
 }
@@ -280,6 +282,7 @@ impl Caps {
             software: false,
             wgmma: false,
             tma: false,
+            tf32: false,
             processors: 0,
         }
     }
@@ -298,6 +301,7 @@ impl Caps {
             software: false,
             wgmma: false,
             tma: false,
+            tf32: false,
             processors: 0,
         }
     }
@@ -316,6 +320,7 @@ impl Caps {
             software: false,
             wgmma: false,
             tma: false,
+            tf32: false,
             processors: 0,
         }
     }

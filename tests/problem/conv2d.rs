@@ -265,9 +265,11 @@ fn problems() -> Vec<Problem> {
         all.push(Problem { types, ..plain(&format!("{name} small"), 1, [7, 40], 16, 16) });
         all.push(Problem { types, kernel: 1, pad: [0; 4], ..plain(&format!("{name} 1x1"), 1, [7, 9], 24, 12) });
     }
-    // Half types past the edges of the largest tiles, in every direction.
+    // Past the edges of the largest tiles, in every direction.
     let ints = plain("ints f16 wide", 3, [7, 9], 16, 120);
     all.push(Problem { exact: true, types: F16, c: [8, 16], row_bias: true, residual: true, ..ints });
+    let small = plain("ints f32 wide", 3, [7, 9], 16, 120);
+    all.push(Problem { exact: true, c: [8, 16], row_bias: true, residual: true, ..small });
     let doubled = plain("ints f16 wide up", 2, [9, 8], 8, 72);
     all.push(Problem { exact: true, types: F16, upsample: Some([18, 16]), row_bias: true, residual: true, ..doubled });
     // Launches that the tensor memory accelerator can be told of: whole blocks of 64 channels, and more tiles than processors.
@@ -288,7 +290,7 @@ fn problems() -> Vec<Problem> {
         let one = plain(&format!("{name} 1x1"), 5, [8, 13], 64, 208);
         all.push(Problem { types, kernel: 1, pad: [0; 4], c: [64, 128], residual: true, ..one });
     }
-    for types in [F16, F16_F32, BF16] {
+    for types in [F16, F16_F32, BF16, F32] {
         let name = format!("wide {} {}", types.x.name(), types.y.name());
         all.push(Problem { types, c: [24, 9], residual: true, ..plain(&name, 1, [13, 11], 24, 120) });
         all.push(Problem { types, upsample: Some([10, 54]), ..plain(&format!("{name} up"), 1, [5, 27], 16, 72) });

@@ -88,24 +88,30 @@ const FLAT_THREADS: u32 = 256;
 /// See [`FLAT_THREADS`].
 const TIME_THREADS: u32 = 128;
 
+/// f32 through tf32, where that was asked for.
+fn tf32(_: &Params, t: Types, caps: &Caps) -> bool {
+    caps.tf32 && [t.x, t.w, t.y] == [DType::F32; 3]
+}
+
 /// Whether the wide tile covers the columns without more waste than the narrow one.
-fn wide(p: &Params, types: Types, caps: &Caps) -> bool {
+fn wide(p: &Params) -> bool {
     let [wide, narrow] = MMA_COLUMNS;
-    half(p, types, caps) && columns(p).div_ceil(wide) * wide == columns(p).div_ceil(narrow) * narrow
+    columns(p).div_ceil(wide) * wide == columns(p).div_ceil(narrow) * narrow
 }
 
-fn half_doubles(p: &Params, types: Types, caps: &Caps) -> bool {
-    half(p, types, caps) && doubles(p, types, caps)
+/// Products on tensor cores by tiles of either width, of a doubled input or not.
+fn on_mma<const WIDE: bool, const DOUBLES: bool>(p: &Params, types: Types, caps: &Caps) -> bool {
+    half(p, types, caps) && (!WIDE || wide(p)) && (!DOUBLES || doubles(p, types, caps))
 }
 
-fn wide_doubles(p: &Params, types: Types, caps: &Caps) -> bool {
-    wide(p, types, caps) && doubles(p, types, caps)
-}
-
-/// The same, on tensor cores that have `wgmma`.
+/// The same by tensor cores that have `wgmma`.
 fn on_wgmma<const WIDE: bool, const DOUBLES: bool>(p: &Params, types: Types, caps: &Caps) -> bool {
-    let tile = if WIDE { wide(p, types, caps) } else { half(p, types, caps) };
-    caps.wgmma && tile && (!DOUBLES || doubles(p, types, caps))
+    caps.wgmma && on_mma::<WIDE, DOUBLES>(p, types, caps)
+}
+
+/// The same of f32 through tf32.
+fn on_tf32<const WIDE: bool, const DOUBLES: bool>(p: &Params, types: Types, caps: &Caps) -> bool {
+    tf32(p, types, caps) && (!WIDE || wide(p)) && (!DOUBLES || doubles(p, types, caps))
 }
 
 fn heads(p: &Params, _: Types, _: &Caps) -> bool {
@@ -206,13 +212,19 @@ pub(super) const ROWS: &[Row] = &[
     row(Stem::Conv2d, "wgmma_n64", on_wgmma::<false, false>, WeightForm::Kn, mma::<1>),
     row(Stem::Gemm, "wgmma", on_wgmma::<true, false>, WeightForm::Kn, mma::<0>),
     row(Stem::Gemm, "wgmma_n64", on_wgmma::<false, false>, WeightForm::Kn, mma::<1>),
-    row(Stem::Conv2d, "up2x2_mma", wide_doubles, WeightForm::Up2x2, mma_phases::<0>),
-    row(Stem::Conv2d, "up2x2_mma_n64", half_doubles, WeightForm::Up2x2, mma_phases::<1>),
-    row(Stem::Conv2d, "mma", wide, WeightForm::Kn, mma::<0>),
-    row(Stem::Conv2d, "mma_n64", half, WeightForm::Kn, mma::<1>),
+    row(Stem::Conv2d, "up2x2_mma", on_mma::<true, true>, WeightForm::Up2x2, mma_phases::<0>),
+    row(Stem::Conv2d, "up2x2_mma_n64", on_mma::<false, true>, WeightForm::Up2x2, mma_phases::<1>),
+    row(Stem::Conv2d, "mma", on_mma::<true, false>, WeightForm::Kn, mma::<0>),
+    row(Stem::Conv2d, "mma_n64", on_mma::<false, false>, WeightForm::Kn, mma::<1>),
+    row(Stem::Conv2d, "up2x2_tf32", on_tf32::<true, true>, WeightForm::Up2x2, mma_phases::<0>),
+    row(Stem::Conv2d, "up2x2_tf32_n64", on_tf32::<false, true>, WeightForm::Up2x2, mma_phases::<1>),
+    row(Stem::Conv2d, "tf32", on_tf32::<true, false>, WeightForm::Kn, mma::<0>),
+    row(Stem::Conv2d, "tf32_n64", on_tf32::<false, false>, WeightForm::Kn, mma::<1>),
     row(Stem::Conv2d, "base", any, WeightForm::Kn, simt),
-    row(Stem::Gemm, "mma", wide, WeightForm::Kn, mma::<0>),
-    row(Stem::Gemm, "mma_n64", half, WeightForm::Kn, mma::<1>),
+    row(Stem::Gemm, "mma", on_mma::<true, false>, WeightForm::Kn, mma::<0>),
+    row(Stem::Gemm, "mma_n64", on_mma::<false, false>, WeightForm::Kn, mma::<1>),
+    row(Stem::Gemm, "tf32", on_tf32::<true, false>, WeightForm::Kn, mma::<0>),
+    row(Stem::Gemm, "tf32_n64", on_tf32::<false, false>, WeightForm::Kn, mma::<1>),
     row(Stem::Gemm, "base", any, WeightForm::Kn, simt),
     row(Stem::Attention, "tma_64", tma_heads, WeightForm::None, queries::<3>),
     row(Stem::Attention, "wgmma_64", wgmma_heads, WeightForm::None, queries::<1>),
@@ -259,9 +271,15 @@ pub const LAUNCHES: &[Launch] = &[
     launch(Stem::Conv2d, "up2x2_mma_n64", 256, MMA_SHARED),
     launch(Stem::Conv2d, "mma", 256, MMA_SHARED),
     launch(Stem::Conv2d, "mma_n64", 256, MMA_SHARED),
+    launch(Stem::Conv2d, "up2x2_tf32", 256, MMA_SHARED),
+    launch(Stem::Conv2d, "up2x2_tf32_n64", 256, MMA_SHARED),
+    launch(Stem::Conv2d, "tf32", 256, MMA_SHARED),
+    launch(Stem::Conv2d, "tf32_n64", 256, MMA_SHARED),
     launch(Stem::Conv2d, "base", 256, 0),
     launch(Stem::Gemm, "mma", 256, MMA_SHARED),
     launch(Stem::Gemm, "mma_n64", 256, MMA_SHARED),
+    launch(Stem::Gemm, "tf32", 256, MMA_SHARED),
+    launch(Stem::Gemm, "tf32_n64", 256, MMA_SHARED),
     launch(Stem::Gemm, "base", 256, 0),
     launch(Stem::Attention, "tma_64", 512, 178_240),
     launch(Stem::Attention, "wgmma_64", 256, 49_152),
@@ -331,16 +349,23 @@ mod tests {
     fn products_go_to_tensor_cores_in_half_types() {
         let caps = Caps::cuda_default();
         let types = |x, w, y| Types { x, w, y };
-        let chosen = |n: u32, types| {
+        let chosen = |n: u32, types, caps: &Caps| {
             let p = Params::Gemm(GemmParams { m: 5, n, k: 8, pitch_y: n, ..GemmParams::default() });
-            super::super::select(&p, types, &caps).map(|r| (r.variant, (r.grid)(&p, types)))
+            super::super::select(&p, types, caps).map(|r| (r.variant, (r.grid)(&p, types)))
         };
         let f16 = types(DType::F16, DType::F16, DType::F16);
-        assert_eq!(chosen(320, f16).ok(), Some(("mma_n64", [5, 1, 1])));
-        assert_eq!(chosen(640, f16).ok(), Some(("mma", [5, 1, 1])));
-        assert_eq!(chosen(72, types(DType::Bf16, DType::Bf16, DType::F32)).ok(), Some(("mma", [1, 1, 1])));
-        assert_eq!(chosen(72, types(DType::F32, DType::F16, DType::F16)).ok(), Some(("base", [2, 1, 1])));
-        assert_eq!(chosen(72, types(DType::F32, DType::F32, DType::F32)).ok(), Some(("base", [2, 1, 1])));
+        assert_eq!(chosen(320, f16, &caps).ok(), Some(("mma_n64", [5, 1, 1])));
+        assert_eq!(chosen(640, f16, &caps).ok(), Some(("mma", [5, 1, 1])));
+        assert_eq!(chosen(72, types(DType::Bf16, DType::Bf16, DType::F32), &caps).ok(), Some(("mma", [1, 1, 1])));
+        assert_eq!(chosen(72, types(DType::F32, DType::F16, DType::F16), &caps).ok(), Some(("base", [2, 1, 1])));
+        let f32 = types(DType::F32, DType::F32, DType::F32);
+        assert_eq!(chosen(72, f32, &caps).ok(), Some(("base", [2, 1, 1])));
+        // f32 only where tf32 was asked for, and then nothing else.
+        let asked = Caps { tf32: true, ..caps.clone() };
+        assert_eq!(chosen(72, f32, &asked).ok(), Some(("tf32", [1, 1, 1])));
+        assert_eq!(chosen(320, f32, &asked).ok(), Some(("tf32_n64", [5, 1, 1])));
+        assert_eq!(chosen(320, f16, &asked).ok(), chosen(320, f16, &caps).ok());
+        assert_eq!(chosen(72, types(DType::F32, DType::F16, DType::F16), &asked).ok(), Some(("base", [2, 1, 1])));
     }
 
     #[test]

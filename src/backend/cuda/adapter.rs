@@ -110,15 +110,17 @@ pub(super) fn caps(device: &CudaDevice) -> Caps {
     // Until a card has confirmed what the emulator makes of them they are asked for.
     let asked = if device.capability == [9, 0] { knobs::get("TESSERA_CUDA_WGMMA") } else { None };
     let tma = asked.as_deref() == Some("tma");
+    let tf32 = knobs::is_on("TESSERA_CUDA_TF32");
     Caps {
         kind: BackendKind::Cuda,
-        name: format!("cuda:{} {}", device.index, device.name),
+        name: format!("cuda:{} {}{}", device.index, device.name, if tf32 { " (tf32)" } else { "" }),
         max_chunk: device.memory,
         max_binding: device.memory,
         memory: Some(device.memory),
         storage: DType::F16,
         wgmma: tma || asked.as_deref() == Some("1"),
         tma,
+        tf32,
         processors: device.processors,
         ..Caps::cuda_default()
     }

@@ -166,6 +166,7 @@ pub(super) fn open(index: usize) -> Result<Opened> {
         memory: None,
         software: info.software,
         wgmma: false,
+        tf32: false,
         tma: false,
         processors: 0,
     };

@@ -28,11 +28,11 @@ double half_value(unsigned short bits, bool bf16) {
 }
 
 // Columns side by side, so that the compiler can take several at once.
-void add_products(const double* a, const double* b, unsigned columns, float* const* sums) {
+void add_products(const double* a, const double* b, unsigned depth, unsigned columns, float* const* sums) {
     double sum[128];
     for (unsigned c = 0; c < columns; c++) sum[c] = *sums[c];
-    for (unsigned half = 0; half < 2; half++) {
-        for (unsigned k = 8 * half; k < 8 * half + 8; k++)
+    for (unsigned step = 0; step < depth; step += 8) {
+        for (unsigned k = step; k < step + 8; k++)
             for (unsigned c = 0; c < columns; c++) sum[c] += a[k] * b[k * columns + c];
         for (unsigned c = 0; c < columns; c++) sum[c] = cut(sum[c]);
     }

@@ -5,9 +5,9 @@ namespace emu {
 
 double half_value(unsigned short bits, bool bf16);
 
-// Adds 16 products to each of `columns` sums: a is one row, b 16 rows of `columns`. Each step adds 8 products to the accumulator,
+// Adds `depth` products, 8 or 16, to each of `columns` sums: a is one row, b `depth` rows of `columns`. Each step adds 8 to the accumulator,
 // exactly but for f64's rounding, and cuts the sum to f32. Whether a card takes 8 or 16 at a time and how many bits it keeps is
 // not specified; this errs on the side of more error.
-void add_products(const double* a, const double* b, unsigned columns, float* const* sums);
+void add_products(const double* a, const double* b, unsigned depth, unsigned columns, float* const* sums);
 
 }  // namespace emu

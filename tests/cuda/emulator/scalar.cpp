@@ -30,6 +30,12 @@ unsigned short f32_to_bf16(float v) {
     return static_cast<unsigned short>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
+unsigned f32_to_tf32(float v) {
+    unsigned bits = f32_to_bits(v);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fffffffu;
+    return (bits + 0x1000u) & ~0x1fffu;
+}
+
 namespace {
 float without_subnormals(float v) { return fabsf(v) < 0x1p-126f ? copysignf(0.0f, v) : v; }
 }  // namespace

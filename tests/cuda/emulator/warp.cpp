@@ -97,6 +97,16 @@ struct Product {
     bool bf16;
 };
 
+// a: 16 rows of `depth`, b: `depth` rows of 8.
+void add_rows(void** lanes, const double* a, const double* b, unsigned depth) {
+    for (unsigned row = 0; row < 16; row++) {
+        float* sums[8];
+        for (unsigned c = 0; c < 8; c++)
+            sums[c] = static_cast<Product*>(lanes[4 * (row % 8) + c / 2])->d + 2 * (row / 8) + c % 2;
+        emu::add_products(a + row * depth, b, depth, 8, sums);
+    }
+}
+
 void multiply(void** lanes) {
     double a[16][16], b[16][8];
     bool bf16 = static_cast<Product*>(lanes[0])->bf16;
@@ -115,12 +125,22 @@ void multiply(void** lanes) {
             b[2 * t + 8 + h][g] = value(p.b[1], h);
         }
     }
-    for (unsigned row = 0; row < 16; row++) {
-        float* sums[8];
-        for (unsigned c = 0; c < 8; c++)
-            sums[c] = static_cast<Product*>(lanes[4 * (row % 8) + c / 2])->d + 2 * (row / 8) + c % 2;
-        emu::add_products(a[row], &b[0][0], 8, sums);
+    add_rows(lanes, &a[0][0], &b[0][0], 16);
+}
+
+void multiply_tf32(void** lanes) {
+    double a[16][8], b[8][8];
+    auto value = [](unsigned word) { return static_cast<double>(bits_to_f32(word & ~0x1fffu)); };
+    for (unsigned l = 0; l < 32; l++) {
+        auto& p = *static_cast<Product*>(lanes[l]);
+        unsigned g = l / 4, t = l % 4;
+        for (unsigned h = 0; h < 2; h++) {
+            a[g][t + 4 * h] = value(p.a[2 * h]);
+            a[g + 8][t + 4 * h] = value(p.a[2 * h + 1]);
+            b[t + 4 * h][g] = value(p.b[h]);
+        }
     }
+    add_rows(lanes, &a[0][0], &b[0][0], 8);
 }
 
 }  // namespace
@@ -162,6 +182,11 @@ void load_matrix(unsigned* r, unsigned matrices, bool transposed, const void* ro
 void mma_16x8x16(float* d, const unsigned* a, const unsigned* b, bool bf16, Site where) {
     Product p{d, a, b, bf16};
     emu::warp_collective(bf16 ? "mma_m16n8k16<bf16>" : "mma_m16n8k16<f16>", where, &p, multiply);
+}
+
+void mma_16x8x8_tf32(float* d, const unsigned* a, const unsigned* b, Site where) {
+    Product p{d, a, b, false};
+    emu::warp_collective("mma_m16n8k8_tf32", where, &p, multiply_tf32);
 }
 
 }  // namespace ts_host

@@ -144,7 +144,7 @@ void carry_out(Queue& q, unsigned part) {
         std::vector<float*> sums(p.what.columns);
         for (unsigned c = 0; c < p.what.columns; c++)
             sums[c] = &p.sums[row % 8 * 4 + c % 8 / 2][c / 8 * 4 + row / 8 * 2 + c % 2];
-        add_products(a.data() + row * 16, b.data(), p.what.columns, sums.data());
+        add_products(a.data() + row * 16, b.data(), 16, p.what.columns, sums.data());
     }
     // To the one that goes on with them, or to the lanes.
     for (size_t i = q.carried_out; i < q.issued.size(); i++)

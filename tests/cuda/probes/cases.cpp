@@ -86,6 +86,22 @@ std::string summed(const uint32_t* in, const uint32_t* card, const uint32_t* oth
     return {};
 }
 
+// An element of tf32: a float whose last 13 bits do not count.
+double from_tf32(uint32_t w) { return as_float(w & ~0x1fffu); }
+
+std::string summed_tf32(const uint32_t* in, const uint32_t* card, const uint32_t* other, unsigned) {
+    for (unsigned i = 0; i < 128; i++) {
+        unsigned lane = i / 4, row = lane / 4 + i % 4 / 2 * 8, column = lane % 4 * 2 + i % 2;
+        double size = std::fabs(as_float(in[lane * 10 + 6 + i % 4]));
+        for (unsigned k = 0; k < 8; k++) {
+            double a = from_tf32(in[(row % 8 * 4 + k % 4) * 10 + row / 8 + k / 4 * 2]);
+            size += std::fabs(a * from_tf32(in[(column * 4 + k % 4) * 10 + 4 + k / 4]));
+        }
+        if (!sums_agree(card[i], other[i], size)) return at(i, card[i], other[i]);
+    }
+    return {};
+}
+
 // The same of a warpgroup's, for each way its operands may lie (kernels/shared/wgmma.cuh): a in swizzled rows of 128 bytes or in
 // registers, b by rows of K or by columns. What the two products of a probe multiply stands in probes.sm90.cu.
 enum class Way { slabs, by_columns, registers };
@@ -175,6 +191,29 @@ template <bool bf16> Words products() {
                 out.push_back(low | half() << 16);
             }
             for (unsigned i = 0; i < 4; i++) out.push_back(sum());
+        }
+    }
+    return out;
+}
+
+// Integers, by which places are known, without and with bits that do not count; values of all sizes; a few special ones.
+Words products_tf32() {
+    auto random = source(15);
+    Words out;
+    for (unsigned c = 0; c < 40; c++) {
+        unsigned kind = c < 8 ? 0 : c < 16 ? 1 : c < 32 ? 2 : 3;
+        auto element = [&]() -> uint32_t {
+            if (kind < 2) {
+                auto v = as_word(static_cast<float>(static_cast<int>(random() % 31) - 15));
+                return kind == 0 ? v : v | (random() & 0x1fff);
+            }
+            static const uint32_t special[] = {0x7f800000, 0xff800000, 0x7fffe000, 0x7f7fe000, 0x00002000, 0x80000000};
+            if (kind == 3 && random() % 24 == 0) return special[random() % 6];
+            return (random() & 0x807fe000u) | (127 - random() % (2 + c % 12)) << 23;
+        };
+        for (unsigned lane = 0; lane < 32; lane++) {
+            for (unsigned i = 0; i < 6; i++) out.push_back(element());
+            for (unsigned i = 0; i < 4; i++) out.push_back(as_word(static_cast<float>(static_cast<int>(random() % 2001) - 1000)));
         }
     }
     return out;
@@ -347,6 +386,7 @@ Words kept() { return random_words(72, 2 * 384); }
 const std::vector<Probe> all = {
     {"mma_f16", "mma_m16n8k16<half_t>", false, 32, 0, 320, 128, products<false>, summed<from_f16>},
     {"mma_bf16", "mma_m16n8k16<bf16_t>", false, 32, 0, 320, 128, products<true>, summed<from_bf16>},
+    {"mma_tf32", "mma_m16n8k8_tf32", false, 32, 0, 320, 128, products_tf32, summed_tf32},
     {"ldmatrix", "ldmatrix_x4 ldmatrix_x2 ldmatrix_x4_trans ldmatrix_x2_trans", false, 32, 0, 160, 384, matrices, equal},
     {"cp_async", "cp_async16 cp_async_commit cp_async_wait", false, 32, 0, 320, 256, copies, equal},
     {"shuffle", "shuffle_xor shuffle_down shuffle", false, 32, 0, 64, 192, shuffles, equal},
@@ -356,6 +396,7 @@ const std::vector<Probe> all = {
     {"atomic_add", "atomic_add fence_device load_device16", false, 32, 0, 32, 36, added, equal},
     {"from_f16", "f16_to_f32", false, 32, 0, 32, 32, halves, equal_or_nan},
     {"rounding", "f32_to_f16 f32x2_to_f16x2 f32_to_bf16 f32x2_to_bf16x2", false, 32, 0, 64, 128, floats, equal},
+    {"to_tf32", "f32_to_tf32", false, 32, 0, 32, 32, floats, equal_or_nan},
     {"exp2", "exp2_approx", false, 32, 0, 32, 32, exponents, within<5>},
     {"rcp", "rcp_approx", false, 32, 0, 32, 32, exponents, within<2>},
     {"load_nc", "load_global_nc16", false, 32, 0, 128, 128, loads, equal},

@@ -7,7 +7,7 @@
 TS_D const unsigned* case_in(const unsigned* in, unsigned words) { return in + blockIdx.x * words; }
 TS_D unsigned* case_out(unsigned* out, unsigned words) { return out + blockIdx.x * words; }
 
-// Ten words a lane: fragments of a (4) and b (2), and four accumulators as f32. Out: the accumulators.
+// Ten words a lane: fragments of a (4) and b (2), and four accumulators as f32. Out: the accumulators. Of floats, as tf32.
 template <class T> TS_D void product(const unsigned* in, unsigned* out) {
     const unsigned* mine = case_in(in, 320) + lane() * 10;
     unsigned a[4], b[2];
@@ -15,11 +15,13 @@ template <class T> TS_D void product(const unsigned* in, unsigned* out) {
     for (unsigned i = 0; i < 4; i++) a[i] = mine[i];
     for (unsigned i = 0; i < 2; i++) b[i] = mine[4 + i];
     for (unsigned i = 0; i < 4; i++) d[i] = bits_to_f32(mine[6 + i]);
-    mma_m16n8k16<T>(d, a, b);
+    if constexpr (sizeof(T) == 4) mma_m16n8k8_tf32(d, a, b);
+    else mma_m16n8k16<T>(d, a, b);
     for (unsigned i = 0; i < 4; i++) case_out(out, 128)[lane() * 4 + i] = f32_to_bits(d[i]);
 }
 TS_ENTRY(32, probe_mma_f16, const unsigned* in, unsigned* out) { product<half_t>(in, out); }
 TS_ENTRY(32, probe_mma_bf16, const unsigned* in, unsigned* out) { product<bf16_t>(in, out); }
+TS_ENTRY(32, probe_mma_tf32, const unsigned* in, unsigned* out) { product<float>(in, out); }
 
 // Thirty-two rows of 16 bytes, then the row that each lane names. Out, by lane: x4, x4 transposed, x2, x2 transposed.
 TS_ENTRY(32, probe_ldmatrix, const unsigned* in, unsigned* out) {
@@ -127,6 +129,10 @@ TS_ENTRY(32, probe_atomic_add, const unsigned* in, unsigned* out) {
 TS_ENTRY(32, probe_from_f16, const unsigned* in, unsigned* out) {
     auto v = static_cast<unsigned short>(case_in(in, 32)[threadIdx.x]);
     case_out(out, 32)[threadIdx.x] = f32_to_bits(f16_to_f32(v));
+}
+
+TS_ENTRY(32, probe_to_tf32, const unsigned* in, unsigned* out) {
+    case_out(out, 32)[threadIdx.x] = f32_to_tf32(bits_to_f32(case_in(in, 32)[threadIdx.x]));
 }
 
 // Two floats for each lane. Out, by lane: the first as f16 and as bf16, both as f16x2 and as bf16x2.

@@ -14,10 +14,11 @@ float as_float(unsigned bits) {
     return f;
 }
 
-void products(const char* kernel, emu::Options options) {
+void products(const char* kernel, int depth, emu::Options options) {
     std::mt19937 random(7);
     // Small integers: every sum is exact, so any other place of an element shows.
-    std::vector<float> a(256), b(128), c(128);
+    const auto k8 = static_cast<unsigned>(depth) * 8;
+    std::vector<float> a(2 * k8), b(k8), c(128);
     for (auto* m : {&a, &b, &c})
         for (auto& v : *m) v = static_cast<float>(static_cast<int>(random() % 31) - 15);
     Buffer<float> da(a), db(b), dc(c), dd(128);
@@ -27,19 +28,19 @@ void products(const char* kernel, emu::Options options) {
     for (int row = 0; row < 16; row++)
         for (int column = 0; column < 8; column++) {
             double sum = c[row * 8 + column];
-            for (int k = 0; k < 16; k++) sum += double(a[row * 16 + k]) * double(b[k * 8 + column]);
+            for (int k = 0; k < depth; k++) sum += double(a[row * depth + k]) * double(b[k * 8 + column]);
             same = same && double(dd[row * 8 + column]) == sum;
         }
     CHECK(same);
     // The sum is cut, not rounded: 1 + 3 * 2^-24 lies nearer to 1 + 2^-22 but is held as 1 + 2^-23.
     for (auto& v : {&da, &db}) memset(v->get(), 0, v->values().size() * 4);
     for (int i = 0; i < 128; i++) dc[i] = 1.0f;
-    for (int i = 0; i < 16; i++) da[i * 16] = 3.0f * 0x1p-12f;
+    for (int i = 0; i < 16; i++) da[i * depth] = 3.0f * 0x1p-12f;
     for (int i = 0; i < 8; i++) db[i] = 0x1p-12f;
     r = launch(kernel, {1, 1, 1}, 0, options, da.get(), db.get(), dc.get(), dd.get());
     CHECK(r.text == "" && dd[0] == 1.0f + 0x1p-23f);
     // A NaN reaches its row and no other.
-    da[5 * 16 + 3] = NAN;
+    da[5 * depth + 3] = NAN;
     r = launch(kernel, {1, 1, 1}, 0, options, da.get(), db.get(), dc.get(), dd.get());
     bool only_row = true;
     for (int i = 0; i < 128; i++) only_row = only_row && std::isnan(dd[i]) == (i / 8 == 5);
@@ -121,8 +122,9 @@ void collectives() {
     for (auto order : orders) {
         emu::Options options;
         options.order = order;
-        products("product_f16", options);
-        products("product_bf16", options);
+        products("product_f16", 16, options);
+        products("product_bf16", 16, options);
+        products("product_tf32", 8, options);
         matrices(options);
         exchanges(options);
         sums(options);

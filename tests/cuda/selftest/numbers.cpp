@@ -81,6 +81,35 @@ void conversions() {
     }
 }
 
+// Lane 4 g holds the one element of row g that is multiplied, by 1.
+void tf32() {
+    std::vector<float> in = {1.0f, 0x1.002p0f, 0x1.001ffep0f, -0x1.002p0f, 0x1.006p0f, 0x1.ffdffep127f, 0x1.ffep127f, INFINITY,
+                             -0.0f, 0x1p-130f, 0x1.3ffp-3f, 65504.0f};
+    std::vector<float> want = {1.0f, 0x1.004p0f, 1.0f, -0x1.004p0f, 0x1.008p0f, 0x1.ffcp127f, INFINITY, INFINITY,
+                               -0.0f, 0x1p-130f, 0x1.4p-3f, 65504.0f};
+    std::mt19937 random(5);
+    for (; in.size() < 31; want.push_back(NAN)) in.push_back(static_cast<float>(random()) / 7.0f);
+    in.push_back(NAN);
+    Buffer<float> di(in), product(32);
+    Buffer<unsigned> rounded(32);
+    auto r = launch("tf32_cut", {1, 1, 1}, 0, {}, di.get(), rounded.get(), product.get());
+    CHECK(r.text == "");
+    bool nearest = true, cut = true;
+    for (unsigned i = 0; i < 31; i++) {
+        float got = bits_to_f32(rounded[i]);
+        if (i < 12) nearest = nearest && memcmp(&got, &want[i], 4) == 0;
+        // Eleven bits, off by at most half of the last one.
+        else nearest = nearest && std::fabs(double(got) - double(in[i])) <= std::ldexp(std::fabs(double(in[i])), -11);
+        nearest = nearest && (rounded[i] & 0x1fffu) == 0;
+    }
+    CHECK(nearest && std::isnan(bits_to_f32(rounded[31])));
+    for (unsigned g = 0; g < 8; g++) {
+        float kept = bits_to_f32(f32_to_bits(in[4 * g]) & ~0x1fffu);
+        cut = cut && product[4 * g] == kept;
+    }
+    CHECK(cut);
+}
+
 void approximations() {
     std::vector<float> in;
     for (int i = -3000; i <= 3000; i++) in.push_back(float(i) * 0.01f);
@@ -110,6 +139,7 @@ void approximations() {
 
 void numbers() {
     conversions();
+    tf32();
     approximations();
 }
 

@@ -31,6 +31,31 @@ template <class T> TS_D void product(const float* a, const float* b, const float
     for (unsigned i = 0; i < 4; i++) d[(i < 2 ? group : group + 8) * 8 + member * 2 + (i & 1)] = fc[i];
 }
 
+// The same of 8 columns of tf32, an element a register.
+TS_ENTRY(32, product_tf32, const float* a, const float* b, const float* c, float* d) {
+    unsigned group = lane() >> 2, member = lane() % 4;
+    unsigned fa[4], fb[2];
+    float fc[4];
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned row = i == 0 || i == 2 ? group : group + 8, column = i < 2 ? member : member + 4;
+        fa[i] = f32_to_tf32(a[row * 8 + column]);
+    }
+    for (unsigned i = 0; i < 2; i++) fb[i] = f32_to_tf32(b[(i == 0 ? member : member + 4) * 8 + group]);
+    for (unsigned i = 0; i < 4; i++) fc[i] = c[(i < 2 ? group : group + 8) * 8 + member * 2 + (i & 1)];
+    mma_m16n8k8_tf32(fc, fa, fb);
+    for (unsigned i = 0; i < 4; i++) d[(i < 2 ? group : group + 8) * 8 + member * 2 + (i & 1)] = fc[i];
+}
+
+// Factors of tf32 as they are, and as the tensor cores see them: what they cut off does not count.
+TS_ENTRY(32, tf32_cut, const float* in, unsigned* rounded, float* product) {
+    rounded[threadIdx.x] = f32_to_tf32(in[threadIdx.x]);
+    bool first = lane() % 4 == 0;
+    unsigned a[4] = {first ? f32_to_bits(in[threadIdx.x]) : 0, 0, 0, 0}, b[2] = {first ? f32_to_bits(1.0f) : 0, 0};
+    float d[4] = {};
+    mma_m16n8k8_tf32(d, a, b);
+    product[threadIdx.x] = d[0];
+}
+
 TS_ENTRY(32, product_f16, const float* a, const float* b, const float* c, float* d) { product<half_t>(a, b, c, d); }
 TS_ENTRY(32, product_bf16, const float* a, const float* b, const float* c, float* d) { product<bf16_t>(a, b, c, d); }
 
