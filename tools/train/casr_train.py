@@ -198,7 +198,8 @@ def main():
             net.requires_grad_(name in trained).train(name in trained)
         return nets
 
-    nets, average = build(), build()
+    # Channels last, as the processor's bfloat16 convolutions want them: a fifth faster.
+    nets, average = (build().to(memory_format=torch.channels_last) for _ in range(2))
     pool, held_out = Pool(a.pool), Pool(a.pool, held_out=True)
     fresh = ("controlnet.controlnet_cond_embedding.", "controlnet.conv_in.", "unet.conv_in.", "sarm.", "sam.")
     if a.only_superpixels:
@@ -219,23 +220,26 @@ def main():
             pictures = {k: torch.cat([q[k] for q in pictures]) for k in pictures[0]}
             depth = torch.cat([depth_map(parts["depth"], one[None].clamp(0, 1), (size, size), casr_depth.SIDE) for one in lr]) if "depth" in parts else None
         off = () if depth is not None else ("depth",)
-        out = []
-        for i in range(lr.shape[0]):
-            part = size // patches
+        part = size // patches
 
-            def cut(x):
-                return x[i].reshape(3, patches, part, patches, part).permute(1, 3, 0, 2, 4).reshape(-1, 3, part, part)
+        def cut(x):
+            return x.reshape(-1, 3, patches, part, patches, part).permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, part, part)
 
-            planes = torch.tensor([[0.0, 0.0, lr.shape[2] / size, float(cascaded)]]).expand(patches**2, -1)
+        def some(i):
+            """Pictures `i`, a slice, in one go."""
+            of = {k: cut(q[i]).contiguous(memory_format=torch.channels_last) for k, q in pictures.items()}
+            planes = torch.tensor([[0.0, 0.0, lr.shape[2] / size, float(cascaded)]]).expand(of["stage_input"].shape[0], -1)
             semantic = None
             if "sam" in parts:
                 # Its patches are one convolution of 16 x 16, which in bfloat16 takes ten times as long.
                 with torch.autocast("cpu", enabled=False):
-                    semantic = semantic_tokens(parts["sam"], lr[i : i + 1])
-            cond = cut(depth) if depth is not None else None
-            y = casr.tiles({k: cut(q) for k, q in pictures.items()}, cond, context, planes, semantic, off)
-            out.append(y.reshape(patches, patches, 3, part, part).permute(2, 0, 3, 1, 4).reshape(3, size, size))
-        return torch.stack(out), pictures["stage_input"]
+                    semantic = semantic_tokens(parts["sam"], lr[i])
+            y = casr.tiles(of, cut(depth[i]) if depth is not None else None, context, planes, semantic, off)
+            return y.reshape(-1, patches, patches, 3, part, part).permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, size, size)
+
+        # SARM looks at all tiles that it is given: at one picture's.
+        one = 1 if "sarm" in parts else lr.shape[0]
+        return torch.cat([some(slice(i, i + one)) for i in range(0, lr.shape[0], one)]), pictures["stage_input"]
 
     def charbonnier(e, square=a.charbonnier):
         return (torch.sqrt(e**2 + square**2) - square).mean()
