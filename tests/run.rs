@@ -370,6 +370,11 @@ fn inspect_tells_what_a_model_is_good_for() {
     let drawn = std::fs::read_to_string(&svg).expect("drawn");
     assert!(drawn.starts_with("<svg") && drawn.contains(">16 x 24<"), "the coarsest level is in the legend");
     assert_eq!(program::run(&plan).code, Some(6), "the drawing exists");
+    // For devices that need not be here.
+    for (device, variant) in [("any-cuda", "conv2d.mma"), ("any-wgpu", "conv2d.registers")] {
+        let text = program::run(&["inspect", &model, "--component", "vae-decoder", "--plan", "-g", device]);
+        assert!(text.code == Some(0) && text.stdout.contains(variant), "{device}: {text:?}");
+    }
     for wrong in [
         &["inspect", &model, "--svg", "new.svg"][..],
         &["inspect", &model, "--size", "8x8", "--plan"],

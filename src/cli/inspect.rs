@@ -37,10 +37,10 @@ pub(super) struct InspectArgs {
     /// [default: what a picture of 512x512 needs]
     #[arg(long, value_name = "WxH", value_parser = sides)]
     size: Option<[u32; 2]>,
-    /// The device to plan for [default: cpu]
+    /// The device to plan for; any-cuda, any-wgpu: what every such device can do, here or not [default: cpu]
     #[arg(short = 'g', long, value_name = "DEVICE")]
     device: Option<String>,
-    /// How activations are stored [default: f32 on cpu, f16 on wgpu]
+    /// How activations are stored [default: f32 on cpu, f16 elsewhere]
     #[arg(long, value_name = "TYPE", value_parser = ["f32", "f16", "bf16"])]
     dtype: Option<String>,
     /// Prints one JSON object

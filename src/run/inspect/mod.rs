@@ -37,7 +37,7 @@ pub struct InspectOptions {
     pub component: Option<Component>,
     /// Rows and columns of the planned network's own input.
     pub size: Option<[u32; 2]>,
-    /// The device to plan for; without it the host's cores.
+    /// The device to plan for, or `any-cuda`, `any-wgpu`: what every such device can do, needing none; without it the host's cores.
     pub device: Option<String>,
     /// Storage type of activations; by default as the device prefers.
     pub dtype: Option<String>,
@@ -252,8 +252,10 @@ fn describe(model: &dyn System) -> Result<Vec<String>> {
 
 /// The plans that were asked for.
 fn plans(o: &InspectOptions, model: &Model, whole: Option<&OneStep>, found: &mut Inspection) -> Result<()> {
-    let caps = match &o.device {
+    let caps = match o.device.as_deref() {
         None => Caps::cpu(),
+        Some("any-cuda") => Caps::cuda_default(),
+        Some("any-wgpu") => Caps::wgpu_default(),
         Some(device) => Engine::open(device, None)?.caps().clone(),
     };
     let dtype = component::storage(&caps, o.dtype.as_deref())?;
