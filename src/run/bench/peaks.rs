@@ -41,7 +41,12 @@ impl Peaks {
             return Some(Peaks { flops, bytes, source });
         }
         let &(name, half, single, gigabytes) = CARDS.iter().find(|(name, ..)| caps.name.contains(name))?;
-        let tera = if dtype == DType::F32 { single } else { half };
+        let tera = match dtype {
+            // Makers state half of the half types' rate for tf32, of all of these.
+            DType::F32 if caps.tf32 => half / 2.0,
+            DType::F32 => single,
+            DType::F16 | DType::Bf16 => half,
+        };
         Some(Peaks { flops: tera * 1e12, bytes: gigabytes * 1e9, source: format!("its maker's figures for {name}") })
     }
 }
@@ -115,10 +120,13 @@ mod tests {
 
     #[test]
     fn cards_are_known_by_their_names() {
-        let of = |name: &str, dtype| {
-            let caps = Caps { name: name.into(), ..Caps::cuda_default() };
+        let asked = |name: &str, dtype, tf32| {
+            let caps = Caps { name: name.into(), tf32, ..Caps::cuda_default() };
             Peaks::of(&caps, dtype, None).map(|p| (p.flops, p.bytes))
         };
+        let of = |name: &str, dtype| asked(name, dtype, false);
+        assert_eq!(asked("NVIDIA H100 80GB HBM3 (tf32)", DType::F32, true), Some((494.7e12, 3.35e12)));
+        assert_eq!(asked("NVIDIA H100 80GB HBM3 (tf32)", DType::F16, true), of("NVIDIA H100 80GB HBM3", DType::F16));
         assert_eq!(of("NVIDIA H100 80GB HBM3", DType::F16), Some((989.4e12, 3.35e12)));
         assert_eq!(of("NVIDIA H100 PCIe", DType::Bf16), Some((756e12, 2e12)));
         assert_eq!(of("NVIDIA GeForce RTX 4090", DType::F32), Some((82.6e12, 1.008e12)));
