@@ -70,11 +70,18 @@ TS_D void copy_stage(Left& left, const T* weight, unsigned k, unsigned pitch, co
     }
 }
 
+// Fragment of the left operand for the warp's row tile `i`, 32 bytes of K from `step` * 32 on.
+template <unsigned COLUMNS, class T> TS_D void load_left(unsigned (&a)[4], const T* stage, unsigned step, unsigned i) {
+    using Tile = MmaTile<COLUMNS, T>;
+    const unsigned row = warp() / Tile::ACROSS * (Tile::ROW_TILES * 16) + lane() % 16 + 16 * i;
+    const unsigned place = (2 * step + lane() / 16) ^ (row / 2 % 4);
+    ldmatrix_x4(a, stage + row * Tile::K + place * Tile::CHUNK);
+}
+
 // One block of K out of a stage.
 template <unsigned COLUMNS, class T>
 TS_D void multiply_stage(const T* stage, MmaSums<COLUMNS, T>& sums) {
     using Tile = MmaTile<COLUMNS, T>;
-    const unsigned first_row = warp() / Tile::ACROSS * (Tile::ROW_TILES * 16) + lane() % 16;
     const unsigned first_chunk = warp() % Tile::ACROSS * 4 + lane() / 16;
 #pragma unroll
     for (unsigned step = 0; step < Tile::K / 16; step++) {
@@ -88,9 +95,7 @@ TS_D void multiply_stage(const T* stage, MmaSums<COLUMNS, T>& sums) {
 #pragma unroll
         for (unsigned i = 0; i < Tile::ROW_TILES; i++) {
             unsigned a[4];
-            const unsigned row = first_row + 16 * i;
-            const unsigned place = (2 * step + lane() / 16) ^ (row / 2 % 4);
-            ldmatrix_x4(a, stage + row * Tile::K + place * 8);
+            load_left<COLUMNS>(a, stage, step, i);
 #pragma unroll
             for (unsigned j = 0; j < 4; j++) {
                 const unsigned pair[2] = {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]};
@@ -104,7 +109,6 @@ TS_D void multiply_stage(const T* stage, MmaSums<COLUMNS, T>& sums) {
 // tensor cores would cut them off.
 template <unsigned COLUMNS> TS_D void multiply_tf32_stage(const float* stage, MmaSums<COLUMNS, float>& sums) {
     using Tile = MmaTile<COLUMNS, float>;
-    const unsigned first_row = warp() / Tile::ACROSS * (Tile::ROW_TILES * 16) + lane() % 16;
     const unsigned first_column = warp() % Tile::ACROSS * 32 + lane() / 4;
 #pragma unroll
     for (unsigned step = 0; step < Tile::K / 8; step++) {
@@ -122,9 +126,7 @@ template <unsigned COLUMNS> TS_D void multiply_tf32_stage(const float* stage, Mm
 #pragma unroll
         for (unsigned i = 0; i < Tile::ROW_TILES; i++) {
             unsigned a[4];
-            const unsigned row = first_row + 16 * i;
-            const unsigned place = (2 * step + lane() / 16) ^ (row / 2 % 4);
-            ldmatrix_x4(a, stage + row * Tile::K + place * 4);
+            load_left<COLUMNS>(a, stage, step, i);
 #pragma unroll
             for (unsigned r = 0; r < 4; r++) {
                 a[r] = f32_to_tf32(bits_to_f32(a[r]));

@@ -88,20 +88,20 @@ const FLAT_THREADS: u32 = 256;
 /// See [`FLAT_THREADS`].
 const TIME_THREADS: u32 = 128;
 
-/// f32 through tf32, where that was asked for.
-fn tf32(_: &Params, t: Types, caps: &Caps) -> bool {
-    caps.tf32 && [t.x, t.w, t.y] == [DType::F32; 3]
-}
-
 /// Whether the wide tile covers the columns without more waste than the narrow one.
 fn wide(p: &Params) -> bool {
     let [wide, narrow] = MMA_COLUMNS;
     columns(p).div_ceil(wide) * wide == columns(p).div_ceil(narrow) * narrow
 }
 
-/// Products on tensor cores by tiles of either width, of a doubled input or not.
+/// Whether tiles of that width, of a doubled input or not, are for this product.
+fn tiled<const WIDE: bool, const DOUBLES: bool>(p: &Params, types: Types, caps: &Caps) -> bool {
+    (!WIDE || wide(p)) && (!DOUBLES || doubles(p, types, caps))
+}
+
+/// Products on tensor cores.
 fn on_mma<const WIDE: bool, const DOUBLES: bool>(p: &Params, types: Types, caps: &Caps) -> bool {
-    half(p, types, caps) && (!WIDE || wide(p)) && (!DOUBLES || doubles(p, types, caps))
+    half(p, types, caps) && tiled::<WIDE, DOUBLES>(p, types, caps)
 }
 
 /// The same by tensor cores that have `wgmma`.
@@ -109,9 +109,9 @@ fn on_wgmma<const WIDE: bool, const DOUBLES: bool>(p: &Params, types: Types, cap
     caps.wgmma && on_mma::<WIDE, DOUBLES>(p, types, caps)
 }
 
-/// The same of f32 through tf32.
+/// The same of f32 through tf32, where that was asked for.
 fn on_tf32<const WIDE: bool, const DOUBLES: bool>(p: &Params, types: Types, caps: &Caps) -> bool {
-    tf32(p, types, caps) && (!WIDE || wide(p)) && (!DOUBLES || doubles(p, types, caps))
+    caps.tf32 && [types.x, types.w, types.y] == [DType::F32; 3] && tiled::<WIDE, DOUBLES>(p, types, caps)
 }
 
 fn heads(p: &Params, _: Types, _: &Caps) -> bool {
