@@ -1,15 +1,16 @@
 """What `tools/gpu_check` measured, together: python benches/gpu_table.py FOLDER writes FOLDER/table.md and FOLDER/figures.jsonl,
 all figures with the way that ours were multiplied, f32's through tf32 (kernels-tf32.jsonl) too.
 
-Ours by each way to multiply (kernels*.jsonl, networks*.jsonl: mma, wgmma, tma) beside PyTorch (torch.jsonl), and of both the
-rate that the better of ours has to the best of theirs. Without torch.jsonl ours stand alone.
+Ours by each way to multiply (kernels*.jsonl, networks*.jsonl: mma, wgmma, tma; apart: the best of them that the card has, with norms that
+read their input for its statistics) beside PyTorch (torch.jsonl), and of both the rate that the better of ours has to the best of theirs.
+Without torch.jsonl ours stand alone.
 """
 
 import json
 import sys
 from pathlib import Path
 
-WAYS = ["mma", "wgmma", "tma"]
+WAYS = ["mma", "wgmma", "tma", "apart"]
 
 
 def figures(path):

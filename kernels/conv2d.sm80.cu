@@ -3,7 +3,7 @@
 #include "shared/mma_tile.cuh"
 #include "shared/simt_tile.cuh"
 
-// y = act(conv(concat(x, x2)) + bias + row_bias[step_row]) + residual
+// y = act(conv(concat(x, x2)) + bias + row_bias[step_row]) + residual; statistics = (count, mean, M2) of y's blocks, where asked for
 // Bindings: abi's order; weight [tap][pitch_x + pitch_x2][pitch_y], up2x2: [phase][2 x 2][pitch_x][pitch_y].
 // Launch: base 256 threads, no dynamic shared memory, a block per 64 pixels x 64 channels;
 //   mma, tf32 256 threads, 49152 bytes, a block per 128 pixels x 128 channels; mma_n64, tf32_n64 256 threads, 49152 bytes,
@@ -12,13 +12,15 @@
 // Layout: NHWC, pitch a multiple of 8, pad channels zero. Pixels of a tile may span rows and items.
 // Numerics: f32 accumulation, K in order tap, source, channel (mma: 16 at a time, tf32: 8), whatever the tile; one rounding.
 //   tf32 rounds its factors to 11 bits first.
-// Limits: mma: x and w of the same half type; tf32: f32 alone. up2x2 only where the doubled input is not cropped (the table checks).
+//   statistics: shared/statistics.cuh, of what was stored.
+// Limits: mma: x and w of the same half type; tf32: f32 alone. No statistics by base, of y of another type than x, and of items (of
+//   phases) that are not whole blocks. up2x2 only where the doubled input is not cropped (the table checks).
 //   2^32 pixels of the launch.
 // Source: implicit GEMM; the fold of nearest-2x + 3x3 into four 2x2 is graph/layout.rs'.
 
 template <class X, class W, class Y>
 TS_D void conv2d_base(const Conv2dParams& p, const X* x, const X* x2, const W* weight, const float* bias,
-                      const float* row_bias, const Y* residual, Y* y, Control* control) {
+                      const float* row_bias, const Y* residual, Y* y, Control* control, float*) {
     TS_SHARED(float, shared, SIMT_SHARED);
     const unsigned column_tiles = ceil_div(p.pitch_y, SIMT_TILE);
     const unsigned id = block_index();

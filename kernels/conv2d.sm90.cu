@@ -14,7 +14,7 @@
 // Layout: NHWC, pitch a multiple of 8, pad channels zero. Pixels of a tile may span rows and items.
 // Numerics: f32 accumulation, K in order tap, source, channel 16 at a time, whatever the tile; one rounding. tma_split:
 //   parts of K in order, then their sums.
-// Limits: as conv2d.sm80.cu's mma; compute capability 9.0. tma: pitches of multiples of 64, not the doubled input but by phases, and
+// Limits: as conv2d.sm80.cu's mma, and no statistics by tma_split; compute capability 9.0. tma: pitches of multiples of 64, not the doubled input but by phases, and
 //   what the maps can hold (src/abi/table/tma.rs).
 
 // The operands of tma. The left one is a run of the output's pixels, each where its first tap reads: the map's bounding box has as
@@ -68,35 +68,45 @@ template <unsigned HALVES, bool UP2X2> struct TmaTaps {
 
 template <unsigned HALVES, bool UP2X2, bool SPLIT, class X, class Y>
 TS_D void conv2d_tma(const Conv2dParams& p, const float* bias, const float* row_bias, const Y* residual, Y* y,
-                     Control* control, const TensorMap& x, const TensorMap& x2, const TensorMap& weight,
+                     Control* control, float* statistics, const TensorMap& x, const TensorMap& x2, const TensorMap& weight,
                      unsigned char* partials = nullptr) {
     TmaTaps<HALVES, UP2X2> source = {p, x, x2, weight};
     const unsigned down = (UP2X2 ? 4 : 1) * ceil_div(conv_pixels<UP2X2>(p), TmaTile<HALVES>::ROWS);
     const unsigned across = ceil_div(p.pitch_y, TMA_COLUMNS);
     const TmaTiles tiles = SPLIT ? split_tiles(down, across, source.blocks()) : TmaTiles{down, across, 1};
+    Stored<HALVES> stored;
     product_tma<HALVES, X>(source, tiles, [&](unsigned index, float(&sums)[HALVES][64]) {
         if (SPLIT && !gather_parts(tiles, index, partials, sums)) {
             return;
         }
         const uint2 tile = tiles.at(index);
-        const ConvOutput<Y, UP2X2> out = {p, bias, row_bias, residual, y, control, UP2X2 ? tile.x % 4 : 0};
+        const unsigned phase = UP2X2 ? tile.x % 4 : 0;
+        const ConvOutput<Y, UP2X2> out = {p, bias, row_bias, residual, y, control, phase};
         const unsigned first = (UP2X2 ? tile.x / 4 : tile.x) * TmaTile<HALVES>::ROWS;
         finish_tma(out, Columns(tile.y, TMA_COLUMNS, p.pitch_y, false), first, sums);
+        if (!SPLIT && wants_statistics<X, Y>(p)) {
+            stored.wait();
+#pragma unroll 1
+            for (unsigned half = 0; half < HALVES; half++) {
+                tile_statistics<TMA_COLUMNS, UP2X2>(p, y, statistics, control, phase, first + half * PRODUCT_BLOCK,
+                                                    tile.y * TMA_COLUMNS, warp() - 4);
+            }
+        }
     });
 }
 
 #define CONV_TILES(...) TS_ENTRY_BLOCKS(WGMMA_THREADS, WGMMA_BLOCKS, __VA_ARGS__)
 #define CONV_TMA(VARIANT, X, W, Y, HALVES, UP2X2) \
     TS_ENTRY_BLOCKS(TMA_THREADS, 1, conv2d_##VARIANT##_##X##_##W##_##Y, const Conv2dParams p, const X*, const X*, const W*, \
-                    const float* bias, const float* row_bias, const Y* residual, Y* y, Control* control, TS_MAP(x), TS_MAP(x2), \
-                    TS_MAP(weight)) { \
-        conv2d_tma<HALVES, UP2X2, false, X>(p, bias, row_bias, residual, y, control, x, x2, weight); \
+                    const float* bias, const float* row_bias, const Y* residual, Y* y, Control* control, float* statistics, TS_MAP(x), \
+                    TS_MAP(x2), TS_MAP(weight)) { \
+        conv2d_tma<HALVES, UP2X2, false, X>(p, bias, row_bias, residual, y, control, statistics, x, x2, weight); \
     }
 #define CONV_SPLIT(VARIANT, X, W, Y, HALVES) \
     TS_ENTRY_BLOCKS(TMA_THREADS, 1, conv2d_##VARIANT##_##X##_##W##_##Y, const Conv2dParams p, const X*, const X*, const W*, \
-                    const float* bias, const float* row_bias, const Y* residual, Y* y, Control* control, TS_MAP(x), TS_MAP(x2), \
-                    TS_MAP(weight), unsigned char* partials) { \
-        conv2d_tma<HALVES, false, true, X>(p, bias, row_bias, residual, y, control, x, x2, weight, partials); \
+                    const float* bias, const float* row_bias, const Y* residual, Y* y, Control* control, float* statistics, TS_MAP(x), \
+                    TS_MAP(x2), TS_MAP(weight), unsigned char* partials) { \
+        conv2d_tma<HALVES, false, true, X>(p, bias, row_bias, residual, y, control, statistics, x, x2, weight, partials); \
     }
 #define CONV_WGMMA(X, W, Y) \
     CONV_ENTRY(CONV_TILES, wgmma, X, W, Y, (conv2d_product<Wgmma<128>, false>)) \

@@ -10,7 +10,7 @@ pub struct Knob {
 }
 
 /// Every environment variable the program reads.
-pub const KNOBS: [Knob; 9] = [
+pub const KNOBS: [Knob; 10] = [
     Knob {
         name: "TESSERA_WEIGHTS",
         meaning: "folder that holds the shipped models (default: beside the program, then the source tree)",
@@ -35,6 +35,10 @@ pub const KNOBS: [Knob; 9] = [
     Knob {
         name: "TESSERA_CUDA_TF32",
         meaning: "1 lets CUDA's tensor cores multiply where all is f32, factors rounded to 11 bits (tf32); the device's name then says so",
+    },
+    Knob {
+        name: "TESSERA_CUDA_STATISTICS",
+        meaning: "apart lets norms read their input for its statistics on CUDA, instead of the convolution that made it; the device's name then says so",
     },
     Knob {
         name: "TESSERA_REFERENCES",

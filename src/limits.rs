@@ -111,8 +111,10 @@ pub const MAX_CHANNELS: u64 = 1 << 20;
 /// Most workgroups (blocks) per grid dimension; grids fold into two dimensions above it. wgpu grants no more in
 /// any, CUDA no more in the second.
 pub const MAX_GRID_DIM: u32 = 65_535;
-/// Most storage bindings of one kernel (the WebGPU default limit).
-pub const MAX_BINDINGS: usize = 8;
+/// Most bindings of one kernel.
+pub const MAX_BINDINGS: usize = 9;
+/// Most storage bindings of one shader (the WebGPU default limit).
+pub const WGPU_BINDINGS: usize = 8;
 /// Largest f16, above which a narrowing store sets the status bit.
 pub const F16_MAX: f32 = 65_504.0;
 /// Floating-point operations of one submission to a wgpu device: 50 ms at 0.4 TFLOP/s, far below the 2 s

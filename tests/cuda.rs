@@ -450,7 +450,9 @@ fn child_transfers() {
 fn plans_without_a_device_find_their_kernels() {
     let caps = Caps::cuda_default();
     for stem in Stem::ALL {
-        for case in problem::cases(stem) {
+        // f32's convolutions make statistics through tf32 alone, and are asked for them there alone.
+        let asked = |c: &problem::Case| c.types != problem::F32 || !c.params.wants_statistics();
+        for case in problem::cases(stem).iter().filter(|c| asked(c)) {
             let row = table::select(&case.params, case.types, &caps).expect("a row");
             let grid = (row.grid)(&case.params, case.types);
             assert!(grid.iter().all(|&g| g > 0), "{} {}: {grid:?}", stem.name(), case.name);

@@ -3,7 +3,7 @@
 use naga::{AddressSpace, StorageAccess};
 use tessera::abi::generate::STRUCTS;
 use tessera::abi::table::wgpu::{LANES, PERMUTATIONS};
-use tessera::abi::{Access, Stem, Types};
+use tessera::abi::{Access, BackendKind, Stem, Types};
 use tessera::backend::wgpu::wgsl;
 use tessera::graph::DType;
 
@@ -41,7 +41,7 @@ fn check(stem: Stem, text: &str) -> Result<(), String> {
     if entry.name != "main" || entry.workgroup_size != [LANES, 1, 1] {
         return Err(format!("entry `{}` with workgroups of {:?}", entry.name, entry.workgroup_size));
     }
-    let mut found = vec![false; stem.bindings().len()];
+    let mut found: Vec<bool> = stem.bindings().iter().map(|b| !b.on(BackendKind::Wgpu)).collect();
     let mut memory = 0;
     for (handle, global) in module.global_variables.iter() {
         let name = global.name.as_deref().unwrap_or_default();

@@ -6,7 +6,7 @@ use crate::tolerance;
 use std::collections::BTreeMap;
 use tessera::abi::params::{CONTROL_HEADER_WORDS, STATUS_NARROW};
 use tessera::abi::table::{self, Row, WeightForm};
-use tessera::abi::{Access, BackendKind, Item, Stem};
+use tessera::abi::{Access, BackendKind, Item, Params, Stem};
 use tessera::backend::cuda::{self, CudaBackend};
 use tessera::backend::wgpu::{WgpuBackend, adapters};
 use tessera::backend::{Backend, BufferId};
@@ -105,7 +105,7 @@ pub fn run_case(backend: &mut dyn Backend, row: &Row, case: &Case) -> std::resul
     let control_range = Range { slot: SlotId(1), offset: 0, bytes: images[1].bytes.len() as u64 };
 
     let mut bindings: Vec<Option<Range>> = Vec::new();
-    let mut output = None;
+    let mut outputs = Vec::new();
     for (index, binding) in stem.bindings().iter().enumerate() {
         let range = if binding.access == Access::Control {
             Some(control_range)
@@ -116,7 +116,7 @@ pub fn run_case(backend: &mut dyn Backend, row: &Row, case: &Case) -> std::resul
                 Some(Operand::Output(len, dtype)) => {
                     let poison: Vec<u8> = (0..*len as u64 * dtype.bytes()).map(|i| POISON[i as usize % 4]).collect();
                     let range = images[0].place(0, &poison);
-                    output = Some((range, *dtype));
+                    outputs.push((range, *dtype));
                     Some(range)
                 }
                 Some(Operand::Data(values, dtype)) => {
@@ -141,7 +141,7 @@ pub fn run_case(backend: &mut dyn Backend, row: &Row, case: &Case) -> std::resul
         let index = stem.bindings().iter().position(|b| b.name == "scratch").ok_or("no scratch binding")?;
         bindings[index] = Some(images[0].place(0, &vec![0xff; scratch as usize]));
     }
-    let (out, dtype) = output.ok_or("the case has no output")?;
+    let &(out, dtype) = outputs.first().ok_or("the case has no output")?;
 
     let say = |e: tessera::Error| format!("{e:?}");
     let mut buffers: Vec<BufferId> = Vec::new();
@@ -171,19 +171,26 @@ pub fn run_case(backend: &mut dyn Backend, row: &Row, case: &Case) -> std::resul
         after.push(bytes);
     }
     // A second run over other numbers must give the same bytes: nothing may depend on what lay there, or be left from the first.
-    backend.write(buffers[0], out.offset, &vec![0x3c; out.bytes as usize]).map_err(say)?;
+    for (range, _) in &outputs {
+        backend.write(buffers[0], range.offset, &vec![0x3c; range.bytes as usize]).map_err(say)?;
+    }
     backend.run(list).map_err(say)?;
-    let mut again = vec![0; out.bytes as usize];
-    backend.read(buffers[0], out.offset, &mut again).map_err(say)?;
+    let mut again: Vec<Vec<u8>> = Vec::new();
+    for (range, _) in &outputs {
+        let mut bytes = vec![0; range.bytes as usize];
+        backend.read(buffers[0], range.offset, &mut bytes).map_err(say)?;
+        again.push(bytes);
+    }
     backend.discard(list);
     for buffer in buffers {
         backend.free(buffer);
     }
 
-    let result = &after[0][out.offset as usize..(out.offset + out.bytes) as usize];
-    if result != again {
+    let written = |r: &Range| &after[0][r.offset as usize..(r.offset + r.bytes) as usize];
+    if outputs.iter().zip(&again).any(|((range, _), again)| written(range) != again) {
         return Err("a second run gives other bytes".into());
     }
+    let again = again.swap_remove(0);
     check_untouched(&images, &after, &bindings, stem)?;
     let status = u32::from_le_bytes([after[1][0], after[1][1], after[1][2], after[1][3]]);
     let wanted = if case.narrows { STATUS_NARROW } else { 0 };
@@ -193,7 +200,15 @@ pub fn run_case(backend: &mut dyn Backend, row: &Row, case: &Case) -> std::resul
     if case.narrows {
         return Ok((0.0, again));
     }
-    Ok((compare(row, case, &problem::decode(result, dtype), dtype)?, again))
+    let got = problem::decode(written(&out), dtype);
+    let mut worst = compare(&case.expected, &got, case.exact, limit(row, case, dtype))?;
+    if let (Params::Conv2d(p), Some((range, _))) = (&case.params, outputs.get(1)) {
+        let expected = problem::conv2d::statistics(p, &case.items, &got, row.weight);
+        let limit = tolerance::kernel(Stem::GroupNormStats, DType::F32);
+        let error = compare(&expected, &problem::decode(written(range), DType::F32), false, limit);
+        worst = worst.max(error.map_err(|e| format!("statistics: {e}"))?);
+    }
+    Ok((worst, again))
 }
 
 /// Everything but the ranges that are written, and the status word, must be as it was.
@@ -223,8 +238,8 @@ fn check_untouched(
     Ok(())
 }
 
-fn compare(row: &Row, case: &Case, got: &[f64], dtype: DType) -> std::result::Result<f64, String> {
-    let largest = case.expected.iter().fold(0f64, |m, v| m.max(v.abs()));
+/// What a row may be away from a case's expected values.
+fn limit(row: &Row, case: &Case, dtype: DType) -> tolerance::Tolerance {
     let mut limit = tolerance::kernel(row.stem, dtype);
     if row.stem == Stem::Attention && (row.variant.contains("mma") || row.variant.contains("tma")) {
         limit.absolute += tolerance::rounded_exponentials(case.types.x);
@@ -232,12 +247,23 @@ fn compare(row: &Row, case: &Case, got: &[f64], dtype: DType) -> std::result::Re
     if row.variant.contains("tf32") {
         limit.absolute += tolerance::TF32;
     }
+    limit
+}
+
+/// The largest error as a share of the allowed one.
+fn compare(
+    expected: &[f64],
+    got: &[f64],
+    exact: bool,
+    limit: tolerance::Tolerance,
+) -> std::result::Result<f64, String> {
+    let largest = expected.iter().fold(0f64, |m, v| m.max(v.abs()));
     let mut worst = 0f64;
-    for (i, (&g, &e)) in got.iter().zip(&case.expected).enumerate() {
-        let allowed = if case.exact { 0.0 } else { limit.relative * e.abs() + limit.absolute * largest };
+    for (i, (&g, &e)) in got.iter().zip(expected).enumerate() {
+        let allowed = if exact { 0.0 } else { limit.relative * e.abs() + limit.absolute * largest };
         let error = (g - e).abs();
         if !within(g, e, allowed) {
-            let wrong = got.iter().zip(&case.expected).filter(|(g, e)| !within(**g, **e, allowed)).count();
+            let wrong = got.iter().zip(expected).filter(|(g, e)| !within(**g, **e, allowed)).count();
             return Err(format!(
                 "element {i} is {g}, expected {e} (+-{allowed:.2e}); {wrong} of {} differ by more",
                 got.len()
@@ -260,7 +286,7 @@ fn takes(backend: &dyn Backend, row: &Row, case: &Case) -> bool {
     let caps = backend.caps();
     let t = case.types;
     let has_form = row.weight != WeightForm::Up2x2 || case.other_weights.iter().any(|(f, _)| *f == row.weight);
-    [t.x, t.w, t.y].iter().all(|d| caps.dtypes.contains(d)) && (row.accepts)(&case.params, t, caps) && has_form
+    [t.x, t.w, t.y].iter().all(|d| caps.dtypes.contains(d)) && row.takes(&case.params, t, caps) && has_form
 }
 
 fn kind_name(kind: BackendKind) -> &'static str {

@@ -3,6 +3,7 @@
 #pragma once
 
 constexpr unsigned NORM_BLOCK = 256u;
+constexpr unsigned PRODUCT_BLOCK = 128u;
 constexpr unsigned STATUS_NARROW = 1u;
 constexpr unsigned ACT_NONE = 0u;
 constexpr unsigned ACT_SILU = 1u;

@@ -4,6 +4,7 @@
 
 #include "conv_source.cuh"
 #include "output.cuh"
+#include "statistics.cuh"
 
 // conv2d's result: pixels of `pitch_y` channels.
 template <class Y, bool UP2X2> struct ConvOutput {
@@ -33,10 +34,15 @@ template <class Y, bool UP2X2> struct ConvOutput {
     TS_D void finish_gated(unsigned, unsigned, float (&)[8], float (&)[8]) const {}
 };
 
+// Whether the result's statistics are wanted: of values stored as the operands are.
+template <class X, class Y> TS_D bool wants_statistics(const Conv2dParams& p) {
+    return sizeof(X) == sizeof(Y) && (p.parts & 8u) != 0;
+}
+
 // A block's tile; `Way`: Mma of mma_tile.cuh or Wgmma of wgmma_tile.cuh.
 template <class Way, bool UP2X2, class X, class Y>
 TS_D void conv2d_product(const Conv2dParams& p, const X* x, const X* x2, const X* weight, const float* bias,
-                         const float* row_bias, const Y* residual, Y* y, Control* control) {
+                         const float* row_bias, const Y* residual, Y* y, Control* control, float* statistics) {
     const unsigned column_tiles = ceil_div(p.pitch_y, Way::COLUMNS);
     const unsigned pixel_tiles = ceil_div(conv_pixels<UP2X2>(p), Way::ROWS);
     const unsigned id = block_index();
@@ -55,11 +61,15 @@ TS_D void conv2d_product(const Conv2dParams& p, const X* x, const X* x2, const X
     Way::multiply(left, taps, k, p.pitch_y, columns, sums);
     const ConvOutput<Y, UP2X2> out = {p, bias, row_bias, residual, y, control, phase};
     Way::finish(out, columns, first, sums);
+    if (wants_statistics<X, Y>(p)) {
+        sync_block();
+        tile_statistics<Way::COLUMNS, UP2X2>(p, y, statistics, control, phase, first, columns.first, warp());
+    }
 }
 
 // OPEN(name, parameters) begins an entry of the block size wanted.
 #define CONV_ENTRY(OPEN, VARIANT, X, W, Y, BODY) \
     OPEN(conv2d_##VARIANT##_##X##_##W##_##Y, const Conv2dParams p, const X* x, const X* x2, const W* weight, \
-         const float* bias, const float* row_bias, const Y* residual, Y* y, Control* control) { \
-        BODY(p, x, x2, weight, bias, row_bias, residual, y, control); \
+         const float* bias, const float* row_bias, const Y* residual, Y* y, Control* control, float* statistics) { \
+        BODY(p, x, x2, weight, bias, row_bias, residual, y, control, statistics); \
     }

@@ -32,8 +32,31 @@ template <unsigned HALVES> struct TmaTile {
     static constexpr unsigned STAGE = LEFT + 2 * SLAB;
     static constexpr unsigned STAGES_BYTES = STAGES * STAGE * 2;
     static constexpr unsigned STAGED_BYTES = TMA_WORKERS * STAGED_FLOATS * 4;
-    static constexpr unsigned BYTES = STAGES_BYTES + STAGED_BYTES + 2 * STAGES * sizeof(Barrier);
+    // A full and an empty one for each stage, and one for what has been stored.
+    static constexpr unsigned BARRIERS = 2 * STAGES + 1;
+    static constexpr unsigned BYTES = STAGES_BYTES + STAGED_BYTES + BARRIERS * sizeof(Barrier);
     static_assert(BYTES <= 217216, "what launch.txt says");
+};
+
+template <unsigned HALVES> TS_D Barrier* barriers_tma() {
+    using Tile = TmaTile<HALVES>;
+    return reinterpret_cast<Barrier*>(swizzled_shared<unsigned char>() + Tile::STAGES_BYTES + Tile::STAGED_BYTES);
+}
+
+// For endings that read again what other warps have stored. One for all tiles of a warp.
+template <unsigned HALVES> struct Stored {
+    unsigned parity = 0;
+
+    // Returns when all multiplying warps have come here: behind it, what they stored before is there.
+    TS_D void wait() {
+        Barrier* const barrier = barriers_tma<HALVES>() + 2 * TmaTile<HALVES>::STAGES;
+        sync_warp();
+        if (lane() == 0) {
+            mbarrier_arrive(barrier);
+        }
+        mbarrier_wait(barrier, parity);
+        parity ^= 1;
+    }
 };
 
 // What blocks take one after another: tiles of a launch, each in `parts` of its K.
@@ -173,13 +196,14 @@ template <unsigned HALVES, class T, class Source, class Finish>
 TS_D void product_tma(Source& source, const TmaTiles& tiles, const Finish& finish) {
     using Tile = TmaTile<HALVES>;
     T* const stages = swizzled_shared<T>();
-    Barrier* const full = reinterpret_cast<Barrier*>(swizzled_shared<unsigned char>() + Tile::STAGES_BYTES + Tile::STAGED_BYTES);
+    Barrier* const full = barriers_tma<HALVES>();
     Barrier* const empty = full + Tile::STAGES;
     if (threadIdx.x == 0) {
         for (unsigned s = 0; s < Tile::STAGES; s++) {
             mbarrier_init(full + s, 1);
             mbarrier_init(empty + s, TMA_WORKERS);
         }
+        mbarrier_init(full + 2 * Tile::STAGES, TMA_WORKERS);
         mbarrier_init_fence();
     }
     sync_block();

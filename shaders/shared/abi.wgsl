@@ -2,6 +2,7 @@
 // Structs of scalars only: their layout is the same in a uniform, in storage and in Rust.
 
 const NORM_BLOCK: u32 = 256u;
+const PRODUCT_BLOCK: u32 = 128u;
 const STATUS_NARROW: u32 = 1u;
 const ACT_NONE: u32 = 0u;
 const ACT_SILU: u32 = 1u;

@@ -40,8 +40,9 @@ pub const STRUCTS: [ParamsStruct; 12] = [
 ];
 
 /// Constants the kernels share with the host.
-const CONSTANTS: [(&str, u32); 14] = [
+const CONSTANTS: [(&str, u32); 15] = [
     ("NORM_BLOCK", NORM_BLOCK),
+    ("PRODUCT_BLOCK", PRODUCT_BLOCK),
     ("STATUS_NARROW", STATUS_NARROW),
     ("ACT_NONE", ACT_NONE),
     ("ACT_SILU", ACT_SILU),

@@ -63,10 +63,19 @@ pub struct Binding {
     pub access: Access,
     /// The stem runs without it.
     pub optional: bool,
+    /// The only backend whose kernels have it; all do where there is none.
+    pub only: Option<BackendKind>,
+}
+
+impl Binding {
+    /// Whether the kernels of `kind` have it.
+    pub fn on(&self, kind: BackendKind) -> bool {
+        self.only.is_none_or(|only| only == kind)
+    }
 }
 
 const fn b(name: &'static str, access: Access, optional: bool) -> Binding {
-    Binding { name, access, optional }
+    Binding { name, access, optional, only: None }
 }
 
 impl Stem {
@@ -109,7 +118,7 @@ impl Stem {
         use Access::{Control, Read, Weight, Write};
         match self {
             Stem::Conv2d => {
-                const B: [Binding; 8] = [
+                const B: [Binding; 9] = [
                     b("x", Read, false),
                     b("x2", Read, true),
                     b("weight", Weight, false),
@@ -118,6 +127,8 @@ impl Stem {
                     b("residual", Read, true),
                     b("y", Write, false),
                     b("control", Control, false),
+                    // Behind the others, whose numbers are in the shaders: these have no ninth.
+                    Binding { only: Some(BackendKind::Cuda), ..b("statistics", Write, true) },
                 ];
                 &B
             }
@@ -263,6 +274,8 @@ pub struct Caps {
     pub tma: bool,
     /// A CUDA device that was asked to multiply f32 through tf32: factors of 11 bits, sums of f32.
     pub tf32: bool,
+    /// A CUDA device whose convolutions make the statistics of the norms that read them.
+    pub statistics: bool,
     /// Processors of a CUDA device; 0 where nobody asks.
     pub processors: u32,
 }
@@ -283,6 +296,7 @@ impl Caps {
             wgmma: false,
             tma: false,
             tf32: false,
+            statistics: false,
             processors: 0,
         }
     }
@@ -302,6 +316,7 @@ impl Caps {
             wgmma: false,
             tma: false,
             tf32: false,
+            statistics: false,
             processors: 0,
         }
     }
@@ -321,6 +336,7 @@ impl Caps {
             wgmma: false,
             tma: false,
             tf32: false,
+            statistics: true,
             processors: 0,
         }
     }

@@ -49,6 +49,7 @@ pub fn operands(params: &Params, types: Types, row: &Row) -> [Option<Operand>; M
             let source = |pitch| exact(x, &[pixels[0], pixels[1], pixels[2], pitch]);
             let result = exact(y, &[p.n, p.oh, p.ow, p.pitch_y]);
             let row_bias = p.parts & 2 != 0;
+            let statistics = params.wants_statistics();
             // Four phases of 2x2 taps, or the kernel's own taps over both sources.
             let taps = if row.weight == WeightForm::Up2x2 { 16 } else { p.kernel * p.kernel };
             &[
@@ -59,7 +60,8 @@ pub fn operands(params: &Params, types: Types, row: &Row) -> [Option<Operand>; M
                 when(row_bias, rows(f32, &[p.pitch_row_bias])),
                 when(p.parts & 4 != 0, result),
                 result,
-                control(if row_bias { p.n } else { 0 }),
+                control(if row_bias || statistics { p.n } else { 0 }),
+                when(statistics, exact(f32, &[p.n, (row.statistics)(params, types), 3, p.pitch_y])),
             ]
         }
         Params::Gemm(p) => {

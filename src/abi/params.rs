@@ -16,6 +16,13 @@ use bytemuck::{Pod, Zeroable};
 
 pub use crate::graph::layout::NORM_BLOCK;
 
+/// Rows of a block of the statistics that a product's ending makes: pixels of an item in row-major order, with
+/// `WeightForm::Up2x2` those of the input, once per phase.
+pub const PRODUCT_BLOCK: u32 = 128;
+
+/// Bit of [`Conv2dParams::parts`]: `statistics` are made.
+pub const STATISTICS: u32 = 8;
+
 /// Words of the control buffer before the first [`Item`].
 pub const CONTROL_HEADER_WORDS: u32 = 16;
 
@@ -77,6 +84,9 @@ params! {
     ///
     /// With `upsample` the stride is 1 and the padding `kernel / 2` on every side, so the doubled input is
     /// `oh` by `ow`: `2h` or `2h - 1` rows, and in the odd case the last doubled row counts as outside, zero.
+    ///
+    /// `statistics` are the partials of a [`GroupNormStatsParams`] of `y` as stored, `[n][blocks][3][pitch_y]`, over
+    /// blocks of [`PRODUCT_BLOCK`] pixels: as many as the row of the table says.
     Conv2dParams {
         /// Items.
         n: u32,
@@ -108,7 +118,7 @@ params! {
         upsample: u32,
         /// Activation code, see [`act_code`].
         act: u32,
-        /// Bit 0 `x2`, bit 1 `row_bias`, bit 2 `residual` present.
+        /// Bit 0 `x2`, bit 1 `row_bias`, bit 2 `residual`, bit 3 ([`STATISTICS`]) `statistics` present.
         parts: u32,
         /// Channel pitch of `row_bias`, at least `pitch_y`; 0 without it.
         pitch_row_bias: u32,
@@ -502,6 +512,11 @@ impl Params {
             Params::Rearrange(_) => Stem::Rearrange,
             Params::Modulate(_) => Stem::Modulate,
         }
+    }
+
+    /// Whether the launch also makes statistics of its result.
+    pub fn wants_statistics(&self) -> bool {
+        matches!(self, Params::Conv2d(p) if p.parts & STATISTICS != 0)
     }
 
     /// The struct's bytes, as uploaded.

@@ -131,7 +131,7 @@ impl Null {
         if d.params.stem() != d.stem || d.bindings.len() != declared.len() {
             return Err(bad(format!("{} has {} bindings", d.stem.name(), d.bindings.len())));
         }
-        if !(row.accepts)(&d.params, d.types, &self.caps) {
+        if !row.takes(&d.params, d.types, &self.caps) {
             return Err(bad(format!("variant `{}` does not take {:?}", d.variant, d.params)));
         }
         if [d.types.x, d.types.w, d.types.y].iter().any(|t| !self.caps.dtypes.contains(t)) {

@@ -2,7 +2,7 @@
 
 use super::{run, tags};
 use std::time::Instant;
-use tessera::abi::Caps;
+use tessera::abi::{Caps, Stem};
 use tessera::graph::{DType, Graph, passes};
 use tessera::model::Extents;
 use tessera::model::unet::UNet2DConditionModel;
@@ -36,7 +36,7 @@ fn ratio(plan: &Plan) -> f64 {
 /// Plans on both kinds of caps, runs both on the null backend, and holds the arena to its bounds.
 fn check(graph: Graph, bar: Option<u64>) {
     let fused = passes::fuse(graph).expect("fuses");
-    for (caps, most) in [(Caps::cpu(), 1.05), (Caps::wgpu_default(), 1.25)] {
+    for (caps, most) in [(Caps::cpu(), 1.05), (Caps::wgpu_default(), 1.25), (Caps::cuda_default(), 1.05)] {
         let plan = plan::plan(&fused, &caps).expect("plans");
         println!("{}\n{}", caps.name, report::report(&plan));
         assert!(ratio(&plan) <= most, "{} on {}: {}", plan.name, caps.name, ratio(&plan));
@@ -82,6 +82,38 @@ fn reusing_memory_and_reordering_change_no_result() {
         let apart = plan::plan_with(&fused, &caps, plain).expect("plans");
         assert!(apart.cost.arena_bytes > 2 * plan.cost.arena_bytes);
         assert_eq!(tags(&plan, &caps).expect("runs"), tags(&apart, &caps).expect("runs"));
+    }
+}
+
+/// On CUDA convolutions make the statistics of the norms that read them; what is left to `group_norm_stats` has two sources, was made
+/// by something else, or has too few pixels for a block.
+#[test]
+fn statistics_come_from_the_convolutions_before_them() {
+    for (graph, norms, left) in
+        [(decoder(1, DType::F16), 30, 1), (encoder(1, DType::F16), 22, 1), (unet(4, DType::F16), 61, 28)]
+    {
+        let fused = passes::fuse(graph).expect("fuses");
+        let of = |statistics| {
+            let caps = Caps { statistics, ..Caps::cuda_default() };
+            let plan = plan::plan(&fused, &caps).expect("plans");
+            run(&plan, &caps, 2).expect("null backend");
+            plan
+        };
+        let (made, apart) = (of(true), of(false));
+        let count = |plan: &Plan, stem| plan.body.iter().filter(|d| d.stem == stem).count();
+        let with = made.body.iter().filter(|d| d.params.wants_statistics()).count();
+        println!(
+            "{}: {with} of {norms} norms' statistics made before them; {} for {} MiB moved, arena {} for {} KiB",
+            made.name,
+            made.cost.bytes >> 20,
+            apart.cost.bytes >> 20,
+            made.cost.arena_bytes >> 10,
+            apart.cost.arena_bytes >> 10
+        );
+        assert_eq!(count(&made, Stem::NormApply), norms, "{}", made.name);
+        assert_eq!(count(&apart, Stem::GroupNormStats), norms, "{}", made.name);
+        assert_eq!((count(&made, Stem::GroupNormStats), with), (left, norms - left), "{}", made.name);
+        assert!(apart.body.iter().all(|d| !d.params.wants_statistics()));
     }
 }
 

@@ -1,9 +1,11 @@
 //! `conv2d`: direct convolution over the zero-padded, optionally doubled, concatenated input.
 
-use super::{ACTS, BF16, Case, F16, F16_F32, F32, Operand, Rng, TABLE_ROWS, TYPES, act, items, pitch, round};
-use tessera::abi::params::{ACT_NONE, ACT_SILU, Conv2dParams};
+use super::{
+    ACTS, BF16, Case, F16, F16_F32, F32, Operand, Rng, TABLE_ROWS, TYPES, act, group_norm_stats, items, pitch, round,
+};
+use tessera::abi::params::{ACT_NONE, ACT_SILU, Conv2dParams, PRODUCT_BLOCK, STATISTICS};
 use tessera::abi::table::WeightForm;
-use tessera::abi::{Params, Types};
+use tessera::abi::{Item, Params, Types};
 use tessera::graph::DType;
 
 /// A convolution in the field's own terms; [`Problem::case`] lays it out.
@@ -27,6 +29,8 @@ pub struct Problem {
     pub types: Types,
     pub exact: bool,
     pub narrows: bool,
+    /// Statistics of the result too, over these rectangles of the items; empty without.
+    pub rects: Vec<[i32; 4]>,
 }
 
 impl Problem {
@@ -48,7 +52,14 @@ impl Problem {
             types: F32,
             exact: false,
             narrows: false,
+            rects: Vec::new(),
         }
+    }
+
+    /// The same with statistics of whole items and of parts of them.
+    fn measured(self) -> Problem {
+        let rects = [[0, 0, 32_768, 65_536], [0; 4], [21_845, 8_192, 49_152, 65_536]];
+        Problem { rects: rects.into_iter().cycle().take(self.n).collect(), ..self }
     }
 
     /// Output rows and columns.
@@ -82,7 +93,10 @@ impl Problem {
         let prb = py + 8;
         let row_bias = self.row_bias.then(|| rng.matrix(TABLE_ROWS, self.oc, prb, self.exact, 1.0, DType::F32));
         let residual = self.residual.then(|| rng.matrix(self.n * oh * ow, self.oc, py, self.exact, 1.0, self.types.y));
-        let items = items(self.n);
+        let mut items = items(self.n);
+        for (item, &rect) in items.iter_mut().zip(&self.rects) {
+            item.stats_rect = rect;
+        }
 
         // Value of the concatenated, doubled, zero-padded input; coordinates before padding is taken off.
         let [uh, uw] = self.upsample.unwrap_or(self.hw);
@@ -135,7 +149,10 @@ impl Problem {
             pad_left: self.pad[1] as u32,
             upsample: u32::from(self.upsample.is_some()),
             act: self.act,
-            parts: u32::from(p2 > 0) | u32::from(self.row_bias) << 1 | u32::from(self.residual) << 2,
+            parts: u32::from(p2 > 0)
+                | u32::from(self.row_bias) << 1
+                | u32::from(self.residual) << 2
+                | if self.rects.is_empty() { 0 } else { STATISTICS },
             pitch_row_bias: if self.row_bias { prb as u32 } else { 0 },
             ..Conv2dParams::default()
         };
@@ -145,6 +162,8 @@ impl Problem {
             other_weights.push((WeightForm::Up2x2, Operand::Data(folded, self.types.w)));
         }
         let kn = pack_kn(&weight, self.oc, self.c, k);
+        let blocks = self.n * oh * ow / PRODUCT_BLOCK as usize;
+        let statistics = (!self.rects.is_empty()).then_some(Operand::Output(blocks * 3 * py, DType::F32));
         Case {
             name: self.name.clone(),
             params: Params::Conv2d(params),
@@ -158,6 +177,8 @@ impl Problem {
                 row_bias.map(|v| Operand::Data(v, DType::F32)),
                 residual.map(|v| Operand::Data(v, self.types.y)),
                 Some(Operand::Output(expected.len(), self.types.y)),
+                None,
+                statistics,
             ],
             other_weights,
             expected,
@@ -165,6 +186,20 @@ impl Problem {
             narrows: self.narrows,
         }
     }
+}
+
+/// What a launch's statistics must be, its result being `y` and its weight in `form`.
+pub fn statistics(p: &Conv2dParams, items: &[Item], y: &[f64], form: WeightForm) -> Vec<f64> {
+    let [w, oh, ow, pitch] = [p.w, p.oh, p.ow, p.pitch_y].map(|v| v as usize);
+    let rows: Vec<usize> = if form == WeightForm::Up2x2 {
+        // Phase after phase, the input's pixels in order.
+        let phase = |f: usize| (0..p.h as usize * w).map(move |i| (2 * (i / w) + f / 2) * ow + 2 * (i % w) + f % 2);
+        (0..4).flat_map(phase).collect()
+    } else {
+        (0..oh * ow).collect()
+    };
+    let blocks: Vec<Vec<usize>> = rows.chunks(PRODUCT_BLOCK as usize).map(<[usize]>::to_vec).collect();
+    group_norm_stats::moments(items, [oh, ow], &blocks, pitch, |i, at, c| y[(i * oh * ow + at) * pitch + c])
 }
 
 /// `Packing::ConvKn` of `[out][c0 + c1][k][k]`.
@@ -301,6 +336,24 @@ fn problems() -> Vec<Problem> {
             ..plain(&format!("{name} half"), 2, [18, 16], 16, 72)
         });
         all.push(Problem { types, kernel: 1, pad: [0; 4], ..plain(&format!("{name} 1x1"), 2, [9, 15], 40, 200) });
+    }
+    // With statistics: items, and phases of a doubled input, of whole blocks of rows, over more than one tile both ways.
+    for types in [F16, BF16, F32] {
+        let name = format!("measured {}", types.x.name());
+        let all_parts = Problem { types, row_bias: true, residual: true, ..plain(&name, 3, [16, 16], 16, 136) };
+        all.push(Problem { act: ACT_SILU, ..all_parts }.measured());
+        all.push(Problem { types, ..plain(&format!("{name} narrow"), 2, [8, 16], 24, 61) }.measured());
+        let up = plain(&format!("{name} up"), 2, [16, 8], 16, 72);
+        all.push(Problem { types, upsample: Some([32, 16]), ..up }.measured());
+        // For the tensor memory accelerator, of both sizes of tiles.
+        all.push(Problem { types, ..plain(&format!("{name} blocks"), 3, [16, 16], 64, 104) }.measured());
+        all.push(
+            Problem { types, c: [64, 64], ..plain(&format!("{name} few blocks"), 1, [24, 16], 64, 128) }.measured(),
+        );
+        let up = plain(&format!("{name} blocks up"), 2, [16, 16], 64, 104);
+        all.push(Problem { types, upsample: Some([32, 32]), ..up }.measured());
+        let half = plain(&format!("{name} half"), 2, [32, 16], 64, 112);
+        all.push(Problem { types, stride: 2, pad: [0, 0, 1, 1], ..half }.measured());
     }
     all
 }

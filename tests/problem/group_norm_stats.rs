@@ -2,7 +2,7 @@
 
 use super::{BF16, Case, F16, F32, Operand, Rng, items};
 use tessera::abi::params::{GroupNormStatsParams, NORM_BLOCK};
-use tessera::abi::{Params, Types};
+use tessera::abi::{Item, Params, Types};
 use tessera::graph::DType;
 
 /// `stats_rect` in pixels of an `h` x `w` value: `[y0, x0, y1, x1]`, half open. Row `y` counts when
@@ -13,6 +13,33 @@ pub fn rect_pixels(rect: [i32; 4], h: usize, w: usize) -> [usize; 4] {
     }
     let edge = |part: i32, side: usize| (part as usize * side).div_ceil(65_536);
     [edge(rect[0], h), edge(rect[1], w), edge(rect[2], h), edge(rect[3], w)]
+}
+
+/// `[item][block][count, mean, M2][channel]` of `value(item, pixel, channel)` over the pixels of each block that count.
+pub fn moments(
+    items: &[Item],
+    [h, w]: [usize; 2],
+    blocks: &[Vec<usize>],
+    channels: usize,
+    value: impl Fn(usize, usize, usize) -> f64,
+) -> Vec<f64> {
+    let mut out = vec![0.0; items.len() * blocks.len() * 3 * channels];
+    for (i, item) in items.iter().enumerate() {
+        let [y0, x0, y1, x1] = rect_pixels(item.stats_rect, h, w);
+        let counts = |p: &usize| (y0..y1).contains(&(p / w)) && (x0..x1).contains(&(p % w));
+        for (b, block) in blocks.iter().enumerate() {
+            for c in 0..channels {
+                let values: Vec<f64> = block.iter().copied().filter(counts).map(|p| value(i, p, c)).collect();
+                let count = values.len() as f64;
+                let mean = if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / count };
+                let m2: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+                for (row, v) in [count, mean, m2].into_iter().enumerate() {
+                    out[((i * blocks.len() + b) * 3 + row) * channels + c] = v;
+                }
+            }
+        }
+    }
+    out
 }
 
 struct Problem {
@@ -59,34 +86,19 @@ impl Problem {
         }
         let (block, total) = (NORM_BLOCK as usize, p1 + p2);
         let blocks = (h * w).div_ceil(block);
-        let mut expected = vec![0.0; self.n * blocks * 3 * total];
-        for (i, item) in items.iter().enumerate() {
-            let [y0, x0, y1, x1] = rect_pixels(item.stats_rect, h, w);
-            for b in 0..blocks {
-                for c in 0..total {
-                    let values: Vec<f64> = (b * block..((b + 1) * block).min(h * w))
-                        .filter(|p| (y0..y1).contains(&(p / w)) && (x0..x1).contains(&(p % w)))
-                        .map(|p| match (&x2, c < p1) {
-                            (Some(x2), false) => x2[(i * h * w + p) * p2 + c - p1],
-                            _ => x[(i * h * w + p) * p1 + c],
-                        })
-                        .collect();
-                    let count = values.len() as f64;
-                    let mean = if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / count };
-                    let m2: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-                    for (row, v) in [count, mean, m2].into_iter().enumerate() {
-                        expected[((i * blocks + b) * 3 + row) * total + c] = v;
-                    }
-                }
-            }
-        }
+        let blocks: Vec<Vec<usize>> =
+            (0..blocks).map(|b| (b * block..((b + 1) * block).min(h * w)).collect()).collect();
+        let expected = moments(&items, self.hw, &blocks, total, |i, p, c| match (&x2, c < p1) {
+            (Some(x2), false) => x2[(i * h * w + p) * p2 + c - p1],
+            _ => x[(i * h * w + p) * p1 + c],
+        });
         let params = GroupNormStatsParams {
             n: self.n as u32,
             h: h as u32,
             w: w as u32,
             pitch_x: p1 as u32,
             pitch_x2: p2 as u32,
-            blocks: blocks as u32,
+            blocks: blocks.len() as u32,
             parts: u32::from(p2 > 0),
             ..GroupNormStatsParams::default()
         };

@@ -45,11 +45,11 @@ pub struct Case {
     pub types: Types,
     /// One per batch element.
     pub items: Vec<Item>,
-    /// One entry per binding except `control`, which the harness fills from `items`.
+    /// One entry per binding, absent ones at the end left out; `control` the harness fills from `items`.
     pub operands: Vec<Option<Operand>>,
     /// The weight packed in other forms than the one in `operands` (which is `Kn`).
     pub other_weights: Vec<(WeightForm, Operand)>,
-    /// Every element of the output, pad channels (zeros) included.
+    /// Every element of the first output, pad channels (zeros) included; statistics are held to what that turned out to be.
     pub expected: Vec<f64>,
     /// The values are small integers: a backend must be exactly right.
     pub exact: bool,
@@ -65,7 +65,7 @@ impl Case {
         if is_weight && let Some((_, w)) = self.other_weights.iter().find(|(f, _)| *f == form) {
             return Some(w);
         }
-        self.operands[index].as_ref()
+        self.operands.get(index)?.as_ref()
     }
 }
 

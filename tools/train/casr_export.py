@@ -49,17 +49,26 @@ def write(folder, config, net, name="diffusion_pytorch_model"):
     save_file(tensors, folder / f"{name}.safetensors", metadata={"format": "pt"})
 
 
+def training(name, log):
+    """A card's line on a run, which may be the mean of two others (`casr_mix.py`)."""
+    if log[0]["event"] != "mix":
+        return trained(name, log)
+    (one, two), share = log[0]["of"], log[0]["share"]
+    return f"- {name}: no training, {1 - share:.2f} of the weights of `{one}` and {share:.2f} of those of `{two}`."
+
+
 def card(counts, logs, notes, figures):
+    alone, pair, more = casr_train.CONFIG["sarm_scale"]
     lines = [
         "# casr: a small cascade of one-step latent stages for any scale", "", "License: MIT OR Apache-2.0", "",
         "Stages of at most x4. Each sees a superpixel picture of its input, the input's bicubic enlargement and its depth, and adds",
-        "what it makes to the enlargement; SARM lets each tile look at all of them, and adds 1.6 times what it was trained to in jobs of three",
-        "and more stages (`sarm_scale`). The autoencoder and the UNet began as those of `onestep`;",
+        "what it makes to the enlargement; SARM lets each tile look at all of them, and what it was trained to add counts",
+        f"{alone} times in jobs of one stage, {pair} of two, {more} of more (`sarm_scale`). The autoencoder and the UNet began as those of `onestep`;",
         "all networks were trained on generated pictures only; `tools/reference/casr.py` is the whole computation, `model_index.json` its parameters.", "",
         f"- Parameters: {sum(counts.values()):,} (f16): " + ", ".join(f"{k} {v:,}" for k, v in counts.items()) + ".", "",
         "## Training", "",
     ]
-    lines += [trained(name, log) for name, log in logs.items()]
+    lines += [training(name, log) for name, log in logs.items()]
     lines += [f"- {n}" for n in notes]
     if figures:
         lines += ["", "## Figures", "", figures.read_text().rstrip()]

@@ -1,7 +1,7 @@
 //! The CUDA backend's variants: rows, and how the kernel behind each is launched and called.
 
 use super::{Row, WeightForm, any, columns, doubles, fold, half, product, row, tma};
-use crate::abi::params::Conv2dParams;
+use crate::abi::params::{Conv2dParams, PRODUCT_BLOCK};
 use crate::abi::{Caps, Params, Stem, Types};
 use crate::graph::dtype::DType;
 
@@ -170,6 +170,27 @@ fn queries<const KIND: usize>(p: &Params, _: Types) -> [u32; 3] {
     }
 }
 
+/// Blocks of the statistics of a convolution, per item: rows of its tiles, that lie in one item and, of a doubled input, in one phase;
+/// of values stored as the operands are.
+fn statistics<const DOUBLES: bool>(p: &Params, types: Types) -> u32 {
+    let Params::Conv2d(c) = p else { return 0 };
+    let (pixels, phases) = if DOUBLES { (product(&[c.h, c.w]), 4) } else { (product(&[c.oh, c.ow]), 1) };
+    let blocks = pixels / u64::from(PRODUCT_BLOCK) * phases;
+    let whole = types.x == types.y && pixels.is_multiple_of(u64::from(PRODUCT_BLOCK));
+    u32::try_from(blocks).ok().filter(|_| whole).unwrap_or(0)
+}
+
+/// A convolution whose ending makes statistics where asked.
+const fn conv(
+    variant: &'static str,
+    accepts: fn(&Params, Types, &Caps) -> bool,
+    weight: WeightForm,
+    grid: fn(&Params, Types) -> [u32; 3],
+) -> Row {
+    let statistics = if matches!(weight, WeightForm::Up2x2) { statistics::<true> } else { statistics::<false> };
+    Row { statistics, ..row(Stem::Conv2d, variant, accepts, weight, grid) }
+}
+
 fn flat(chunks: u64, threads: u32) -> [u32; 3] {
     fold(chunks.div_ceil(u64::from(threads)))
 }
@@ -196,30 +217,30 @@ fn others(p: &Params, _: Types) -> [u32; 3] {
 /// order, so which of them runs changes no bit
 /// (but those that split, whose parts are as many as the device's processors allow).
 pub(super) const ROWS: &[Row] = &[
-    row(Stem::Conv2d, "up2x2_tma", tma::accepts::<0, true>, WeightForm::Up2x2, tma::grid::<0, true>),
-    row(Stem::Conv2d, "up2x2_tma_m128", tma::accepts::<1, true>, WeightForm::Up2x2, tma::grid::<1, true>),
-    row(Stem::Conv2d, "tma", tma::accepts::<0, false>, WeightForm::Kn, tma::grid::<0, false>),
-    row(Stem::Conv2d, "tma_m128", tma::accepts::<1, false>, WeightForm::Kn, tma::grid::<1, false>),
+    conv("up2x2_tma", tma::accepts::<0, true>, WeightForm::Up2x2, tma::grid::<0, true>),
+    conv("up2x2_tma_m128", tma::accepts::<1, true>, WeightForm::Up2x2, tma::grid::<1, true>),
+    conv("tma", tma::accepts::<0, false>, WeightForm::Kn, tma::grid::<0, false>),
+    conv("tma_m128", tma::accepts::<1, false>, WeightForm::Kn, tma::grid::<1, false>),
     row(Stem::Conv2d, "tma_split_m128", tma::splits::<1>, WeightForm::Kn, tma::split_grid::<1>),
     row(Stem::Conv2d, "tma_split", tma::splits::<0>, WeightForm::Kn, tma::split_grid::<0>),
     row(Stem::Gemm, "tma", tma::accepts::<0, false>, WeightForm::Kn, tma::grid::<0, false>),
     row(Stem::Gemm, "tma_m128", tma::accepts::<1, false>, WeightForm::Kn, tma::grid::<1, false>),
     row(Stem::Gemm, "tma_split_m128", tma::splits::<1>, WeightForm::Kn, tma::split_grid::<1>),
     row(Stem::Gemm, "tma_split", tma::splits::<0>, WeightForm::Kn, tma::split_grid::<0>),
-    row(Stem::Conv2d, "up2x2_wgmma", on_wgmma::<true, true>, WeightForm::Up2x2, mma_phases::<0>),
-    row(Stem::Conv2d, "up2x2_wgmma_n64", on_wgmma::<false, true>, WeightForm::Up2x2, mma_phases::<1>),
-    row(Stem::Conv2d, "wgmma", on_wgmma::<true, false>, WeightForm::Kn, mma::<0>),
-    row(Stem::Conv2d, "wgmma_n64", on_wgmma::<false, false>, WeightForm::Kn, mma::<1>),
+    conv("up2x2_wgmma", on_wgmma::<true, true>, WeightForm::Up2x2, mma_phases::<0>),
+    conv("up2x2_wgmma_n64", on_wgmma::<false, true>, WeightForm::Up2x2, mma_phases::<1>),
+    conv("wgmma", on_wgmma::<true, false>, WeightForm::Kn, mma::<0>),
+    conv("wgmma_n64", on_wgmma::<false, false>, WeightForm::Kn, mma::<1>),
     row(Stem::Gemm, "wgmma", on_wgmma::<true, false>, WeightForm::Kn, mma::<0>),
     row(Stem::Gemm, "wgmma_n64", on_wgmma::<false, false>, WeightForm::Kn, mma::<1>),
-    row(Stem::Conv2d, "up2x2_mma", on_mma::<true, true>, WeightForm::Up2x2, mma_phases::<0>),
-    row(Stem::Conv2d, "up2x2_mma_n64", on_mma::<false, true>, WeightForm::Up2x2, mma_phases::<1>),
-    row(Stem::Conv2d, "mma", on_mma::<true, false>, WeightForm::Kn, mma::<0>),
-    row(Stem::Conv2d, "mma_n64", on_mma::<false, false>, WeightForm::Kn, mma::<1>),
-    row(Stem::Conv2d, "up2x2_tf32", on_tf32::<true, true>, WeightForm::Up2x2, mma_phases::<0>),
-    row(Stem::Conv2d, "up2x2_tf32_n64", on_tf32::<false, true>, WeightForm::Up2x2, mma_phases::<1>),
-    row(Stem::Conv2d, "tf32", on_tf32::<true, false>, WeightForm::Kn, mma::<0>),
-    row(Stem::Conv2d, "tf32_n64", on_tf32::<false, false>, WeightForm::Kn, mma::<1>),
+    conv("up2x2_mma", on_mma::<true, true>, WeightForm::Up2x2, mma_phases::<0>),
+    conv("up2x2_mma_n64", on_mma::<false, true>, WeightForm::Up2x2, mma_phases::<1>),
+    conv("mma", on_mma::<true, false>, WeightForm::Kn, mma::<0>),
+    conv("mma_n64", on_mma::<false, false>, WeightForm::Kn, mma::<1>),
+    conv("up2x2_tf32", on_tf32::<true, true>, WeightForm::Up2x2, mma_phases::<0>),
+    conv("up2x2_tf32_n64", on_tf32::<false, true>, WeightForm::Up2x2, mma_phases::<1>),
+    conv("tf32", on_tf32::<true, false>, WeightForm::Kn, mma::<0>),
+    conv("tf32_n64", on_tf32::<false, false>, WeightForm::Kn, mma::<1>),
     row(Stem::Conv2d, "base", any, WeightForm::Kn, simt),
     row(Stem::Gemm, "mma", on_mma::<true, false>, WeightForm::Kn, mma::<0>),
     row(Stem::Gemm, "mma_n64", on_mma::<false, false>, WeightForm::Kn, mma::<1>),

@@ -37,6 +37,15 @@ pub struct Row {
     pub grid: fn(&Params, Types) -> [u32; 3],
     /// Bytes of scratch, 0 for none.
     pub scratch: fn(&Params, Types) -> u64,
+    /// Blocks per item of the statistics that it makes of its result where asked to, 0 where it makes none.
+    pub statistics: fn(&Params, Types) -> u32,
+}
+
+impl Row {
+    /// Whether this variant computes such a launch, with the statistics it asks for.
+    pub fn takes(&self, params: &Params, types: Types, caps: &Caps) -> bool {
+        (self.accepts)(params, types, caps) && (!params.wants_statistics() || (self.statistics)(params, types) > 0)
+    }
 }
 
 /// The rows of one backend, in order of preference per stem.
@@ -50,7 +59,7 @@ pub fn rows(kind: BackendKind) -> &'static [Row] {
 
 /// The first row that accepts the launch.
 pub fn select(params: &Params, types: Types, caps: &Caps) -> Result<&'static Row> {
-    rows(caps.kind).iter().find(|r| r.stem == params.stem() && (r.accepts)(params, types, caps)).ok_or_else(|| {
+    rows(caps.kind).iter().find(|r| r.stem == params.stem() && r.takes(params, types, caps)).ok_or_else(|| {
         Error::new(
             Kind::Device,
             "abi",
@@ -109,7 +118,11 @@ const fn row(
     weight: WeightForm,
     grid: fn(&Params, Types) -> [u32; 3],
 ) -> Row {
-    Row { stem, variant, accepts, weight, grid, scratch: none }
+    Row { stem, variant, accepts, weight, grid, scratch: none, statistics: no_statistics }
+}
+
+fn no_statistics(_: &Params, _: Types) -> u32 {
+    0
 }
 
 fn any(_: &Params, _: Types, _: &Caps) -> bool {

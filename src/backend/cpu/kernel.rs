@@ -78,6 +78,7 @@ fn sound(params: &Params) -> bool {
     match params {
         Params::Conv2d(p) => {
             is_activation(p.act)
+                && !params.wants_statistics()
                 && p.kernel > 0
                 && p.pitch_x > 0
                 && p.pitch_y >= p.oc
@@ -141,7 +142,7 @@ impl Kernel {
             return Err(refuse(format!("a dispatch of {:?} with {params:?} makes no sense", dispatch.stem)));
         }
         let mut narrow = [DType::F32; MAX_OPERANDS];
-        let control = bindings.len() - 1;
+        let control = bindings.iter().position(|b| b.access == Access::Control).unwrap_or(bindings.len());
         let row = table::rows(BackendKind::Cpu)
             .iter()
             .find(|r| r.stem == dispatch.stem && r.variant == dispatch.variant)

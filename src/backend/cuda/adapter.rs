@@ -111,9 +111,12 @@ pub(super) fn caps(device: &CudaDevice) -> Caps {
     let asked = if device.capability == [9, 0] { knobs::get("TESSERA_CUDA_WGMMA") } else { None };
     let tma = asked.as_deref() == Some("tma");
     let tf32 = knobs::is_on("TESSERA_CUDA_TF32");
+    let statistics = knobs::get("TESSERA_CUDA_STATISTICS").as_deref() != Some("apart");
+    let ways = [(tf32, " (tf32)"), (!statistics, " (statistics apart)")];
+    let ways: String = ways.iter().filter(|(so, _)| *so).map(|(_, way)| *way).collect();
     Caps {
         kind: BackendKind::Cuda,
-        name: format!("cuda:{} {}{}", device.index, device.name, if tf32 { " (tf32)" } else { "" }),
+        name: format!("cuda:{} {}{ways}", device.index, device.name),
         max_chunk: device.memory,
         max_binding: device.memory,
         memory: Some(device.memory),
@@ -121,6 +124,7 @@ pub(super) fn caps(device: &CudaDevice) -> Caps {
         wgmma: tma || asked.as_deref() == Some("1"),
         tma,
         tf32,
+        statistics,
         processors: device.processors,
         ..Caps::cuda_default()
     }

@@ -68,7 +68,11 @@ fn shortfalls(limits: &wgpu::Limits) -> Vec<String> {
             out.push(format!("{name} is {have}, kernels need {want}"));
         }
     };
-    check("storage buffers per stage", limits.max_storage_buffers_per_shader_stage.into(), limits::MAX_BINDINGS as u64);
+    check(
+        "storage buffers per stage",
+        limits.max_storage_buffers_per_shader_stage.into(),
+        limits::WGPU_BINDINGS as u64,
+    );
     check(
         "workgroup memory",
         limits.max_compute_workgroup_storage_size.into(),
@@ -167,6 +171,7 @@ pub(super) fn open(index: usize) -> Result<Opened> {
         software: info.software,
         wgmma: false,
         tf32: false,
+        statistics: false,
         tma: false,
         processors: 0,
     };

@@ -34,7 +34,7 @@ fn unknown(id: BufferId) -> Error {
 impl Memory {
     pub(super) fn new(device: &wgpu::Device, faults: &Faults) -> Result<Memory> {
         let mut account = Account::default();
-        let absent = extent::ARENA_ALIGN * crate::limits::MAX_BINDINGS as u64;
+        let absent = extent::ARENA_ALIGN * crate::limits::WGPU_BINDINGS as u64;
         account.take(WGPU_STAGING_BYTES + absent, "transfers")?;
         scoped(device, faults, "allocating the transfer buffers", || Memory {
             entries: Vec::new(),

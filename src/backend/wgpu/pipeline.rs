@@ -3,7 +3,7 @@
 use super::preprocess::{self, Definitions};
 use super::shared::{Faults, scoped};
 use crate::abi::table::wgpu::{PERMUTATIONS, Permutation};
-use crate::abi::{Access, Stem, Types};
+use crate::abi::{Access, BackendKind, Stem, Types};
 use crate::error::{Error, Kind, Result};
 use crate::graph::DType;
 use std::collections::HashMap;
@@ -104,6 +104,7 @@ impl Pipelines {
             // two kinds of use of one buffer in one dispatch are refused.
             let entries: Vec<_> = (0u32..)
                 .zip(stem.bindings())
+                .filter(|(_, b)| b.on(BackendKind::Wgpu))
                 .map(|(i, b)| {
                     entry(i, wgpu::BufferBindingType::Storage { read_only: b.access == Access::Weight }, false)
                 })

@@ -3,7 +3,7 @@
 use super::memory::Memory;
 use super::pipeline::Pipelines;
 use super::shared::{Faults, scoped, wait};
-use crate::abi::Caps;
+use crate::abi::{BackendKind, Caps};
 use crate::backend::{BufferId, Stop, segments};
 use crate::error::{Error, Kind, Result};
 use crate::extent;
@@ -54,6 +54,9 @@ fn check(command: &Dispatch, caps: &Caps, memory: &Memory, slots: &[BufferId]) -
             }
             return Err(bad(format!("`{}` is missing", binding.name)));
         };
+        if !binding.on(BackendKind::Wgpu) {
+            return Err(bad(format!("there is no `{}` here", binding.name)));
+        }
         let slot = slots.get(range.slot.0 as usize).ok_or_else(|| bad(format!("no slot {}", range.slot.0)))?;
         let (_, size) = memory.get(*slot)?;
         let inside = range.offset.checked_add(range.bytes).is_some_and(|end| end <= size);
@@ -130,7 +133,10 @@ impl List {
             let mut steps = Vec::with_capacity(commands.len());
             for ((command, pipeline), at) in commands.iter().zip(kernels).zip(0u64..) {
                 let mut entries = Vec::with_capacity(command.bindings.len());
-                for (number, range) in command.bindings.iter().enumerate() {
+                for (number, (binding, range)) in command.stem.bindings().iter().zip(&command.bindings).enumerate() {
+                    if !binding.on(BackendKind::Wgpu) {
+                        continue;
+                    }
                     let buffer = match range {
                         None => held.absent(number),
                         Some(r) => wgpu::BufferBinding {

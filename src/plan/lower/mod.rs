@@ -1,12 +1,14 @@
 //! From graph nodes to launches: parameters, operands, kernel rows. One node makes one step, except a
-//! group norm, which makes three (statistics, merge, apply) with two scratch buffers between them.
+//! group norm, which makes three (statistics, merge, apply) with two scratch buffers between them, or two
+//! where the convolution that made its input makes the statistics too.
 
 mod moves;
 mod nodes;
 
 use super::cost;
 use crate::abi::params::{
-    ACT_GELU, ACT_LEAKY_RELU, ACT_NONE, ACT_QUICK_GELU, ACT_RELU, ACT_SILU, PointwiseParams, TimeEmbeddingParams,
+    ACT_GELU, ACT_LEAKY_RELU, ACT_NONE, ACT_QUICK_GELU, ACT_RELU, ACT_SILU, PointwiseParams, STATISTICS,
+    TimeEmbeddingParams,
 };
 use crate::abi::table::{self, Row};
 use crate::abi::{Access, BackendKind, Caps, Params, Types, operands};
@@ -254,17 +256,53 @@ impl Context<'_> {
             list.push((scratch > 0).then(|| self.scratch(format!("{name}.scratch"), scratch)));
         }
         list.push(Some(Operand::Control));
-        let control = needs[list.len() - 1].map_or(0, |n| n.bytes);
-        // Setup kernels over more rows than the body has items read that many (zeroed) items.
-        while operands::control_bytes(self.lowered.control_items) < control {
-            self.lowered.control_items = self.lowered.control_items.saturating_mul(2);
-        }
-        let setup = self.graph.value(node.output).lifetime != Lifetime::Window;
+        self.control(needs[list.len() - 1]);
+        // Statistics come when a norm asks for them.
+        list.resize(params.stem().bindings().len(), None);
+        let setup = self.is_setup(node);
         let flops = cost::flops(&params, row);
         let label = name.clone();
         let replaces = table::in_place(self.caps.kind, &params, types);
         self.lowered.steps.push(Step { params, types, row, operands: list, label, flops, setup, replaces });
         Ok(())
+    }
+
+    /// Whether the node's steps run once per job.
+    fn is_setup(&self, node: &Node) -> bool {
+        self.graph.value(node.output).lifetime != Lifetime::Window
+    }
+
+    /// Makes the control slot as long as a step needs it: setup kernels over more rows than the body has items read that many
+    /// (zeroed) items.
+    fn control(&mut self, need: Option<operands::Operand>) {
+        while operands::control_bytes(self.lowered.control_items) < need.map_or(0, |n| n.bytes) {
+            self.lowered.control_items = self.lowered.control_items.saturating_mul(2);
+        }
+    }
+
+    /// Statistics of `v` and their blocks per item, by the ending of the convolution that makes it; `None` where that cannot.
+    fn made_statistics(&mut self, v: ValueId, setup: bool) -> Option<(Operand, u32)> {
+        let made = |s: &Step| s.setup == setup && s.writes().next() == Some(v.0 as usize);
+        let at = self.lowered.steps.iter().rposition(made).filter(|_| self.caps.statistics)?;
+        let step = &self.lowered.steps[at];
+        let (types, row, mut params) = (step.types, step.row, step.params);
+        let blocks = (row.statistics)(&params, types);
+        let Params::Conv2d(conv) = &mut params else { return None };
+        if blocks == 0 {
+            return None;
+        }
+        conv.parts |= STATISTICS;
+        let needs = operands::operands(&params, types, row);
+        let place = params.stem().bindings().iter().position(|b| b.name == "statistics")?;
+        if let Some(made) = step.operands[place] {
+            return Some((made, blocks));
+        }
+        self.control(needs[place - 1]);
+        let partials = self.scratch(format!("{}.statistics", self.graph.value(v).name), needs[place]?.bytes);
+        let step = &mut self.lowered.steps[at];
+        step.params = params;
+        step.operands[place] = Some(partials);
+        Some((partials, blocks))
     }
 
     fn scratch(&mut self, name: String, bytes: u64) -> Operand {

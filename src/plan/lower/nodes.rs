@@ -1,6 +1,6 @@
 //! The parameters and operands of each op's launches.
 
-use super::{Context, act_code, buffer, product};
+use super::{Context, Operand, act_code, buffer, product};
 use crate::abi::params::{
     AttentionParams, Conv2dParams, GemmParams, GroupNormStatsParams, LayerNormParams, NORM_BLOCK, NormApplyParams,
     NormFinalizeParams, PointwiseParams,
@@ -99,25 +99,16 @@ impl Context<'_> {
         let (xs, ys) = (self.shape(x), self.shape(node.output));
         let (c2, pitch_x2) = x2.map_or((0, 0), |v| (self.shape(v).c, self.shape(v).pitch()));
         let (n, pitch_x, pitch_y) = (xs.n, xs.pitch(), ys.pitch());
-        let blocks = extent::to_u32("statistics blocks", xs.pixels().div_ceil(u64::from(NORM_BLOCK)))?;
         let name = self.graph.value(node.output).name.clone();
         let width = u64::from(n) * u64::from(pitch_x + pitch_x2) * DType::F32.bytes();
-        let partials = self.scratch(format!("{name}.partials"), 3 * u64::from(blocks) * width);
-        let ab = self.scratch(format!("{name}.ab"), 2 * width);
-
-        let stats = GroupNormStatsParams {
-            n,
-            h: xs.h,
-            w: xs.w,
-            pitch_x,
-            pitch_x2,
-            blocks,
-            parts: u32::from(p.second),
-            pad0: 0,
-        };
-        let statistics = Types { x: self.dtype(x), w: DType::F32, y: DType::F32 };
         let sources = [Some(buffer(x)), x2.map(buffer)];
-        self.push(node, Params::GroupNormStats(stats), statistics, vec![sources[0], sources[1], Some(partials)])?;
+        let setup = self.is_setup(node);
+        let made = if x2.is_none() { self.made_statistics(x, setup) } else { None };
+        let (partials, blocks) = match made {
+            Some(made) => made,
+            None => self.statistics(node, &name, width)?,
+        };
+        let ab = self.scratch(format!("{name}.ab"), 2 * width);
 
         let merge = NormFinalizeParams { n, blocks, c: xs.c, c2, pitch_x, pitch_x2, groups: p.groups, eps: p.eps };
         let affine = self.vectors(vec![self.tensor(p.weight), self.tensor(p.bias)], vec![ys.c; 2]);
@@ -132,7 +123,29 @@ impl Context<'_> {
         self.push(node, Params::NormApply(apply), types, list)
     }
 
-    /// The last of a group norm's three launches, with factors from elsewhere.
+    /// The first of a group norm's launches: its partial statistics, `width` bytes for a number of each channel, and their blocks per item.
+    fn statistics(&mut self, node: &Node, name: &str, width: u64) -> Result<(Operand, u32)> {
+        let x = node.inputs[0];
+        let x2 = node.inputs.get(1).copied();
+        let xs = self.shape(x);
+        let blocks = extent::to_u32("statistics blocks", xs.pixels().div_ceil(u64::from(NORM_BLOCK)))?;
+        let partials = self.scratch(format!("{name}.partials"), 3 * u64::from(blocks) * width);
+        let params = Params::GroupNormStats(GroupNormStatsParams {
+            n: xs.n,
+            h: xs.h,
+            w: xs.w,
+            pitch_x: xs.pitch(),
+            pitch_x2: x2.map_or(0, |v| self.shape(v).pitch()),
+            blocks,
+            parts: u32::from(x2.is_some()),
+            pad0: 0,
+        });
+        let types = Types { x: self.dtype(x), w: DType::F32, y: DType::F32 };
+        self.push(node, params, types, vec![Some(buffer(x)), x2.map(buffer), Some(partials)])?;
+        Ok((partials, blocks))
+    }
+
+    /// The last of a group norm's launches, with factors from elsewhere.
     pub(super) fn channel_affine(&mut self, node: &Node, p: &ChannelAffine) -> Result<()> {
         let [x, ab] = [0, 1].map(|i| node.inputs[i]);
         let (xs, ys) = (self.shape(x), self.shape(node.output));
@@ -150,7 +163,7 @@ impl Context<'_> {
         self.push(node, params, types, vec![Some(buffer(x)), None, Some(buffer(ab)), Some(buffer(node.output))])
     }
 
-    /// The first of a group norm's three launches, whose partial statistics are the node's own value.
+    /// The first of a group norm's launches, whose partial statistics are the node's own value.
     pub(super) fn channel_moments(&mut self, node: &Node) -> Result<()> {
         let x = node.inputs[0];
         let xs = self.shape(x);
