@@ -196,6 +196,12 @@ fn every_graph_has_its_weights() {
     assert!(program.graphs.len() >= 5, "{}", program.graphs.len());
 }
 
+#[test]
+fn inspect_calls_things_as_options_do() {
+    let lines = model().describe().expect("lines").join("\n");
+    assert!(lines.contains("cells of 4 pixels by probabilities, latents of superpixels and stage-input"), "{lines}");
+}
+
 /// The result of a job whose autoencoder works on canvases.
 fn over_latents(job: &Job, norms: Norms, tile: u32, overlap: u32) -> Vec<f32> {
     let plan = LatentPlan { norms, keep: Vec::new(), attention: Attention::Global, picture: Residency::Whole };

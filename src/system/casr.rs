@@ -312,9 +312,10 @@ impl System for Casr {
 
     fn describe(&self) -> Result<Vec<String>> {
         let s = &self.settings;
+        let latents: Vec<&str> = s.latents.iter().map(|l| l.name()).collect();
         let mut lines = vec![
             format!("one step a stage at t = {}, stages of at most x4, windows of {} pixels", s.timestep, s.tile),
-            format!("superpixel cells of {} pixels by {:?}, latents of {:?}", s.cell, s.rule, s.latents),
+            format!("superpixel cells of {} pixels by {}, latents of {}", s.cell, s.rule.name(), latents.join(" and ")),
         ];
         lines.extend(self.lacks());
         Ok(lines)

@@ -24,6 +24,11 @@ impl Latent {
     const ALL: [(&'static str, Latent); 2] =
         [("superpixels", Latent::Superpixels), ("stage-input", Latent::StageInput)];
 
+    /// As model folders call it, but for dashes.
+    pub(super) fn name(self) -> &'static str {
+        Latent::ALL.iter().find(|(_, latent)| *latent == self).map_or("", |(name, _)| name)
+    }
+
     /// The picture that is encoded: without superpixels the enlargement stands in for them.
     pub(super) fn shown(self, superpixels: bool) -> Latent {
         if superpixels { self } else { Latent::StageInput }

@@ -15,6 +15,11 @@ impl LabelRule {
     /// Every rule with its name.
     pub const ALL: [(&'static str, LabelRule); 2] =
         [("probabilities", LabelRule::Probabilities), ("nearest", LabelRule::Nearest)];
+
+    /// As model folders and `--labels` call it.
+    pub fn name(self) -> &'static str {
+        LabelRule::ALL.iter().find(|(_, rule)| *rule == self).map_or("", |(name, _)| name)
+    }
 }
 
 /// The superpixels of a stage input. All three canvases are whole.

@@ -2,7 +2,7 @@
 
 use crate::abi::params::{
     ACT_SILU, AttentionParams, Conv2dParams, GemmParams, GroupNormStatsParams, LayerNormParams, ModulateParams,
-    NORM_BLOCK, NormApplyParams, ResampleParams,
+    NORM_BLOCK, NormApplyParams, ResampleParams, STATISTICS,
 };
 use crate::abi::{Caps, Params};
 use crate::error::{Error, Kind, Result};
@@ -166,6 +166,15 @@ fn times4(layer: Layer) -> Layer {
     Layer { name: format!("{} x4", layer.name), params, flops: 4.0 * layer.flops }
 }
 
+/// The same with statistics of its result.
+fn measured(layer: Layer) -> Layer {
+    let mut params = layer.params;
+    if let Params::Conv2d(p) = &mut params {
+        p.parts |= STATISTICS;
+    }
+    Layer { name: format!("{} + statistics", layer.name), params, ..layer }
+}
+
 /// The SD 2.1 autoencoder's decoder at 512x512, its UNet at 64x64 latents (`x4`: at a batch of four), the largest square product, a
 /// small network, and what the vision networks add.
 pub(super) fn layers() -> Result<Vec<Layer>> {
@@ -176,6 +185,8 @@ pub(super) fn layers() -> Result<Vec<Layer>> {
         conv("vae", 256, [256, 0], 256, 3, false),
         conv("vae", 512, [256, 0], 128, 3, false),
         conv("vae", 512, [128, 0], 128, 3, false),
+        measured(conv("vae", 512, [128, 0], 128, 3, false)),
+        measured(conv("vae", 128, [512, 0], 512, 3, false)),
         conv("vae", 128, [128, 0], 128, 3, false),
         conv("vae", 64, [128, 0], 128, 3, true),
         conv("vae", 512, [128, 0], 3, 3, false),

@@ -156,6 +156,8 @@ pub fn kernels(
     let Bench { mut backend, dtype, options } = Bench::open(o, observer)?;
     let host = backend.caps().kind == BackendKind::Cpu || backend.caps().software;
     chosen.retain(|l| !host || !filter.is_empty() || l.flops < HOST_FLOPS);
+    // Statistics in a product's ending are some devices' own.
+    chosen.retain(|l| backend.caps().statistics || !l.params.wants_statistics());
     let mut left_out = 0;
     for layer in &chosen {
         cancel.check()?;
