@@ -249,6 +249,41 @@ fn the_mock_driver_runs_the_networks_in_f32() {
     pass("cuda::child_networks_f32", &[]).iter().for_each(|text| println!("{text}"));
 }
 
+/// A decoder on tiles whose levels are whole blocks of rows, so that its convolutions make the statistics of the norms behind them:
+/// as near the host's result as with norms that read their input, and other bytes, since sums are others.
+#[test]
+fn networks_are_the_same_whoever_makes_the_statistics() {
+    let Some(driver) = mock() else { return };
+    let folder = tempfile::tempdir().expect("folder");
+    let row = reference::rows().into_iter().find(|r| r.name == "vae_decoder").expect("the case");
+    let input = folder.path().join("in.safetensors");
+    reference::noise(&input, "sample", [3, 4, 8, 16]);
+    let run = |name: &str, settings: &[(&str, &str)], device: &str, dtype: &str| {
+        let out = folder.path().join(name);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tessera"));
+        command.args(["run", row.component.name(), "-g", device, "--dtype", dtype, "-m"]).arg(row.model());
+        command.arg("--in").arg(&input).arg("--out").arg(&out).env("LD_LIBRARY_PATH", driver);
+        let ran = command.envs(settings.iter().copied()).output().expect("the program runs");
+        assert!(ran.status.success(), "{name}: {}", String::from_utf8_lossy(&ran.stderr));
+        reference::output(&out)
+    };
+    let host = run("host", &[], "cpu", "f32");
+    let plain: &[(&str, &str)] = &[];
+    for (dtype, settings) in [("f16", plain), ("bf16", plain), ("f16", &HOPPER[..])] {
+        let limit = if dtype == "f16" { reference::half_limit(&row) } else { reference::bf16_limit(&row) };
+        let apart: Vec<_> = settings.iter().copied().chain([("TESSERA_CUDA_STATISTICS", "apart")]).collect();
+        let made = run(&format!("{dtype} made {}", settings.len()), settings, "cuda", dtype);
+        let apart = run(&format!("{dtype} apart {}", settings.len()), &apart, "cuda", dtype);
+        let errors = [&made, &apart].map(|v| reference::relative_l2(v.iter().map(|&v| f64::from(v)), &host));
+        println!(
+            "{dtype} {settings:?}: relative L2 {:.2e} and apart {:.2e}, allowed {limit:.2e}",
+            errors[0], errors[1]
+        );
+        assert!(errors.iter().all(|&e| e <= limit), "{dtype} {settings:?}: {errors:?}, allowed {limit:e}");
+        assert!(made != apart, "{dtype} {settings:?}: no convolution made statistics");
+    }
+}
+
 #[test]
 #[ignore = "runs on the mock driver, see `child`"]
 fn child_networks_f16() {

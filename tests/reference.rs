@@ -7,6 +7,7 @@
 use crate::interpreter::{self, Rows};
 use crate::source;
 use crate::tolerance;
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -180,6 +181,21 @@ fn load(row: &Row, dtype: DType) -> Case {
         outputs: plain(outputs),
         items,
     }
+}
+
+/// Writes the tensor `name` of uniform numbers, with noise's deviation, as an input of `tessera run`.
+pub(crate) fn noise(file: &Path, name: &str, shape: [usize; 4]) {
+    let mut rng = crate::problem::Rng::new(name);
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| 1.7 * rng.unit() as f32).collect();
+    let view = TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(&values)).expect("view");
+    safetensors::serialize_to_file([(name, view)], None, file).expect("written");
+}
+
+/// The values of a file with one tensor.
+pub(crate) fn output(file: &Path) -> Vec<f32> {
+    let mut all = tensors(file);
+    assert_eq!(all.len(), 1, "{}", file.display());
+    all.drain().map(|(_, t)| t.values).next().expect("one")
 }
 
 /// Relative L2 error.
