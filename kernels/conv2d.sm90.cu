@@ -14,8 +14,8 @@
 // Layout: NHWC, pitch a multiple of 8, pad channels zero. Pixels of a tile may span rows and items.
 // Numerics: f32 accumulation, K in order tap, source, channel 16 at a time, whatever the tile; one rounding. tma_split:
 //   parts of K in order, then their sums.
-// Limits: as conv2d.sm80.cu's mma, and no statistics by tma_split; compute capability 9.0. tma: pitches of multiples of 64, not the doubled input but by phases, and
-//   what the maps can hold (src/abi/table/tma.rs).
+// Limits: as conv2d.sm80.cu's mma; compute capability 9.0. tma: pitches of multiples of 64, not the doubled input but by phases, and
+//   what the maps can hold (src/abi/table/tma.rs). tma_split: no statistics.
 
 // The operands of tma. The left one is a run of the output's pixels, each where its first tap reads: the map's bounding box has as
 // many places a row as the output has pixels, and a tap moves them all. The right one is boxes of 64 channels by 64 of K.

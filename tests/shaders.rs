@@ -47,7 +47,8 @@ fn check(stem: Stem, text: &str) -> Result<(), String> {
         let name = global.name.as_deref().unwrap_or_default();
         match (global.space, &global.binding) {
             (AddressSpace::Storage { access }, Some(at)) => {
-                let declared = stem.bindings().get(at.binding as usize).ok_or(format!("binding {}", at.binding))?;
+                let declared = stem.bindings().get(at.binding as usize).filter(|b| b.on(BackendKind::Wgpu));
+                let declared = declared.ok_or(format!("binding {}", at.binding))?;
                 if at.group != 0 || declared.name != name {
                     return Err(format!(
                         "`{name}` is at {}.{}; the table has `{}`",

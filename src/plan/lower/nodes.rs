@@ -102,11 +102,15 @@ impl Context<'_> {
         let name = self.graph.value(node.output).name.clone();
         let width = u64::from(n) * u64::from(pitch_x + pitch_x2) * DType::F32.bytes();
         let sources = [Some(buffer(x)), x2.map(buffer)];
-        let setup = self.is_setup(node);
-        let made = if x2.is_none() { self.made_statistics(x, setup) } else { None };
+        let made = if x2.is_none() { self.made_statistics(x, self.is_setup(node)) } else { None };
         let (partials, blocks) = match made {
             Some(made) => made,
-            None => self.statistics(node, &name, width)?,
+            None => {
+                let blocks = extent::to_u32("statistics blocks", xs.pixels().div_ceil(u64::from(NORM_BLOCK)))?;
+                let partials = self.scratch(format!("{name}.partials"), 3 * u64::from(blocks) * width);
+                self.moments(node, blocks, partials)?;
+                (partials, blocks)
+            }
         };
         let ab = self.scratch(format!("{name}.ab"), 2 * width);
 
@@ -123,13 +127,11 @@ impl Context<'_> {
         self.push(node, Params::NormApply(apply), types, list)
     }
 
-    /// The first of a group norm's launches: its partial statistics, `width` bytes for a number of each channel, and their blocks per item.
-    fn statistics(&mut self, node: &Node, name: &str, width: u64) -> Result<(Operand, u32)> {
+    /// The first of a group norm's launches: the partial statistics of the node's inputs, in so many blocks an item.
+    fn moments(&mut self, node: &Node, blocks: u32, partials: Operand) -> Result<()> {
         let x = node.inputs[0];
         let x2 = node.inputs.get(1).copied();
         let xs = self.shape(x);
-        let blocks = extent::to_u32("statistics blocks", xs.pixels().div_ceil(u64::from(NORM_BLOCK)))?;
-        let partials = self.scratch(format!("{name}.partials"), 3 * u64::from(blocks) * width);
         let params = Params::GroupNormStats(GroupNormStatsParams {
             n: xs.n,
             h: xs.h,
@@ -141,8 +143,7 @@ impl Context<'_> {
             pad0: 0,
         });
         let types = Types { x: self.dtype(x), w: DType::F32, y: DType::F32 };
-        self.push(node, params, types, vec![Some(buffer(x)), x2.map(buffer), Some(partials)])?;
-        Ok((partials, blocks))
+        self.push(node, params, types, vec![Some(buffer(x)), x2.map(buffer), Some(partials)])
     }
 
     /// The last of a group norm's launches, with factors from elsewhere.
@@ -163,22 +164,9 @@ impl Context<'_> {
         self.push(node, params, types, vec![Some(buffer(x)), None, Some(buffer(ab)), Some(buffer(node.output))])
     }
 
-    /// The first of a group norm's launches, whose partial statistics are the node's own value.
+    /// The first of a group norm's launches alone; its partial statistics are the node's own value.
     pub(super) fn channel_moments(&mut self, node: &Node) -> Result<()> {
-        let x = node.inputs[0];
-        let xs = self.shape(x);
-        let params = Params::GroupNormStats(GroupNormStatsParams {
-            n: xs.n,
-            h: xs.h,
-            w: xs.w,
-            pitch_x: xs.pitch(),
-            pitch_x2: 0,
-            blocks: self.shape(node.output).h,
-            parts: 0,
-            pad0: 0,
-        });
-        let types = Types { x: self.dtype(x), w: DType::F32, y: DType::F32 };
-        self.push(node, params, types, vec![Some(buffer(x)), None, Some(buffer(node.output))])
+        self.moments(node, self.shape(node.output).h, buffer(node.output))
     }
 
     pub(super) fn layer_norm(&mut self, node: &Node, p: &LayerNorm) -> Result<()> {
