@@ -1,7 +1,8 @@
 //! `conv2d`: direct convolution over the zero-padded, optionally doubled, concatenated input.
 
 use super::{
-    ACTS, BF16, Case, F16, F16_F32, F32, Operand, Rng, TABLE_ROWS, TYPES, act, group_norm_stats, items, pitch, round,
+    ACTS, BF16, Case, F16, F16_F32, F32, MOMENTS, Operand, Rng, TABLE_ROWS, TYPES, act, group_norm_stats, items, pitch,
+    round,
 };
 use tessera::abi::params::{ACT_NONE, ACT_SILU, Conv2dParams, PRODUCT_BLOCK, STATISTICS};
 use tessera::abi::table::WeightForm;
@@ -163,7 +164,7 @@ impl Problem {
         }
         let kn = pack_kn(&weight, self.oc, self.c, k);
         let blocks = self.n * oh * ow / PRODUCT_BLOCK as usize;
-        let statistics = (!self.rects.is_empty()).then_some(Operand::Output(blocks * 3 * py, DType::F32));
+        let statistics = (!self.rects.is_empty()).then_some(Operand::Output(blocks * MOMENTS * py, DType::F32));
         Case {
             name: self.name.clone(),
             params: Params::Conv2d(params),

@@ -1,6 +1,6 @@
 //! `group_norm_stats`: count, mean and M2 per channel and block of pixels, masked by `stats_rect`.
 
-use super::{BF16, Case, F16, F32, Operand, Rng, items};
+use super::{BF16, Case, F16, F32, MOMENTS, Operand, Rng, items};
 use tessera::abi::params::{GroupNormStatsParams, NORM_BLOCK};
 use tessera::abi::{Item, Params, Types};
 use tessera::graph::DType;
@@ -23,7 +23,7 @@ pub fn moments(
     channels: usize,
     value: impl Fn(usize, usize, usize) -> f64,
 ) -> Vec<f64> {
-    let mut out = vec![0.0; items.len() * blocks.len() * 3 * channels];
+    let mut out = vec![0.0; items.len() * blocks.len() * MOMENTS * channels];
     for (i, item) in items.iter().enumerate() {
         let [y0, x0, y1, x1] = rect_pixels(item.stats_rect, h, w);
         let counts = |p: &usize| (y0..y1).contains(&(p / w)) && (x0..x1).contains(&(p % w));
@@ -34,7 +34,7 @@ pub fn moments(
                 let mean = if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / count };
                 let m2: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
                 for (row, v) in [count, mean, m2].into_iter().enumerate() {
-                    out[((i * blocks.len() + b) * 3 + row) * channels + c] = v;
+                    out[((i * blocks.len() + b) * MOMENTS + row) * channels + c] = v;
                 }
             }
         }

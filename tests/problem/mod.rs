@@ -57,7 +57,31 @@ pub struct Case {
     pub narrows: bool,
 }
 
+/// How values lie in an output: `[..][kinds][width]`. Kinds differ in size (a block's M2 is hundreds of times its mean), so
+/// what one may be off by says nothing of another.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows {
+    /// Kinds of rows, one after the other.
+    pub kinds: usize,
+    /// Values of a row.
+    pub width: usize,
+}
+
+/// Kinds of rows in statistics: count, mean, M2.
+pub const MOMENTS: usize = 3;
+
 impl Case {
+    /// How the expected values lie.
+    pub fn rows(&self) -> Rows {
+        let width = |pitch_x: u32, pitch_x2: u32| (pitch_x + pitch_x2) as usize;
+        match &self.params {
+            Params::GroupNormStats(p) => Rows { kinds: MOMENTS, width: width(p.pitch_x, p.pitch_x2) },
+            // The factor, and what is added.
+            Params::NormFinalize(p) => Rows { kinds: 2, width: width(p.pitch_x, p.pitch_x2) },
+            _ => Rows { kinds: 1, width: self.expected.len().max(1) },
+        }
+    }
+
     /// The operand of binding `index` for a variant that wants its weight in `form`; `None` where the
     /// part is absent.
     pub fn operand(&self, index: usize, form: WeightForm) -> Option<&Operand> {

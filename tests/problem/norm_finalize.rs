@@ -1,6 +1,6 @@
 //! `norm_finalize`: merges partial statistics of a group's channels into (a, b) per channel.
 
-use super::{Case, F32, Operand, Rng, items, pitch, round};
+use super::{Case, F32, MOMENTS, Operand, Rng, items, pitch, round};
 use tessera::abi::Params;
 use tessera::abi::params::NormFinalizeParams;
 use tessera::graph::DType;
@@ -23,8 +23,8 @@ impl Problem {
         let (p1, p2) = (pitch(c1), if c2 > 0 { pitch(c2) } else { 0 });
         let (total, ct) = (p1 + p2, c1 + c2);
         let position = |j: usize| if j < c1 { j } else { p1 + j - c1 };
-        let mut partials = vec![0.0; self.n * self.blocks * 3 * total];
-        for (index, block) in partials.chunks_exact_mut(3 * total).enumerate() {
+        let mut partials = vec![0.0; self.n * self.blocks * MOMENTS * total];
+        for (index, block) in partials.chunks_exact_mut(MOMENTS * total).enumerate() {
             let b = index % self.blocks;
             let count = match b {
                 _ if b < self.empty => 0.0,
@@ -50,7 +50,7 @@ impl Problem {
                 let entries: Vec<[f64; 3]> = (0..self.blocks)
                     .flat_map(|b| channels.iter().map(move |&j| (b, j)))
                     .map(|(b, j)| {
-                        let at = (i * self.blocks + b) * 3 * total + position(j);
+                        let at = (i * self.blocks + b) * MOMENTS * total + position(j);
                         [partials[at], partials[at + total], partials[at + 2 * total]]
                     })
                     .collect();
