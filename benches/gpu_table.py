@@ -1,7 +1,7 @@
 """What `tools/gpu_check` measured, together: python benches/gpu_table.py FOLDER writes FOLDER/table.md and FOLDER/figures.jsonl,
 all figures with the way that ours were multiplied, f32's through tf32 (kernels-tf32.jsonl) too.
 
-Ours by each way to multiply (kernels*.jsonl, networks*.jsonl: mma, wgmma, tma; apart: the best of them that the card has, with norms that
+Ours by each way to multiply (kernels*.jsonl, networks*.jsonl, large*.jsonl: mma, wgmma, tma; apart: the best of them that the card has, with norms that
 read their input for its statistics) beside PyTorch (torch.jsonl), and of both the rate that the better of ours has to the best of theirs.
 Without torch.jsonl ours stand alone.
 """
@@ -45,13 +45,13 @@ def main():
     ours = {}
     for way in WAYS:
         end = "" if way == "mma" else f"-{way}"
-        ours[way] = figures(folder / f"kernels{end}.jsonl") | figures(folder / f"networks{end}.jsonl")
+        ours[way] = {k: v for of in ("kernels", "networks", "large") for k, v in figures(folder / f"{of}{end}.jsonl").items()}
     theirs = figures(folder / "torch.jsonl")
     by_mode = {}
     for key, rows in theirs.items():
         for f in rows:
             by_mode.setdefault(f["variant"], {}).setdefault(key, []).append(f)
-    names = [k for k in theirs] + [k for k in ours["mma"] if k not in theirs and k[0] in ("kernel", "network")]
+    names = [k for k in theirs] + [k for k in ours["mma"] if k not in theirs and k[0] in ("kernel", "network", "job", "phase")]
     lines = [f"| what | {' | '.join(WAYS)} | PyTorch | of it | times as fast |", "|---" * (len(WAYS) + 4) + "|"]
 
     def line(name, mine, other, label):
@@ -71,6 +71,10 @@ def main():
             line("a tile of 512: encoder, denoiser, decoder, of four", [tile(ours[way]) for way in WAYS], other, mode)
     if not theirs:
         line("a tile of 512: encoder, denoiser, decoder, of four", [tile(ours[way]) for way in WAYS], None, "-")
+    for way in WAYS:
+        starts = [f["launch"] for rows in ours[way].values() for f in rows if f.get("launch")]
+        if starts:
+            lines.append(f"\nStarting a recorded segment takes the host {min(starts) * 1e6:.0f} to {max(starts) * 1e6:.0f} us ({way}, means over a network's).")
     with open(folder / "figures.jsonl", "w") as file:
         for way, rows in [*ours.items(), ("tf32", figures(folder / "kernels-tf32.jsonl")), ("torch", theirs)]:
             for f in (f for of in rows.values() for f in of):

@@ -10,7 +10,7 @@ pub struct Knob {
 }
 
 /// Every environment variable the program reads.
-pub const KNOBS: [Knob; 10] = [
+pub const KNOBS: [Knob; 11] = [
     Knob {
         name: "TESSERA_WEIGHTS",
         meaning: "folder that holds the shipped models (default: beside the program, then the source tree)",
@@ -39,6 +39,10 @@ pub const KNOBS: [Knob; 10] = [
     Knob {
         name: "TESSERA_CUDA_STATISTICS",
         meaning: "apart lets norms read their input for its statistics on CUDA, instead of the convolution that made it; the device's name then says so",
+    },
+    Knob {
+        name: "TESSERA_CUDA_PROCESSORS",
+        meaning: "at most so many of a CUDA device's processors for the kernels that stay on theirs, so that small shapes take the ways of large ones, to check them; the device's name then says so",
     },
     Knob {
         name: "TESSERA_REFERENCES",

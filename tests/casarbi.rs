@@ -322,4 +322,47 @@ fn samples_come_with_their_mean_and_deviation() {
     }
     assert!(deviation.iter().any(|&d| d > far), "samples differ");
     assert_eq!(samples(&o, 0, &mut Silent, &Cancel::new()).expect_err("none").kind(), Kind::Usage);
+    // As words and as JSON; of a folder they are refused.
+    let text = |p: &std::path::Path| p.to_str().expect("a plain name").to_owned();
+    let (model, input, output) =
+        (text(&o.model.expect("a model")), text(&o.input), text(&folder.path().join("again.png")));
+    let args =
+        ["upscale", "-i", &input, "-o", &output, "-m", &model, "-s", "2", "-g", "cpu", "--samples", "2", "--json"];
+    let r = crate::program::run(&args);
+    let told = r.json();
+    assert_eq!(
+        (told["samples"].as_array().map(Vec::len), told["pictures"].as_array().map(Vec::len)),
+        (Some(2), Some(2))
+    );
+    let r = crate::program::run(&["upscale", "-i", &text(folder.path()), "-m", &model, "-g", "cpu", "--samples", "2"]);
+    assert!(r.code == Some(2) && r.stderr.contains("2 samples of a folder"), "{r:?}");
+    let r = crate::program::run(&["upscale", "-i", &input, "-m", &model, "-g", "cpu", "--noise", "1", "--overwrite"]);
+    assert!(r.code == Some(2) && r.stderr.contains("--noise 1") && r.stderr.contains("is not told"), "{r:?}");
+}
+
+#[test]
+fn numbers_of_an_index_are_not_bent() {
+    let copy = tempfile::tempdir().expect("folder");
+    let from = options(copy.path(), 2.0).model.expect("a model");
+    for part in ["liif", "lr_encoder", "hr_encoder", "denoiser"] {
+        std::fs::create_dir_all(copy.path().join("m").join(part)).expect("folder");
+        let [a, b] = [from.clone(), copy.path().join("m")].map(|f| f.join(part).join("config.json"));
+        std::fs::copy(a, b).expect("copied");
+    }
+    let index = std::fs::read_to_string(from.join("model_index.json")).expect("an index");
+    for (key, value) in [
+        ("overlap", "-5"),
+        ("overlap", "64.7"),
+        ("tile", "256.9"),
+        ("num_inference_steps", "4.9"),
+        ("num_inference_steps", "-4"),
+        ("num_inference_steps", "1e12"),
+    ] {
+        let mut map: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&index).expect("JSON");
+        map.insert(key.into(), serde_json::from_str(value).expect("a number"));
+        let text = serde_json::to_string(&map).expect("JSON");
+        std::fs::write(copy.path().join("m").join("model_index.json"), text).expect("written");
+        let e = CasArbi::open(&copy.path().join("m")).expect_err("refused");
+        assert!(e.kind() == Kind::Weights && e.message().contains(key) && e.message().contains("whole number"), "{e}");
+    }
 }

@@ -12,7 +12,7 @@ use tessera::system::casr::Casr;
 use tessera::system::job::Form;
 use tessera::system::latent::{LatentForm, LatentPlan, Norms};
 use tessera::system::onestep::Shaping;
-use tessera::system::program::Residency;
+use tessera::system::program::{Extent, Residency};
 use tessera::system::vae_modes::Attention;
 use tessera::system::{Job, System};
 
@@ -100,6 +100,49 @@ fn pictures_smaller_than_anything_come_out_in_their_size() {
     }
 }
 
+/// Norms over the few latents of a small window would make noise of it.
+#[test]
+fn flat_pictures_of_any_size_stay_flat() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let colour = [153, 137, 126];
+    for ([w, h], scale) in
+        [([1, 1], "8"), ([1, 64], "2"), ([64, 2], "2"), ([2, 2], "8"), ([4, 4], "2"), ([3, 21], "5.3")]
+    {
+        let [small, large] = ["small.png", "large.png"].map(|n| folder.path().join(n));
+        image::RgbImage::from_pixel(w, h, image::Rgb(colour)).save(&small).expect("written");
+        let text = |p: &std::path::Path| p.to_str().expect("a plain name").to_owned();
+        let (input, output) = (text(&small), text(&large));
+        let args =
+            ["upscale", "-i", &input, "-o", &output, "-s", scale, "--system", "casr", "-g", "cpu", "--overwrite"];
+        let r = crate::program::run(&args);
+        assert_eq!(r.code, Some(0), "{r:?}");
+        let p = image::open(&large).expect("a picture").to_rgb8();
+        let off = |p: &image::Rgb<u8>| (0..3).map(|c| p.0[c].abs_diff(colour[c])).max().expect("three channels");
+        let most = p.pixels().map(off).max().expect("pixels");
+        println!("{w}x{h} x{scale}: {most} levels");
+        assert!(most <= tolerance::FLAT_LEVELS, "{w}x{h} x{scale}: {most} levels");
+    }
+}
+
+#[test]
+fn a_strip_costs_no_more_than_a_picture() {
+    let model = model();
+    let program = |source: [u32; 2], sampler| {
+        let job = Job { source, target: source.map(|s| 2 * s), ..job(source, 2.0, sampler) };
+        program(&model, &job, &way(64, 16)).expect("a program")
+    };
+    for source in [[1, 3000], [40_000, 1], [7, 900]] {
+        let program = program(source, Sampler::default());
+        let seen = program.canvases.iter().find(|c| c.name.starts_with("seen by depth")).expect("depth sees it");
+        let Extent::Fixed([h, w]) = seen.extent else { panic!("{:?}", seen.extent) };
+        assert!(h.max(w) <= 8 * h.min(w) + 14, "{source:?}: depth of {w}x{h}");
+    }
+    // Cells larger than the picture: one of them covers it.
+    for (source, cell) in [([1, 64], 32), ([2, 2], 64)] {
+        program(source, Sampler { cell: Some(cell), ..Sampler::default() });
+    }
+}
+
 #[test]
 fn it_runs_without_what_it_can_do_without() {
     let copy = tempfile::tempdir().expect("folder");
@@ -120,10 +163,18 @@ fn it_runs_without_what_it_can_do_without() {
     let bare = Casr::open(copy.path()).expect("two networks are enough");
     let lines = bare.describe().expect("described").join("\n");
     assert!(
-        ["superpixel", "depth", "controlnet", "sarm", "sam"].iter().all(|p| lines.contains(&format!("no {p} ("))),
+        ["superpixel", "depth", "controlnet", "sarm", "sam"]
+            .iter()
+            .all(|p| lines.contains(&format!("no folder {p} ("))),
         "{lines}"
     );
     assert!(bare.lacks().iter().all(|l| l.contains("tools/train")) && model().lacks().is_empty(), "{lines}");
+    // Each is told for itself, also where another is of no use without it; and a folder that has weights alone.
+    put("depth");
+    std::fs::create_dir(copy.path().join("sam")).expect("folder");
+    let told = Casr::open(copy.path()).expect("opened").lacks().join("\n");
+    assert!(!told.contains("no folder depth") && told.contains("no folder controlnet"), "{told}");
+    assert!(told.contains("no config.json in sam"), "{told}");
     // It is what the whole model is with everything switched off.
     let all = tessera::system::casr::OFF.to_vec();
     let (job, bare_job) =

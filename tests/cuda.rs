@@ -169,9 +169,15 @@ fn pass(name: &str, settings: &[(&str, &str)]) -> Option<String> {
     Some(text)
 }
 
-/// A card of compute capability 9.0 and what is only done when asked for, so that every row of the table runs.
-const HOPPER: [(&str, &str); 3] =
-    [("TESSERA_MOCK_SM", "90"), ("TESSERA_CUDA_WGMMA", "tma"), ("TESSERA_CUDA_TF32", "1")];
+/// A card of compute capability 9.0 and what is only done when asked for, so that every row of the table runs: also that no more
+/// of a real card's processors are counted than small shapes have tiles for, as `tools/gpu_check` does on one.
+const HOPPER: [(&str, &str); 5] = [
+    ("TESSERA_MOCK_SM", "90"),
+    ("TESSERA_CUDA_WGMMA", "tma"),
+    ("TESSERA_CUDA_TF32", "1"),
+    ("TESSERA_MOCK_PROCESSORS", "132"),
+    ("TESSERA_CUDA_PROCESSORS", "2"),
+];
 
 /// A test of kernels that leaves no row of the table out.
 fn hold_all(name: &str, settings: &[(&str, &str)]) {
@@ -189,16 +195,15 @@ fn the_mock_driver_runs_the_products() {
 #[test]
 fn the_mock_driver_runs_the_other_kernels() {
     // Work that waits until something waits for it: a host that looks too early would see.
-    let late = [HOPPER[0], HOPPER[1], HOPPER[2], ("TESSERA_MOCK_DEFER", "1")];
-    hold_all("cuda::child_others", &late);
+    hold_all("cuda::child_others", &[&HOPPER[..], &[("TESSERA_MOCK_DEFER", "1")]].concat());
 }
 
 /// With more processors than tiles, so that a tile's K goes into several parts.
 #[test]
 fn the_mock_driver_runs_products_in_parts() {
     for processors in ["3", "7"] {
-        let settings = [HOPPER[0], HOPPER[1], ("TESSERA_MOCK_PROCESSORS", processors), ("TESSERA_MOCK_TWICE", "1")];
-        pass("cuda::child_parts", &settings).iter().for_each(|text| println!("{text}"));
+        let more = [("TESSERA_CUDA_PROCESSORS", processors), ("TESSERA_MOCK_TWICE", "1")];
+        pass("cuda::child_parts", &[&HOPPER[..], &more].concat()).iter().for_each(|text| println!("{text}"));
     }
 }
 

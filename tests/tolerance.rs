@@ -107,6 +107,10 @@ pub fn rounded_exponentials(x: DType) -> f64 {
 /// rounded, all err towards zero: 1.4 times this for the largest sum.
 pub const TF32: f64 = 1.0 / 2048.0;
 
+/// Levels by which a flat picture of any size may leave its colour in the stages that ship: what a network of this size leaves
+/// of a constant, over three stages.
+pub const FLAT_LEVELS: u8 = 4;
+
 /// JPEG samples of two decoders, in steps of 255: their inverse transforms round differently by one
 /// step, the conversion from YCbCr adds one, and chroma is interpolated by other filters.
 pub const JPEG_DECODERS: u64 = 6;

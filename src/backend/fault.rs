@@ -1,7 +1,7 @@
 //! A backend around another that fails on purpose: the n-th call of a kind runs out of memory, loses the
 //! device, or corrupts what is read. Recovery is tested with it.
 
-use super::{Account, Backend, BufferId, ListId, Stop};
+use super::{Account, Backend, BufferId, Launches, ListId, Stop};
 use crate::abi::Caps;
 use crate::error::{Error, Kind, Result};
 use crate::plan::command::{Dispatch, Slot, SlotKind};
@@ -173,6 +173,10 @@ impl Backend for Faulty {
             return Err(Error::new(Kind::DeviceLost, "backend", "the device is gone").advise("open the device again"));
         }
         self.inner.finish()
+    }
+
+    fn launches(&self) -> Launches {
+        self.inner.launches()
     }
 
     fn free_memory(&self) -> Option<u64> {

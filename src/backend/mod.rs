@@ -13,6 +13,7 @@ use crate::extent;
 use crate::plan::command::{Dispatch, Slot};
 pub use account::Account;
 use std::ops::Range;
+use std::time::Duration;
 
 /// A device buffer of one backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -41,6 +42,15 @@ pub struct Rows {
     pub bytes: u64,
     /// Number of rows.
     pub rows: u32,
+}
+
+/// What it took the host to start recorded segments, waiting apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Launches {
+    /// Segments started.
+    pub count: u64,
+    /// Time in the calls that started them.
+    pub time: Duration,
 }
 
 /// Says between two segments of a run whether it is to end, by the error to end with.
@@ -107,6 +117,11 @@ pub trait Backend: Send {
     /// Waits for everything that was started.
     fn finish(&mut self) -> Result<()> {
         Ok(())
+    }
+
+    /// What starting recorded segments has taken so far; nothing where none are recorded.
+    fn launches(&self) -> Launches {
+        Launches::default()
     }
 
     /// Device memory that is free now, of this program and of others, where the device tells.

@@ -222,6 +222,10 @@ pub(super) fn run(args: &UpscaleArgs, cancel: &Cancel) -> Result<bool> {
     }
     let mut display = Display::new(args.progress);
     if args.input.is_dir() {
+        if args.samples != 1 {
+            return Err(Error::new(Kind::Usage, "usage", format!("{} samples of a folder", args.samples))
+                .advise("name one picture, or leave --samples away"));
+        }
         let options = FolderOptions { each: args.options(), recursive: args.recursive };
         return folder::run(&options, args.json, display, cancel);
     }
@@ -229,10 +233,16 @@ pub(super) fn run(args: &UpscaleArgs, cancel: &Cancel) -> Result<bool> {
         let outcome = run::samples(&args.options(), args.samples, &mut display, cancel);
         display.finish();
         let done = outcome?;
-        for report in &done.reports {
-            out(&report.path.display().to_string())?;
+        let mut paths = done.reports.iter().map(|r| &r.path).chain(&done.pictures);
+        match done.reports.first() {
+            _ if args.json => {
+                let reports: Vec<Value> = done.reports.iter().map(report_json).collect();
+                out(&json!({ "samples": reports, "pictures": done.pictures }).to_string())?;
+            }
+            // Only seeds and names differ.
+            Some(first) if first.dry_run => out(&dry_run_text(first))?,
+            _ => paths.try_for_each(|path| out(&path.display().to_string()))?,
         }
-        done.pictures.iter().try_for_each(|path| out(&path.display().to_string()))?;
         return Ok(true);
     }
     let outcome = run::upscale(&args.options(), &mut display, cancel);

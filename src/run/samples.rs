@@ -53,7 +53,9 @@ pub fn samples(options: &UpscaleOptions, count: u32, observer: &mut dyn Observer
     if options.dry_run {
         return Ok(Samples { reports, pictures: Vec::new() });
     }
-    spread(&outputs, &pictures, options)?;
+    if !spread(&outputs, &pictures, options)? && count > 1 {
+        observer.note("all samples are the same picture: nothing in this model's run is random");
+    }
     Ok(Samples { reports, pictures })
 }
 
@@ -63,25 +65,26 @@ fn beside(path: &Path, what: &str) -> PathBuf {
     path.with_file_name(format!("{stem}_{what}{extension}"))
 }
 
-/// Mean and deviation of the files `from`, row by row; alpha is that of the first.
-fn spread(from: &[PathBuf], to: &[PathBuf], options: &UpscaleOptions) -> Result<()> {
+/// Mean and deviation of the files `from`, row by row; alpha is that of the first. Whether they differ anywhere.
+fn spread(from: &[PathBuf], to: &[PathBuf], options: &UpscaleOptions) -> Result<bool> {
     let mut sources = from.iter().map(|p| image::open(p)).collect::<Result<Vec<Box<dyn RowSource>>>>()?;
     let Some(header) = sources.first().map(|s| Header { notes: Vec::new(), ..s.header().clone() }) else {
-        return Ok(());
+        return Ok(false);
     };
     let create = |path: &PathBuf| image::create_with(path, &header, &options.writing());
     let mut sinks = to.iter().map(create).collect::<Result<Vec<_>>>()?;
     let (channels, len, count) = (header.colour.channels(), header.row_len(), from.len() as f64);
     let (mut sums, mut squares, mut row) = (vec![0.0f64; len], vec![0.0f64; len], vec![0.0f32; len]);
-    let mut alpha = vec![0.0f32; len];
+    let (mut first, mut differ) = (vec![0.0f32; len], false);
     for _ in 0..header.height {
         sums.fill(0.0);
         squares.fill(0.0);
         for (i, source) in sources.iter_mut().enumerate() {
             source.read_row(&mut row)?;
             if i == 0 {
-                alpha.copy_from_slice(&row);
+                first.copy_from_slice(&row);
             }
+            differ |= first != row;
             for ((s, q), v) in sums.iter_mut().zip(&mut squares).zip(&row) {
                 *s += f64::from(*v);
                 *q += f64::from(*v).powi(2);
@@ -92,7 +95,7 @@ fn spread(from: &[PathBuf], to: &[PathBuf], options: &UpscaleOptions) -> Result<
                 let (mean, is_alpha) = (sums[i] / count, header.colour.has_alpha() && i % channels == channels - 1);
                 let deviation = (squares[i] / count - mean * mean).max(0.0).sqrt();
                 *out = match (is_alpha, which) {
-                    (true, _) => alpha[i],
+                    (true, _) => first[i],
                     (false, 0) => mean as f32,
                     (false, _) => deviation as f32,
                 };
@@ -100,7 +103,8 @@ fn spread(from: &[PathBuf], to: &[PathBuf], options: &UpscaleOptions) -> Result<
             sink.write_row(&row)?;
         }
     }
-    sinks.into_iter().try_for_each(|s| s.finish())
+    sinks.into_iter().try_for_each(|s| s.finish())?;
+    Ok(differ)
 }
 
 #[cfg(test)]

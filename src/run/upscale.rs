@@ -18,8 +18,9 @@ use crate::error::{Error, Kind, Result};
 use crate::extent;
 use crate::image::{self, Header, WriteOptions};
 use crate::limits;
+use crate::system::cascade::stages;
 use crate::system::job::{Checkpoints, Job};
-use crate::system::onestep::Conditioning;
+use crate::system::onestep::{Conditioning, Plane};
 use crate::system::program::{Program, Residency as Placed};
 use crate::system::{System, registry};
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,6 +89,7 @@ pub fn upscale_with(
     let folder = model_folder(options)?;
     let model = registry::open(&folder, options.system.as_deref())?;
     let model = model.as_ref();
+    check_conditioning(options, model)?;
     if options.save_stages && image::is_pipe(&path) {
         let why = "--save-stages writes files beside the output, and there is none beside a pipe";
         return Err(Error::new(Kind::Usage, "run", why).advise("name an output file"));
@@ -129,6 +131,7 @@ pub fn upscale_with(
     report.notes.extend(header.notes.iter().cloned());
     report.notes.extend(image::output_notes_with(&path, &out_header, &writing));
     report.notes.extend(model.lacks());
+    report.notes.extend(stages_of(model, &job)?);
     report.notes.extend(choice.notes.iter().cloned());
     let copied = unchanged(options, &header, &target);
     if copied {
@@ -303,6 +306,28 @@ fn parameters(model: &dyn System, program: &Program) -> Result<u64> {
 fn unchanged(options: &UpscaleOptions, header: &Header, target: &Target) -> bool {
     let same = (header.width, header.height) == (target.width, target.height);
     same && options.noise == 0.0 && options.jpeg == 0.0 && options.sampler.enlarged.is_none()
+}
+
+/// An error where the job says of the picture what the model is not told.
+fn check_conditioning(options: &UpscaleOptions, model: &dyn System) -> Result<()> {
+    for (name, value, plane) in [("--noise", options.noise, Plane::Noise), ("--jpeg", options.jpeg, Plane::Jpeg)] {
+        if value != 0.0 && !model.planes().contains(&plane) {
+            let why =
+                format!("{name} {value}: {}'s model in {} is not told of it", model.name(), model.folder().display());
+            return Err(
+                Error::new(Kind::Usage, "run", why).advise(format!("leave {name} away, or choose another --system"))
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The stages of a job that has several, in words.
+fn stages_of(model: &dyn System, job: &Job) -> Result<Option<String>> {
+    let Some(cascade) = model.cascade(&job.sampler) else { return Ok(None) };
+    let stages = stages(job.source, job.target, cascade)?;
+    let told: Vec<String> = stages.iter().map(|s| format!("{}x{}", s.to[1], s.to[0])).collect();
+    Ok((stages.len() > 1).then(|| format!("{} stages: {}", stages.len(), told.join(", "))))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::needs::Needs;
 use super::onestep::{Shaping, read_json};
 use super::onestep_index::{Index, wrong};
 use super::program::Program;
-use super::schedule::{ResShift, ShiftStep};
+use super::schedule::{MAX_STEPS, ResShift, ShiftStep};
 use super::{casarbi_program, casarbi_stage};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{DType, Graph};
@@ -120,8 +120,8 @@ impl CasArbi {
             settings: Settings::read(&index)?,
             trained_scales: index.scales("trained_scales")?,
             liif_trained_scales: index.scales("liif_trained_scales")?,
-            tile: index.number("tile", 256.0)? as u32,
-            overlap: index.number("overlap", 64.0)? as u32,
+            tile: index.whole("tile", 256, 1..=limits::MAX_TILE)?,
+            overlap: index.whole("overlap", 64, 0..=limits::MAX_TILE)?,
         };
         model.check(&index)?;
         Ok(model)
@@ -174,7 +174,7 @@ impl CasArbi {
 impl Settings {
     fn read(index: &Index<'_>) -> Result<Settings> {
         let schedule = ResShift {
-            steps: index.number("num_inference_steps", 15.0)? as u32,
+            steps: index.whole("num_inference_steps", 15, 1..=MAX_STEPS)?,
             kappa: index.number("kappa", 2.0)?,
             power: index.number("power", 0.3)?,
             etas_end: index.number("etas_end", 0.99)?,

@@ -16,7 +16,7 @@ pub use super::casr_settings::{Latent, Settings};
 use super::job::{Cascade, Checkpoints, Form, Job, Off, Sampler, System};
 use super::latent::{LatentForm, LatentPlan, LatentProgram};
 use super::needs::Needs;
-use super::onestep::{Shaping, read_json};
+use super::onestep::{Plane, Shaping, read_json};
 use super::onestep_index::{Index, wrong};
 use super::program::Program;
 use super::schedule::{Prediction, Schedule};
@@ -91,7 +91,7 @@ impl Casr {
         NEEDS.check(folder)?;
         let at = |part: &'static str| move |e: Error| e.at(format!("{part}/config.json"));
         let config = |part: &'static str| read_json(&folder.join(part).join("config.json"));
-        let has = |part: &str| folder.join(part).join("config.json").is_file();
+        let has = |part: &str| has(folder, part);
         let schedule = Schedule::from_config(&read_json(&folder.join("scheduler").join("scheduler_config.json"))?)?;
         let settings = Settings::read(&index)?;
         let own = match schedule.prediction {
@@ -215,9 +215,16 @@ impl Casr {
         super::onestep::prompt(&self.folder, self.unet.context_channels())
     }
 
-    /// A network's checkpoint.
+    /// A network's checkpoint. Of one that it can do without the error says so.
     pub(super) fn checkpoint(&self, part: &str) -> Result<Checkpoint> {
-        super::job::checkpoint(&self.folder, part)
+        super::job::checkpoint(&self.folder, part).map_err(|e| {
+            match OPTIONAL.iter().find(|(optional, ..)| *optional == part && e.advice().is_none()) {
+                Some((_, what, whence)) => {
+                    e.advise(format!("put its weights there ({whence}), or take the folder away and go without {what}"))
+                }
+                None => e,
+            }
+        })
     }
 
     fn parts(&self) -> Vec<&'static str> {
@@ -232,6 +239,11 @@ impl Casr {
         }
         parts
     }
+}
+
+/// Whether a model's folder has a network, by its config.
+fn has(folder: &Path, part: &str) -> bool {
+    folder.join(part).join("config.json").is_file()
 }
 
 impl LatentForm for Casr {
@@ -290,11 +302,18 @@ impl System for Casr {
     }
 
     fn checkpoints(&self) -> Result<Checkpoints> {
-        Checkpoints::open(&self.folder, &self.parts())
+        let parts = self.parts();
+        // A missing one is told with what could run without it.
+        parts.iter().try_for_each(|part| self.checkpoint(part).map(|_| ()))?;
+        Checkpoints::open(&self.folder, &parts)
     }
 
     fn cascade(&self, sampler: &Sampler) -> Option<Cascade> {
         Some(sampler.cascade.unwrap_or(Cascade::LargestFirst))
+    }
+
+    fn planes(&self) -> &[Plane] {
+        &self.settings.planes
     }
 
     fn trained_scales(&self, _: &Sampler) -> Option<[f64; 2]> {
@@ -322,8 +341,11 @@ impl System for Casr {
     }
 
     fn lacks(&self) -> Vec<String> {
-        let parts = self.parts();
-        let missing = OPTIONAL.iter().filter(|(part, ..)| !parts.contains(part));
-        missing.map(|(part, what, whence)| format!("runs without {what}: the model has no {part} ({whence})")).collect()
+        let missing = OPTIONAL.iter().filter(|(part, ..)| !has(&self.folder, part));
+        let say = |(part, what, whence): &(&str, &str, &str)| {
+            let lacking = if self.folder.join(part).is_dir() { "config.json in" } else { "folder" };
+            format!("runs without {what}: the model has no {lacking} {part} ({whence})")
+        };
+        missing.map(say).collect()
     }
 }

@@ -19,13 +19,15 @@ use crate::extent;
 use crate::graph::Shape;
 use crate::graph::taps::Filter;
 use crate::model::{pictures, spixel_fcn};
-use crate::tile::geometry::{Placement, Tiling};
+use crate::tile::geometry::{Axis, Placement, QUANTUM, Tiling};
 use crate::tile::{Grid, Ramp};
 
 /// Pixels on either side that an enlargement reads.
 const REACH: u32 = 3;
 /// Side of the windows over which superpixels are labelled, pixels of the network's input, and their overlap.
 const LABELLED: [u32; 2] = [512, 64];
+/// Times its shorter side that the depth network sees of a picture's longer one at most.
+const LONGEST_DEPTH: u32 = 8;
 /// Enlargements: as the picture itself is enlarged, and as a map of depth.
 const BICUBIC: Filter = Filter::Bicubic { a: -0.5, antialias: false };
 
@@ -47,10 +49,14 @@ fn laid(model: &Casr, job: &Job, shaping: &Shaping, mut vae: Option<&mut Autoenc
     let over_latents = vae.is_some();
     let grid = |stage: &Stage| {
         let (stride, placement) = (model.unit(), if shaping.fitted { Placement::Fitted } else { Placement::Even });
-        let t = Tiling { tile: shaping.tile, overlap: shaping.overlap, stride, quantum: stride, placement };
-        // A latent that lies partly outside is a latent.
-        let side = |v: u32| if over_latents { v.next_multiple_of(model.vae.factor()) } else { v };
-        Grid::new(side(stage.to[0]), side(stage.to[1]), &t)
+        let axis = |v: u32| {
+            // A latent that lies partly outside is a latent.
+            let side = if over_latents { v.next_multiple_of(model.vae.factor()) } else { v };
+            // Norms over a few latents make noise of a flat picture.
+            let quantum = if side < QUANTUM { QUANTUM.next_multiple_of(stride) } else { stride };
+            Axis::new(side, &Tiling { tile: shaping.tile, overlap: shaping.overlap, stride, quantum, placement })
+        };
+        Ok(Grid { rows: axis(stage.to[0])?, cols: axis(stage.to[1])? })
     };
     let s = &settings;
     let lay = |at: Laid<'_>| Laying { model, s, job, shaping, at }.lay(vae.as_deref_mut());
@@ -101,7 +107,7 @@ impl Laying<'_> {
         let mut size = low;
         if trained != cell {
             // A network of larger cells sees the input enlarged, so that its cells are ours.
-            let larger = |side: u32| (f64::from(side) * f64::from(trained) / f64::from(cell)).round() as u64;
+            let larger = |side: u32| (f64::from(side) * f64::from(trained) / f64::from(cell)).round().max(1.0) as u64;
             size = [extent::to_u32("rows", larger(low[0]))?, extent::to_u32("columns", larger(low[1]))?];
             seen = self.canvas("seen by superpixel", size, 3);
             phases.push(Phase::Canvas(CanvasOp::Resize { from: self.at.input, to: seen }));
@@ -128,7 +134,10 @@ impl Laying<'_> {
     /// The input's depth, 0 to 1, once for each channel of the ControlNet's picture.
     fn depth(&mut self, phases: &mut Vec<Phase>) -> Result<Option<CanvasId>> {
         let Some((net, _)) = self.model.depth(self.s) else { return Ok(None) };
-        let size = net.input_size(self.at.stage.from[0], self.at.stage.from[1])?;
+        // The shorter side decides the network's size; of a strip it sees a squeezed picture, or a line of pixels would take hours.
+        let shorter = self.at.stage.from[0].min(self.at.stage.from[1]);
+        let [height, width] = self.at.stage.from.map(|side| side.min(shorter.saturating_mul(LONGEST_DEPTH)));
+        let size = net.input_size(height, width)?;
         let seen = self.canvas("seen by depth", size, 3);
         phases.push(Phase::Canvas(CanvasOp::Resize { from: self.at.input, to: seen }));
         let map = net.build(1, size[0], size[1], self.shaping.dtype)?;

@@ -11,6 +11,9 @@ use crate::limits;
 /// Cells of the superpixels that the publication compares, pixels of the stage input.
 const CELLS: std::ops::RangeInclusive<u32> = 2..=64;
 
+/// What residuals of the ControlNet and of SARM may be multiplied by at most.
+const LARGEST_SCALE: f64 = 4.0;
+
 /// A picture whose latent the denoiser takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Latent {
@@ -83,22 +86,18 @@ pub struct Settings {
 impl Settings {
     pub(super) fn read(index: &Index<'_>) -> Result<Settings> {
         let latents = index.list("latents", &Latent::ALL)?.unwrap_or_else(|| vec![Latent::Superpixels]);
+        if latents.is_empty() || latents.len() > 2 || (latents.len() == 2 && latents[0] == latents[1]) {
+            return Err(index.bad("latents", "one picture, or two different ones"));
+        }
         let wanted = index.named("sample", &Latent::ALL)?;
         let Some(sample) = latents.iter().position(|l| wanted.is_none_or(|w| *l == w)) else {
             return Err(index.bad("sample", "one of `latents`"));
         };
         let planes = index.list("planes", &Plane::ALL)?.unwrap_or_default();
-        if latents.is_empty() || latents.len() > 2 || (latents.len() == 2 && latents[0] == latents[1]) {
-            return Err(index.bad("latents", "one picture, or two different ones"));
-        }
         let scale = index.number("controlnet_conditioning_scale", 1.0)?;
-        let whole = |key: &str, default: u32, most: u32| -> Result<u32> {
-            let v = index.number(key, f64::from(default))?;
-            if v.fract() == 0.0 && (1.0..=f64::from(most)).contains(&v) {
-                return Ok(v as u32);
-            }
-            Err(index.bad(key, &format!("a whole number from 1 to {most}")))
-        };
+        if !(0.0..=LARGEST_SCALE).contains(&scale) {
+            return Err(index.bad("controlnet_conditioning_scale", &format!("a number from 0 to {LARGEST_SCALE}")));
+        }
         if index.number("largest_stage", 4.0)? != 4.0 {
             return Err(index.bad("largest_stage", "4"));
         }
@@ -108,16 +107,16 @@ impl Settings {
             latents,
             planes,
             residual: index.named("residual", &[("bicubic", true), ("none", false)])?.unwrap_or(false),
-            cell: whole("cell", 4, *CELLS.end())?,
-            trained_cell: whole("trained_cell", 16, *CELLS.end())?,
+            cell: index.whole("cell", 4, CELLS)?,
+            trained_cell: index.whole("trained_cell", 16, CELLS)?,
             rule: index.named("superpixel_rule", &LabelRule::ALL)?.unwrap_or(LabelRule::Probabilities),
             conditioning_scale: scale as f32,
-            sarm_scale: index.numbers("sarm_scale", &[1.0], 4.0)?.iter().map(|&v| v as f32).collect(),
-            token_budget: whole("sarm_token_budget", 16384, 1 << 20)?,
-            pooled_side: whole("sarm_pooled_side", 8, 256)?,
+            sarm_scale: index.numbers("sarm_scale", &[1.0], LARGEST_SCALE)?.iter().map(|&v| v as f32).collect(),
+            token_budget: index.whole("sarm_token_budget", 16384, 1..=1 << 20)?,
+            pooled_side: index.whole("sarm_pooled_side", 8, 1..=256)?,
             semantic: index.named("semantic_reference", &Base::ALL)?.unwrap_or(Base::StageInput),
-            tile: whole("tile", 512, limits::MAX_TILE)?,
-            overlap: index.number("overlap", 64.0)? as u32,
+            tile: index.whole("tile", 512, 1..=limits::MAX_TILE)?,
+            overlap: index.whole("overlap", 64, 0..=limits::MAX_TILE)?,
             off: Vec::new(),
         })
     }

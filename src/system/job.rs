@@ -2,7 +2,7 @@
 //! work is done and the systems that say what it is.
 
 use super::latent::LatentForm;
-use super::onestep::{Conditioning, OneStep, Shaping};
+use super::onestep::{Conditioning, OneStep, Plane, Shaping};
 use super::program::Program;
 use super::superpixels::LabelRule;
 use crate::error::{Error, Kind, Result};
@@ -236,6 +236,11 @@ pub trait System: fmt::Debug {
     /// Sentences on what jobs go without because the model has no network for it, and where the network comes from.
     fn lacks(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// What its denoiser is told of the picture, in planes of its input.
+    fn planes(&self) -> &[Plane] {
+        &[]
     }
 
     /// How a job's scale is shared out over stages; `None`: it is always one jump.

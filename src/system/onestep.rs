@@ -291,6 +291,10 @@ impl System for OneStep {
         Some(self)
     }
 
+    fn planes(&self) -> &[Plane] {
+        &self.planes
+    }
+
     fn trained_scales(&self, _: &Sampler) -> Option<[f64; 2]> {
         self.trained_scales
     }

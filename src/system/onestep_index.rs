@@ -3,6 +3,7 @@
 use crate::error::{Error, Kind, Result};
 use crate::weights::json;
 use serde_json::{Map, Value as Json};
+use std::ops::RangeInclusive;
 
 /// A constant plane after the latent channels of the UNet's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +93,15 @@ impl Index<'_> {
             None | Some(Json::Null) => Ok(default),
             Some(v) => v.as_f64().filter(|v| v.is_finite()).ok_or_else(|| self.bad(key, "a number")),
         }
+    }
+
+    /// A whole number of `range`; `default` where there is none.
+    pub(super) fn whole(&self, key: &str, default: u32, range: RangeInclusive<u32>) -> Result<u32> {
+        let v = self.number(key, f64::from(default))?;
+        if v.fract() == 0.0 && (f64::from(*range.start())..=f64::from(*range.end())).contains(&v) {
+            return Ok(v as u32);
+        }
+        Err(self.bad(key, &format!("a whole number from {} to {}", range.start(), range.end())))
     }
 
     /// One number or several, each from 0 to `most`.

@@ -8,6 +8,9 @@ use crate::knobs;
 use crate::limits;
 use cudarc::driver::sys::CUresult as Code;
 
+/// The knob that has fewer processors counted than there are.
+const PROCESSORS: &str = "TESSERA_CUDA_PROCESSORS";
+
 /// One device as `tessera devices` prints it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CudaDevice {
@@ -102,7 +105,21 @@ pub(super) fn choose(index: usize) -> Result<CudaDevice> {
         return Err(Error::new(Kind::Device, "cuda", format!("{}: {}", device.name, device.lacks.join("; ")))
             .advise("update the driver if that is what it lacks, or choose another --device"));
     }
-    Ok(device.clone())
+    let processors = match asked_processors()? {
+        Some(most) => device.processors.min(most),
+        None => device.processors,
+    };
+    Ok(CudaDevice { processors, ..device.clone() })
+}
+
+/// How many processors are asked for at most, where that is said.
+fn asked_processors() -> Result<Option<u32>> {
+    let Some(text) = knobs::get(PROCESSORS) else { return Ok(None) };
+    match text.parse() {
+        Ok(0) | Err(_) => Err(Error::new(Kind::Usage, PROCESSORS, format!("`{text}` is not a number of processors"))
+            .advise("unset it: it serves to check kernels on small shapes")),
+        Ok(most) => Ok(Some(most)),
+    }
 }
 
 /// What the planner may assume of `device`.
@@ -114,9 +131,10 @@ pub(super) fn caps(device: &CudaDevice) -> Caps {
     let statistics = knobs::get("TESSERA_CUDA_STATISTICS").as_deref() != Some("apart");
     let ways = [(tf32, " (tf32)"), (!statistics, " (statistics apart)")];
     let ways: String = ways.iter().filter(|(so, _)| *so).map(|(_, way)| *way).collect();
+    let few = knobs::get(PROCESSORS).map(|_| format!(" ({} processors)", device.processors)).unwrap_or_default();
     Caps {
         kind: BackendKind::Cuda,
-        name: format!("cuda:{} {}{ways}", device.index, device.name),
+        name: format!("cuda:{} {}{ways}{few}", device.index, device.name),
         max_chunk: device.memory,
         max_binding: device.memory,
         memory: Some(device.memory),

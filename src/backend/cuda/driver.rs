@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 
 /// Bytes of the log that the driver may write when it refuses a module.
 const LOG_BYTES: usize = 8 << 10;
-/// For so long a wait asks without pause, then it sleeps between questions: most launches end soon.
-const SPIN: Duration = Duration::from_millis(2);
+/// For so long the wait for a list's end asks without pause, then it sleeps between questions: of a short list a sleep would be
+/// a large part.
+pub(super) const SPIN: Duration = Duration::from_micros(500);
 /// See [`SPIN`].
 const PAUSE: Duration = Duration::from_micros(50);
 
@@ -373,11 +374,11 @@ impl Stream {
 
     /// Waits for the mark. A device that does not reach it in time is given up for good.
     pub(super) fn wait(&self, event: &Event) -> Call<()> {
-        self.wait_for(event, 1)
+        self.wait_for(event, 1, SPIN)
     }
 
-    /// Like [`Stream::wait`], with `times` the patience.
-    pub(super) fn wait_for(&self, event: &Event, times: u32) -> Call<()> {
+    /// Like [`Stream::wait`], with `times` the patience; asks without pause only for `spin`.
+    pub(super) fn wait_for(&self, event: &Event, times: u32, spin: Duration) -> Call<()> {
         let patience = self.patience.saturating_mul(times);
         self.context.bind()?;
         let began = Instant::now();
@@ -393,7 +394,7 @@ impl Stream {
                 self.context.abandoned.store(true, Ordering::Relaxed);
                 return Err(Failure::Timeout(patience));
             }
-            if waited > SPIN {
+            if waited > spin {
                 std::thread::sleep(PAUSE);
             } else {
                 std::thread::yield_now();

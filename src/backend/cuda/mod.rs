@@ -13,7 +13,7 @@ mod modules;
 mod run;
 mod tensor_map;
 
-use super::{Account, Backend, BufferId, ListId, Rows, Stop, insert};
+use super::{Account, Backend, BufferId, Launches, ListId, Rows, Stop, insert};
 use crate::abi::table::cuda::Target;
 use crate::abi::{Caps, Stem};
 use crate::error::{Error, Kind, Result};
@@ -34,6 +34,7 @@ use std::time::Duration;
 struct Gpu {
     faults: Faults,
     starting: Starting,
+    launches: Launches,
     /// Of the device.
     processors: u32,
     /// Ends of the last two segments.
@@ -90,7 +91,18 @@ impl CudaBackend {
         let one_by_one = crate::knobs::is_on("TESSERA_CUDA_SYNC");
         let starting = if one_by_one { Starting::Synchronous } else { Starting::Graphs };
         let processors = device.processors;
-        let mut gpu = Gpu { faults, starting, processors, marks, begun, pending: None, stream, copies, context };
+        let mut gpu = Gpu {
+            faults,
+            starting,
+            launches: Launches::default(),
+            processors,
+            marks,
+            begun,
+            pending: None,
+            stream,
+            copies,
+            context,
+        };
         let mut modules = Modules::new(device.driver);
         modules.load(&gpu.context, &mut gpu.faults, Stem::Pointwise, Target::Sm80).map_err(|e| e.at(&device.name))?;
         let caps = adapter::caps(&device);
@@ -187,6 +199,10 @@ impl Backend for CudaBackend {
 
     fn finish(&mut self) -> Result<()> {
         run::finish(&mut self.gpu)
+    }
+
+    fn launches(&self) -> Launches {
+        self.gpu.launches
     }
 
     fn free_memory(&self) -> Option<u64> {

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::Gpu;
-use super::driver::{DeviceMemory, Event, Failure, Function, Graph, Launch, Stream, TensorMap};
+use super::driver::{DeviceMemory, Event, Failure, Function, Graph, Launch, SPIN, Stream, TensorMap};
 use super::faults::Faults;
 use super::memory::Memory;
 use super::modules::Modules;
@@ -16,6 +16,7 @@ use crate::extent;
 use crate::limits::{CUDA_SEGMENT_BYTES, CUDA_SEGMENT_FLOPS, MAX_BINDINGS};
 use crate::plan::command::Dispatch;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 /// One launch, ready to start.
 struct Step {
@@ -130,6 +131,16 @@ fn start(stream: &Stream, step: &Step) -> Result<(), Failure> {
     unsafe { stream.launch(&launch) }
 }
 
+impl Gpu {
+    /// Enters what starting `segment` took the host since `began`, where it is a graph.
+    fn launched(&mut self, segment: &Segment, began: Instant) {
+        if segment.graph.is_some() {
+            self.launches.count += 1;
+            self.launches.time += began.elapsed();
+        }
+    }
+}
+
 /// Ready for a list: uploads beside the kernels come before it, and those that follow know where it begins.
 fn begin(gpu: &mut Gpu) -> Result<()> {
     gpu.faults.check("a run")?;
@@ -149,7 +160,7 @@ pub(super) fn order_uploads(gpu: &mut Gpu) -> Result<()> {
 pub(super) fn finish(gpu: &mut Gpu) -> Result<()> {
     let Some((turn, segments)) = gpu.pending.take() else { return Ok(()) };
     // Segments are meant to be short; the patience is for two of them.
-    let waited = gpu.stream.wait_for(&gpu.marks[turn], segments.div_ceil(2).max(1));
+    let waited = gpu.stream.wait_for(&gpu.marks[turn], segments.div_ceil(2).max(1), SPIN);
     waited.map_err(|e| gpu.faults.error("a run", e))
 }
 
@@ -230,10 +241,11 @@ impl List {
             if let Err(e) = stop() {
                 // What is in flight ends before its marks are used again.
                 if let Some(last) = before {
-                    self.finish(gpu, last, last..last + 1)?;
+                    self.finish(gpu, last, last..last + 1, SPIN)?;
                 }
                 return Err(e);
             }
+            let began = Instant::now();
             let mark = &gpu.marks[i % 2];
             let started = match &segment.graph {
                 Some(graph) => gpu.stream.replay(graph).map_err(|e| (e, segment.steps.clone())),
@@ -241,12 +253,14 @@ impl List {
             };
             let marked = started.and_then(|()| gpu.stream.mark(mark).map_err(|e| (e, segment.steps.clone())));
             marked.map_err(|(e, steps)| self.failed(&mut gpu.faults, e, steps))?;
+            gpu.launched(segment, began);
             if let Some(previous) = before.replace(i) {
-                self.finish(gpu, previous, previous..i + 1)?;
+                // The segment just started keeps the device busy: a processor that spun meanwhile would be wasted.
+                self.finish(gpu, previous, previous..i + 1, Duration::ZERO)?;
             }
         }
         match before {
-            Some(last) => self.finish(gpu, last, last..last + 1),
+            Some(last) => self.finish(gpu, last, last..last + 1, SPIN),
             None => Ok(()),
         }
     }
@@ -259,11 +273,13 @@ impl List {
         begin(gpu)?;
         let synchronous = gpu.starting == Starting::Synchronous;
         for segment in &self.segments {
+            let began = Instant::now();
             let started = match &segment.graph {
                 Some(graph) => gpu.stream.replay(graph).map_err(|e| (e, segment.steps.clone())),
                 None => self.start_all(&gpu.stream, &gpu.marks[turn], segment.steps.clone(), synchronous),
             };
             started.map_err(|(e, steps)| self.failed(&mut gpu.faults, e, steps))?;
+            gpu.launched(segment, began);
         }
         gpu.stream.mark(&gpu.marks[turn]).map_err(|e| self.failed(&mut gpu.faults, e, 0..self.steps.len()))?;
         // The one before has ended when this wait does.
@@ -292,10 +308,10 @@ impl List {
         Ok(())
     }
 
-    /// Waits for the segment `last`; the segments `in_flight` may have failed.
-    fn finish(&self, gpu: &mut Gpu, last: usize, in_flight: Range<usize>) -> Result<()> {
+    /// Waits for the segment `last`, without pause for `spin`; the segments `in_flight` may have failed.
+    fn finish(&self, gpu: &mut Gpu, last: usize, in_flight: Range<usize>, spin: Duration) -> Result<()> {
         let steps = self.segments[in_flight.start].steps.start..self.segments[in_flight.end - 1].steps.end;
-        gpu.stream.wait(&gpu.marks[last % 2]).map_err(|e| self.failed(&mut gpu.faults, e, steps))
+        gpu.stream.wait_for(&gpu.marks[last % 2], 1, spin).map_err(|e| self.failed(&mut gpu.faults, e, steps))
     }
 
     /// The error for a failure of one of `steps`.

@@ -31,6 +31,8 @@ pub struct Figure {
     /// Least processor time of one run, all threads together, seconds; where the host computes and its system tells. On
     /// a busy machine this is the figure to compare.
     pub processor: Option<f64>,
+    /// Host's seconds in the calls that start one recorded segment of a network, in the mean; where segments are recorded.
+    pub launch: Option<f64>,
     /// Floating-point operations by the definition of what was run; a kernel may do with less. 0 where it does not count.
     pub flops: f64,
     /// Bytes of the operands, each once. 0 where it does not count.
@@ -89,7 +91,7 @@ impl Figure {
         let clock = self.clock_mhz.map_or_else(|| "-".into(), |v| format!("{v:.0}"));
         let variant = if self.variant.is_empty() { "-" } else { &self.variant };
         format!(
-            "{:<42} {:<4} {:<12} {:>10.4} {:>7.1}% {:>9} {:>8} {:>6} {:>6} {:>6}",
+            "{:<42} {:<4} {:<12} {:>10.4} {:>7.1}% {:>9} {:>8} {:>6} {:>6} {:>6}{}",
             self.name,
             self.dtype,
             variant,
@@ -99,7 +101,8 @@ impl Figure {
             rate(self.bytes_rate()),
             share(self.of_peak()),
             share(self.of_roofline()),
-            clock
+            clock,
+            self.launch.map(|s| format!("  {:.1} us to start a segment", s * 1e6)).unwrap_or_default()
         )
     }
 }
@@ -187,6 +190,7 @@ pub(super) fn example(name: &str, seconds: f64) -> Figure {
         spread: 0.01 * seconds,
         best: 0.9 * seconds,
         processor: None,
+        launch: None,
         flops: 1e9,
         bytes: 1e8,
         working_set: 1e8,

@@ -126,6 +126,7 @@ fn figure(o: &BenchOptions, caps: &Caps, dtype: DType, t: timing::Timing) -> Fig
         best: t.best,
         // Of other devices the host's time tells nothing.
         processor: t.processor.filter(|_| caps.kind == BackendKind::Cpu),
+        launch: None,
         flops: 0.0,
         bytes: 0.0,
         working_set: 0.0,

@@ -35,7 +35,10 @@ pub(super) fn measure(
         outcome?;
     }
     let list = held.backend.prepare(&plan.body, &held.buffers)?;
+    let before = held.backend.launches();
     let timing = sustained(o.seconds, 1, cancel, || held.backend.run(list));
+    let after = held.backend.launches();
+    let (segments, taken) = (after.count - before.count, after.time - before.time);
     let clock_mhz = super::clock::under_load(held.backend.caps().kind, || held.backend.run(list));
     held.backend.discard(list);
     let held_bytes: u64 = plan.slots.iter().map(|s| s.bytes).sum();
@@ -46,6 +49,7 @@ pub(super) fn measure(
         bytes: plan.body.iter().map(|d| d.bytes).sum::<u64>() as f64,
         working_set: held_bytes as f64,
         clock_mhz: clock_mhz?,
+        launch: (segments > 0).then(|| taken.as_secs_f64() / segments as f64),
         ..super::figure(o, held.backend.caps(), dtype, timing?)
     };
     let mut figures = vec![whole];

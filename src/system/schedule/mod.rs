@@ -11,6 +11,7 @@ mod sampler;
 use crate::error::{Error, Kind, Result};
 
 pub use config::{FinalSigma, Method, SchedulerConfig, Spacing, Variance};
+pub(super) use resshift::MAX_STEPS;
 pub use resshift::{ResShift, ShiftStep};
 pub use sampler::{Sampling, Step, leading, linspace, trailing};
 

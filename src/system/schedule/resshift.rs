@@ -9,7 +9,7 @@
 use crate::error::{Error, Kind, Result};
 
 /// Most steps of a run: beyond it neighbouring steps differ by less than their noise.
-const MAX_STEPS: u32 = 1000;
+pub(in crate::system) const MAX_STEPS: u32 = 1000;
 
 /// The parameters of a schedule.
 #[derive(Debug, Clone, Copy, PartialEq)]
