@@ -3,6 +3,7 @@
 use crate::program::{self, run};
 use crate::tolerance;
 use std::path::Path;
+use tessera::metrics::{self, Picture};
 
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
@@ -15,7 +16,7 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-fn eval(folder: &Path, from: &str, to: &str, more: &[&str]) -> program::Run {
+pub(crate) fn eval(folder: &Path, from: &str, to: &str, more: &[&str]) -> program::Run {
     let text = |name: &str| folder.join(name).to_str().expect("a plain name").to_owned();
     let mut all = vec!["eval".to_owned(), text(from), "-o".into(), text(to)];
     all.extend(more.iter().map(|a| a.to_string()));
@@ -142,6 +143,60 @@ fn a_base_picture_is_a_row_and_another_system_may_follow() {
 }
 
 #[test]
+fn a_picture_too_small_for_drift_leaves_the_others_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir_all(folder.path().join("in")).expect("made");
+    // x8 is 4 and 2: the first stage of the smaller picture has 16 pixels a side, too few for the fixed map.
+    std::fs::write(folder.path().join("in/large.png"), program::png(96, 96)).expect("written");
+    std::fs::write(folder.path().join("in/small.png"), program::png(32, 32)).expect("written");
+    let more = ["--scales", "8", "--method", "two=cascade:onestep -g cpu", "--json"];
+    let r = eval(folder.path(), "in", "out", &more);
+    assert_eq!(r.code, Some(0), "{r:?}");
+    let lines: Vec<serde_json::Value> = r.stdout.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let drift = |name: &str| {
+        let of = lines.iter().find(|l| l["picture"] == name).expect("a row")["drift"].as_array().expect("a list");
+        of.iter().map(serde_json::Value::as_f64).collect::<Vec<_>>()
+    };
+    let ([Some(first), Some(last)], [None, Some(other)]) = (&drift("large")[..], &drift("small")[..]) else {
+        panic!("{lines:?}")
+    };
+    // Each stage with its own kind.
+    let table = std::fs::read_to_string(folder.path().join("out/table.md")).expect("a table");
+    let row = format!("| x8 | two | {first:.6}, {:.6} |", (last + other) / 2.0);
+    assert!(
+        table.contains(&row) && table.contains("\nFrechet distance to the original after each stage"),
+        "{row} {table}"
+    );
+    // Where no picture has it there is no figure.
+    std::fs::remove_file(folder.path().join("in/large.png")).expect("removed");
+    let r = eval(folder.path(), "in", "again", &more[..4]);
+    assert!(r.stdout.contains(&format!("| x8 | two | -, {other:.6} |")), "{r:?}");
+}
+
+#[test]
+fn where_there_is_no_original_the_input_is_held_beside_as_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir_all(folder.path().join("in")).expect("made");
+    std::fs::write(folder.path().join("in/a.png"), program::png(30, 24)).expect("written");
+    let more = ["--scales", "5", "--inputs-only", "--json", "--method", "two=cascade:onestep -g cpu"];
+    let r = eval(folder.path(), "in", "out", &more);
+    assert_eq!(r.code, Some(0), "{r:?}");
+    let line = r.json();
+    let out = folder.path().join("out");
+    let input = Picture::read(&folder.path().join("in/a.png")).expect("a picture");
+    let to_input =
+        |of: &str| metrics::frechet(&Picture::read(&out.join(of)).expect("a picture"), &input).expect("large");
+    let wanted = ["two/x5/stages/a.1.tif", "two/x5/a.png"].map(to_input);
+    assert_eq!(line["drift"], serde_json::json!(wanted));
+    assert_eq!(line["frechet"], serde_json::json!(wanted[1]));
+    assert_eq!((&line["frechet_features"], &line["frechet_against"]), (&"fixed".into(), &"input".into()));
+    let table = std::fs::read_to_string(out.join("table.md")).expect("a table");
+    assert!(table.contains("| Frechet to the input |") && table.contains("distance to the input after"), "{table}");
+    let page = std::fs::read_to_string(out.join("index.html")).expect("a page");
+    assert!(page.contains("<th>Frechet to the input</th>"), "{page}");
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused_before_work_begins() {
     let folder = folder();
     std::fs::create_dir_all(folder.path().join("full/x")).expect("made");
@@ -154,6 +209,7 @@ fn what_cannot_be_measured_is_refused_before_work_begins() {
         ("in", "out", &["--method", "onestep -m nowhere"], "nowhere"),
         ("in", "out", &["--scales", "0.5"], "0.5"),
         ("in", "out", &["--protocol", "nosuch"], "casr-div8k"),
+        ("in", "out", &["--method", "bicubic", "--inception", "nowhere.safetensors"], "nowhere.safetensors"),
     ] {
         let r = eval(folder.path(), from, to, more);
         assert!(r.code != Some(0) && r.stderr.contains(wanted), "{more:?}: {r:?}");

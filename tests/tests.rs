@@ -39,6 +39,7 @@ mod resume;
 mod run;
 mod schedules;
 mod shaders;
+mod sifid;
 mod sizes;
 mod source;
 mod tile;

@@ -230,6 +230,14 @@ pub(crate) const SAME_BASE_LEVELS: f64 = 0.5;
 /// RMS difference, grey levels, that another way to enlarge makes at least: far above rounding.
 pub(crate) const OTHER_BASE_LEVELS: f64 = 2.0;
 
+/// Largest difference of Inception's features in f32 from PyTorch's in f64, as a part of the largest one: sums of up to 288
+/// products, three times in a row, and batch norms that were folded into f32 weights.
+pub(crate) const INCEPTION_F32: f64 = 2e-6;
+
+/// Relative difference of a SIFID of such features from numpy's of PyTorch's: positions' errors are of either sign and leave the
+/// moments nearly as they are; eigenvalues that are zero but for rounding add the root of 1e-16 each.
+pub(crate) const SIFID: f64 = 1e-6;
+
 /// The largest step from row to row (or column) at a picture's border over the usual one inside, with one level besides: 0.4 to 1.8 with
 /// weights that draw no line there, 13 with some that did.
 pub(crate) const BORDER_STEPS: f64 = 3.0;

@@ -14,13 +14,15 @@ A method is `bicubic`, `liif` (the base picture of a casarbi model, in one jump)
 NAME= before it names its row, `cascade:` runs the system stage by stage, at most x4 each, and `A then B` lets the system B work on
 what A enlarged, at that size (`A+B OPTIONS` is the same with equal options for both). Every picture made stays in the output folder: reference/, input/ and
 one folder for each method, by scale, under the names of the originals, so that other programs can measure them (FID, LPIPS,
-MUSIQ, NIQE and PI need weights that do not ship).
+MUSIQ, NIQE and PI need weights that do not ship). Frechet distances are between features that need no weights, or with
+--inception SIFID: between those of Inception v3 before its first pooling layer, as SinGAN's code has them.
 
 Examples:
   tessera eval photos -o out --scales 2,4 --method bicubic --method onestep
   tessera eval photos -o out --scales 8,18 --method onestep --method 'stages=cascade:onestep --noise 0.1'
   tessera eval photos -o out --scales 4,8 --method liif --method liif+onestep --method casarbi
   tessera eval photos -o out --method casr --ablate
+  tessera eval photos -o out --scales 8 --method cascade:onestep --inception inception_v3.safetensors
   tessera eval div8k -o out --protocol casr-div8k --method bicubic --method onestep";
 
 /// Options of the command.
@@ -55,6 +57,9 @@ pub(super) struct EvalArgs {
     /// Also compares each method's results of one input over the scales
     #[arg(long)]
     self_ssim: bool,
+    /// Inception v3 as safetensors, by torchvision's names: Frechet distances are SIFID
+    #[arg(long, value_name = "FILE")]
+    inception: Option<PathBuf>,
     /// Prints one JSON object for each result instead of the tables
     #[arg(long)]
     pub(super) json: bool,
@@ -90,6 +95,7 @@ pub(super) fn run(args: &EvalArgs, cancel: &Cancel) -> Result<()> {
         first: args.first,
         crop: args.crop,
         self_ssim: args.self_ssim,
+        inception: args.inception.clone(),
     };
     let mut display = Display::new(None);
     let outcome = eval::eval(&options, &mut display, cancel);

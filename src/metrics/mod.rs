@@ -6,8 +6,10 @@
 
 pub mod features;
 mod frechet;
+mod gaussian;
 mod gmsd;
 mod haarpsi;
+pub mod inception;
 mod similarity;
 mod ssim;
 
@@ -16,9 +18,10 @@ use crate::image::{self, Colour, colour};
 use crate::{extent, limits};
 use std::path::Path;
 
-pub use frechet::frechet;
+pub use frechet::{FeatureMap, frechet};
 pub use gmsd::gmsd;
 pub use haarpsi::haarpsi;
+pub use inception::Inception;
 pub use similarity::{self_similarity_error, self_ssim};
 pub use ssim::ssim;
 

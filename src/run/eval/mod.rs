@@ -1,6 +1,7 @@
 //! Quality tables: pictures are reduced by exactly the scale, enlarged again by each method, and measured against
 //! themselves. Every picture made is kept, in folders that other programs' measures can read.
 
+mod inception;
 mod method;
 mod page;
 mod protocol;
@@ -12,13 +13,14 @@ use super::engine::Engine;
 use super::options::{Cancel, Observer, Progress, Report, Resume, Silent, Size, UpscaleOptions};
 use super::upscale::{check_options, upscale_with};
 use crate::error::{Error, Kind, Result};
-use crate::metrics::{self, Picture, Scores};
+use crate::metrics::{self, FeatureMap, Picture, Scores};
 use crate::{fs, image, limits};
 use method::Models;
 use stages::Making;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+pub use inception::inception;
 pub use method::{How, Method};
 pub use protocol::{PROTOCOLS, Protocol, protocol};
 pub use table::{json_lines, markdown};
@@ -44,6 +46,9 @@ pub struct EvalOptions {
     pub crop: Option<u32>,
     /// Also enlarges the input of the largest scale to all scales, and compares the results with each other.
     pub self_ssim: bool,
+    /// A safetensors file of Inception v3 (see [`inception()`]): Frechet distances are SIFID, in its features; `None`: they are in
+    /// the fixed map.
+    pub inception: Option<PathBuf>,
 }
 
 /// What was measured of one result.
@@ -59,7 +64,8 @@ pub struct Measured {
     pub path: PathBuf,
     /// Against the original, where there is one.
     pub scores: Option<Scores>,
-    /// Frechet distance to the original's features (see [`metrics::frechet`]); where there is none, to the input's.
+    /// Frechet distance to the original's features (see [`FeatureMap::frechet`]); where there is none, to those of the input as
+    /// it is. `None` where a picture is too small for it.
     pub frechet: Option<f64>,
     /// See [`metrics::self_similarity_error`].
     pub similarity: Option<f64>,
@@ -75,8 +81,9 @@ pub struct Measured {
     pub parameters: u64,
     /// The smallest and the largest factor of a model's training, where this scale, or a stage of it, lies outside of them.
     pub outside: Option<[f64; 2]>,
-    /// The Frechet distance after each stage of a cascade, against the original reduced to the stage's size.
-    pub drift: Vec<f64>,
+    /// The Frechet distance after each stage of a cascade, against the original reduced to the stage's size; where there is none,
+    /// against the input as it is. `None` for a stage that is too small for it.
+    pub drift: Vec<Option<f64>>,
 }
 
 /// All results, and SelfSSIM: for each method the mean over pictures, row = from, column = to.
@@ -88,22 +95,32 @@ pub struct Evaluation {
     pub self_ssim: Vec<(String, Vec<Vec<f64>>)>,
     /// Pictures that were left out, and why.
     pub left_out: Vec<(PathBuf, String)>,
+    /// Frechet distances are SIFID, not those of the fixed map.
+    pub sifid: bool,
+    /// Frechet distances are to the inputs: there were no originals.
+    pub inputs_only: bool,
 }
 
 /// Runs an evaluation. A picture that cannot be used is left out and named; an error of a method ends all.
 pub fn eval(options: &EvalOptions, observer: &mut dyn Observer, cancel: &Cancel) -> Result<Evaluation> {
     check(options)?;
     let mut names = pictures(options)?;
+    let features = match &options.inception {
+        Some(path) => FeatureMap::Inception(Box::new(inception(path)?)),
+        None => FeatureMap::Fixed,
+    };
     let models = options.methods.iter().map(Models::of).collect::<Result<Vec<_>>>()?;
     let first = options.methods.iter().flat_map(|m| m.how.jobs()).map(|o| (o.device.clone(), o.threads)).next();
     let (device, threads) = first.unwrap_or_else(|| ("cpu".into(), None));
     let mut engine = Engine::open(&device, threads)?;
     fs::make_folder(&options.output)?;
-    let mut evaluation = Evaluation::default();
+    let sifid = options.inception.is_some();
+    let mut evaluation = Evaluation { sifid, inputs_only: options.inputs_only, ..Evaluation::default() };
     let mut matrices = vec![Vec::new(); options.methods.len()];
     let (began, total) = (Instant::now(), names.len() as u64);
     for (i, path) in names.drain(..).enumerate() {
-        let one = One { options, models: &models, name: stem(&path), path: &path, began, done: i as u64, total };
+        let (models, features, name, done) = (&*models, &features, stem(&path), i as u64);
+        let one = One { options, models, features, name, path: &path, began, done, total };
         match one.original() {
             Ok(original) => one.run(&original, &mut engine, &mut evaluation, &mut matrices, observer, cancel)?,
             Err(e) => {
@@ -198,6 +215,7 @@ struct One<'a> {
     options: &'a EvalOptions,
     /// Of each method.
     models: &'a [Models],
+    features: &'a FeatureMap,
     name: String,
     path: &'a Path,
     began: Instant,
@@ -311,18 +329,26 @@ impl One<'_> {
         };
         // Pictures too small for a measure have none.
         let similarity = reference.and_then(|r| metrics::self_similarity_error(&result, r).ok());
+        let least = self.features.least_side();
+        let frechet = |a: &Picture, b: &Picture| {
+            let sides = [a.width, a.height, b.width, b.height];
+            sides.iter().all(|&side| side >= least).then(|| self.features.frechet(a, b)).transpose()
+        };
         let mut drift = Vec::new();
         for stage in &made.stages {
             let stage = Picture::read(stage)?.into_rgb();
-            let reduced = beside.resized(stage.width, stage.height)?;
-            drift.extend(metrics::frechet(&stage, &reduced).ok());
+            // An input is held beside as it is: enlarged it would have another texture.
+            drift.push(match reference {
+                Some(r) => frechet(&stage, &r.resized(stage.width, stage.height)?)?,
+                None => frechet(&stage, &beside)?,
+            });
         }
         Ok(Measured {
             method: method.name.clone(),
             scale,
             picture: self.name.clone(),
             scores,
-            frechet: metrics::frechet(&result, &beside).ok(),
+            frechet: frechet(&result, &beside)?,
             similarity,
             apart: None,
             seconds: made.seconds,

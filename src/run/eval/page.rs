@@ -23,7 +23,7 @@ fn page(options: &EvalOptions, evaluation: &Evaluation) -> String {
          td:nth-child(2){text-align:left}figure{display:inline-block;margin:4px}img{max-width:320px}\
          figcaption{font-size:12px}</style><h1>Quality</h1><table><tr>",
     );
-    for heading in table::HEADINGS {
+    for heading in table::headings(evaluation) {
         let _ = write!(text, "<th>{heading}</th>");
     }
     text += "</tr>";

@@ -61,21 +61,34 @@ pub(super) fn means(evaluation: &Evaluation, scale: f64, method: &str) -> Means 
 }
 
 /// Headings of the columns of [`markdown`].
-pub(super) const HEADINGS: [&str; 13] = [
-    "scale",
-    "method",
-    "pictures",
-    "PSNR dB",
-    "SSIM",
-    "GMSD",
-    "HaarPSI",
-    "self-similarity error",
-    "Frechet",
-    "levels from the whole",
-    "parameters",
-    "s / megapixel",
-    "device MiB",
-];
+pub(super) fn headings(evaluation: &Evaluation) -> [&'static str; 13] {
+    let frechet = match (evaluation.sifid, evaluation.inputs_only) {
+        (false, false) => "Frechet",
+        (false, true) => "Frechet to the input",
+        (true, false) => "SIFID",
+        (true, true) => "SIFID to the input",
+    };
+    [
+        "scale",
+        "method",
+        "pictures",
+        "PSNR dB",
+        "SSIM",
+        "GMSD",
+        "HaarPSI",
+        "self-similarity error",
+        frechet,
+        "levels from the whole",
+        "parameters",
+        "s / megapixel",
+        "device MiB",
+    ]
+}
+
+/// A figure, or a dash where there is none.
+fn shown(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "-".into(), |v| format!("{v:.digits$}"))
+}
 
 /// A scale, with a mark where it is outside the training.
 fn shown_scale(scale: f64, outside: Option<[f64; 2]>) -> String {
@@ -99,7 +112,6 @@ pub(super) fn footnote(evaluation: &Evaluation) -> Option<String> {
 
 /// The cells of one row.
 pub(super) fn cells(scale: f64, method: &str, m: &Means) -> Vec<String> {
-    let shown = |v: Option<f64>, digits: usize| v.map_or_else(|| "-".into(), |v| format!("{v:.digits$}"));
     let score = |i: usize, digits: usize| shown(m.scores.map(|s| s[i]), digits);
     let peak = if m.device_peak == 0 { "-".into() } else { format!("{:.1}", m.device_peak as f64 / 1048576.0) };
     vec![
@@ -121,27 +133,14 @@ pub(super) fn cells(scale: f64, method: &str, m: &Means) -> Vec<String> {
 
 /// All tables in Markdown.
 pub fn markdown(evaluation: &Evaluation) -> String {
-    let mut text = line(&HEADINGS.map(String::from));
-    text += &line(&HEADINGS.map(|_| "---".to_owned()));
+    let headings = headings(evaluation);
+    let mut text = line(&headings.map(String::from));
+    text += &line(&headings.map(|_| "---".to_owned()));
     for (scale, method) in rows(evaluation) {
         text += &line(&cells(scale, method, &means(evaluation, scale, method)));
     }
     text += &footnote(evaluation).map(|note| format!("\n\\{note}\n")).unwrap_or_default();
-    let drifting: Vec<&Measured> = evaluation.measured.iter().filter(|m| !m.drift.is_empty()).collect();
-    if !drifting.is_empty() {
-        text += "\nFrechet distance to the original after each stage:\n\n| scale | method | stages |\n|---|---|---|\n";
-        for (scale, method) in rows(evaluation) {
-            let of: Vec<&&Measured> = drifting.iter().filter(|m| m.scale == scale && m.method == method).collect();
-            let stages = of.iter().map(|m| m.drift.len()).min().unwrap_or(0);
-            if stages == 0 {
-                continue;
-            }
-            let mean = |k: usize| of.iter().map(|m| m.drift[k]).sum::<f64>() / of.len() as f64;
-            let means: Vec<String> = (0..stages).map(|k| format!("{:.6}", mean(k))).collect();
-            let scale = shown_scale(scale, of.iter().find_map(|m| m.outside));
-            let _ = writeln!(text, "| {scale} | {method} | {} |", means.join(", "));
-        }
-    }
+    text += &drift(evaluation);
     let mut scales: Vec<f64> = evaluation.measured.iter().map(|m| m.scale).collect();
     scales.sort_by(f64::total_cmp);
     scales.dedup();
@@ -160,6 +159,40 @@ pub fn markdown(evaluation: &Evaluation) -> String {
     text
 }
 
+/// The table of drift: means after each stage over the pictures that have it; empty where nothing went by stages.
+fn drift(evaluation: &Evaluation) -> String {
+    let mut lines = String::new();
+    for (scale, method) in rows(evaluation) {
+        let all = evaluation.measured.iter().filter(|m| m.scale == scale && m.method == method);
+        let of: Vec<&Measured> = all.filter(|m| !m.drift.is_empty()).collect();
+        let means = drift_means(&of.iter().map(|m| &*m.drift).collect::<Vec<_>>());
+        if means.is_empty() {
+            continue;
+        }
+        let means: Vec<String> = means.into_iter().map(|mean| shown(mean, 6)).collect();
+        let scale = shown_scale(scale, of.iter().find_map(|m| m.outside));
+        let _ = writeln!(lines, "| {scale} | {method} | {} |", means.join(", "));
+    }
+    if lines.is_empty() {
+        return lines;
+    }
+    let what = if evaluation.sifid { "SIFID (features of Inception v3)" } else { "Frechet distance" };
+    let beside = if evaluation.inputs_only { "input" } else { "original" };
+    format!("\n{what} to the {beside} after each stage:\n\n| scale | method | stages |\n|---|---|---|\n{lines}")
+}
+
+/// Means of each stage over the lists that have a figure for it. Every list ends with the result: lists of different lengths
+/// are aligned there.
+fn drift_means(lists: &[&[Option<f64>]]) -> Vec<Option<f64>> {
+    let stages = lists.iter().map(|list| list.len()).max().unwrap_or(0);
+    let mean = |before_last: usize| {
+        let at = |list: &&[Option<f64>]| *list.iter().rev().nth(before_last)?;
+        let values: Vec<f64> = lists.iter().filter_map(at).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    (0..stages).rev().map(mean).collect()
+}
+
 fn line(cells: &[String]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
@@ -167,6 +200,8 @@ fn line(cells: &[String]) -> String {
 /// One JSON object a line: every measurement, then every matrix.
 pub fn json_lines(evaluation: &Evaluation) -> String {
     let mut text = String::new();
+    let features = if evaluation.sifid { "inception" } else { "fixed" };
+    let against = if evaluation.inputs_only { "input" } else { "original" };
     for m in &evaluation.measured {
         // JSON has no infinity: equal pictures have no PSNR.
         let psnr = m.scores.map(|s| s.psnr).filter(|v| v.is_finite());
@@ -176,6 +211,7 @@ pub fn json_lines(evaluation: &Evaluation) -> String {
             "haarpsi": m.scores.map(|s| s.haarpsi), "self_similarity_error": m.similarity, "frechet": m.frechet, "apart": m.apart,
             "seconds": m.seconds, "pixels": m.pixels, "device_peak": m.device_peak, "parameters": m.parameters,
             "outside_trained_scales": m.outside, "drift": m.drift,
+            "frechet_features": features, "frechet_against": against,
         });
         let _ = writeln!(text, "{object}");
     }
@@ -183,4 +219,19 @@ pub fn json_lines(evaluation: &Evaluation) -> String {
         let _ = writeln!(text, "{}", json!({"method": method, "self_ssim": matrix}));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_are_averaged_with_the_same_stage() {
+        let (a, b) = ([Some(1.0), Some(2.0), Some(4.0)], [None, None, Some(8.0)]);
+        assert_eq!(drift_means(&[&a, &b]), [Some(1.0), Some(2.0), Some(6.0)]);
+        assert_eq!(drift_means(&[&b]), [None, None, Some(8.0)]);
+        // Fewer stages: the last ones.
+        assert_eq!(drift_means(&[&a, &[Some(4.0), Some(8.0)]]), [Some(1.0), Some(3.0), Some(6.0)]);
+        assert!(drift_means(&[]).is_empty() && drift_means(&[&[]]).is_empty());
+    }
 }
