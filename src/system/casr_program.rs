@@ -19,13 +19,15 @@ use crate::extent;
 use crate::graph::Shape;
 use crate::graph::taps::Filter;
 use crate::model::{pictures, spixel_fcn};
-use crate::tile::geometry::{Axis, Placement, QUANTUM, Tiling};
+use crate::tile::geometry::{Axis, Placement, Tiling};
 use crate::tile::{Grid, Ramp};
 
 /// Pixels on either side that an enlargement reads.
 const REACH: u32 = 3;
 /// Side of the windows over which superpixels are labelled, pixels of the network's input, and their overlap.
 const LABELLED: [u32; 2] = [512, 64];
+/// Least side of a window, pixels; smaller pictures are mirrored up to it.
+const SMALLEST: u32 = 32;
 /// Times its shorter side that the depth network sees of a picture's longer one at most.
 const LONGEST_DEPTH: u32 = 8;
 /// Enlargements: as the picture itself is enlarged, and as a map of depth.
@@ -53,7 +55,7 @@ fn laid(model: &Casr, job: &Job, shaping: &Shaping, mut vae: Option<&mut Autoenc
             // A latent that lies partly outside is a latent.
             let side = if over_latents { v.next_multiple_of(model.vae.factor()) } else { v };
             // Norms over a few latents make noise of a flat picture.
-            let quantum = if side < QUANTUM { QUANTUM.next_multiple_of(stride) } else { stride };
+            let quantum = if side < SMALLEST { SMALLEST.next_multiple_of(stride) } else { stride };
             Axis::new(side, &Tiling { tile: shaping.tile, overlap: shaping.overlap, stride, quantum, placement })
         };
         Ok(Grid { rows: axis(stage.to[0])?, cols: axis(stage.to[1])? })
