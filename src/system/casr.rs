@@ -302,10 +302,7 @@ impl System for Casr {
     }
 
     fn checkpoints(&self) -> Result<Checkpoints> {
-        let parts = self.parts();
-        // A missing one is told with what could run without it.
-        parts.iter().try_for_each(|part| self.checkpoint(part).map(|_| ()))?;
-        Checkpoints::open(&self.folder, &parts)
+        Checkpoints::opened(&self.parts(), |part| self.checkpoint(part))
     }
 
     fn cascade(&self, sampler: &Sampler) -> Option<Cascade> {

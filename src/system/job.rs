@@ -291,8 +291,13 @@ pub struct Checkpoints {
 impl Checkpoints {
     /// Opens the networks in the folders `parts`.
     pub fn open(folder: &Path, parts: &[&'static str]) -> Result<Checkpoints> {
-        let open = |&part: &&'static str| Ok((part, checkpoint(folder, part)?));
-        Ok(Checkpoints { parts: parts.iter().map(open).collect::<Result<_>>()? })
+        Checkpoints::opened(parts, |part| checkpoint(folder, part))
+    }
+
+    /// The networks `parts`, each as `open` opens it.
+    pub(super) fn opened(parts: &[&'static str], open: impl Fn(&str) -> Result<Checkpoint>) -> Result<Checkpoints> {
+        let each = |&part: &&'static str| Ok((part, open(part)?));
+        Ok(Checkpoints { parts: parts.iter().map(each).collect::<Result<_>>()? })
     }
 
     /// Checks that every tensor of `graphs` is there in the right shape; returns the names nobody wants.
