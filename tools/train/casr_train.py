@@ -157,7 +157,7 @@ def main():
     p.add_argument("--superpixel-share", type=float, default=0.6, help="of the UNet's first view, at the start")
     p.add_argument("--only-superpixels", action="store_true", help="what the UNet's first view saw of the enlargement it sees of the superpixels, and stays blind to the former")
     p.add_argument("--charbonnier", type=float, default=0.02, help="errors below this (of 1) count by their square")
-    p.add_argument("--same", type=float, default=0.0, help="from stage 2 on: weight of the difference between two patches of the same content")
+    p.add_argument("--same", type=float, nargs=2, default=[0.0, 0.0], help="from stage 2 on: weight of the difference between two patches of the same content; for pictures, and for inputs that are a stage's result")
     p.add_argument("--whole", type=float, default=0.0, help="from stage 2 on: share of steps that see pictures whole, not in four patches")
     p.add_argument("--texture", type=float, default=0.0, help="weight of the difference in `energy`, for inputs that are a stage's result")
     p.add_argument("--relative-texture", type=float, default=0.0, help="the same by ratios, for smooth pictures to count as much as others")
@@ -255,7 +255,7 @@ def main():
     def loss_of(rng):
         hr = torch.stack([picture_crop(rng, pool, a.crop, a.shrink) for _ in range(a.batch)])
         part = a.crop // 2
-        same = a.stage > 1 and a.same > 0 and rng.random() < 0.4
+        same = a.stage > 1 and any(a.same) and rng.random() < 0.4
         if same:
             dy, dx = (int(v) for v in rng.integers(0, part // 4 + 1, 2))
             hr[:, :, part:, part:] = hr[:, :, dy : dy + part, dx : dx + part]
@@ -289,7 +289,7 @@ def main():
             rows, columns, edge = part - dy, part - dx, 8
             one = y[:, :, dy + edge : part - edge, dx + edge : part - edge]
             other = y[:, :, part + edge : part + rows - edge, part + edge : part + columns - edge]
-            total = total + a.same * charbonnier(one - other, 1 / 255)
+            total = total + a.same[cycled] * charbonnier(one - other, 1 / 255)
         if a.stage == 1 and a.depth_consistency and "depth" in nets:
             maps = [nets["depth"](casr_depth.normalised(q)).predicted_depth for q in (resize(y, casr_depth.SIDE, casr_depth.SIDE), resize(hr, casr_depth.SIDE, casr_depth.SIDE))]
             total = total + a.depth_consistency * (casr_depth.aligned(maps[0]) - casr_depth.aligned(maps[1])).abs().mean()
