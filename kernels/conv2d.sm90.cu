@@ -15,7 +15,7 @@
 // Numerics: f32 accumulation, K in order tap, source, channel 16 at a time, whatever the tile; one rounding. tma_split:
 //   parts of K in order, then their sums.
 // Limits: as conv2d.sm80.cu's mma; compute capability 9.0. tma: pitches of multiples of 64, not the doubled input but by phases, and
-//   what the maps can hold (src/abi/table/tma.rs). tma_split: no statistics.
+//   what the maps can hold (src/abi/table/tma/mod.rs). tma_split: no statistics.
 
 // The operands of tma. The left one is a run of the output's pixels, each where its first tap reads: the map's bounding box has as
 // many places a row as the output has pixels, and a tap moves them all. The right one is boxes of 64 channels by 64 of K.
@@ -69,14 +69,14 @@ template <unsigned HALVES, bool UP2X2> struct TmaTaps {
 template <unsigned HALVES, bool UP2X2, bool SPLIT, class X, class Y>
 TS_D void conv2d_tma(const Conv2dParams& p, const float* bias, const float* row_bias, const Y* residual, Y* y,
                      Control* control, float* statistics, const TensorMap& x, const TensorMap& x2, const TensorMap& weight,
-                     unsigned char* partials = nullptr) {
+                     const Partials& partials = {}) {
     TmaTaps<HALVES, UP2X2> source = {p, x, x2, weight};
     const unsigned down = (UP2X2 ? 4 : 1) * ceil_div(conv_pixels<UP2X2>(p), TmaTile<HALVES>::ROWS);
     const unsigned across = ceil_div(p.pitch_y, TMA_COLUMNS);
-    const TmaTiles tiles = SPLIT ? split_tiles(down, across, source.blocks()) : TmaTiles{down, across, 1};
+    const TmaTiles tiles = SPLIT ? split_tiles(down, across, partials) : TmaTiles{down, across};
     Stored<HALVES> stored;
-    product_tma<HALVES, X>(source, tiles, [&](unsigned index, float(&sums)[HALVES][64]) {
-        if (SPLIT && !gather_parts(tiles, index, partials, sums)) {
+    product_tma<HALVES, X>(source, tiles, [&](unsigned index, unsigned part, float(&sums)[HALVES][64]) {
+        if (SPLIT && !gather_parts(tiles, index, part, partials, sums)) {
             return;
         }
         const uint2 tile = tiles.at(index);
@@ -105,7 +105,7 @@ TS_D void conv2d_tma(const Conv2dParams& p, const float* bias, const float* row_
 #define CONV_SPLIT(VARIANT, X, W, Y, HALVES) \
     TS_ENTRY_BLOCKS(TMA_THREADS, 1, conv2d_##VARIANT##_##X##_##W##_##Y, const Conv2dParams p, const X*, const X*, const W*, \
                     const float* bias, const float* row_bias, const Y* residual, Y* y, Control* control, float* statistics, TS_MAP(x), \
-                    TS_MAP(x2), TS_MAP(weight), unsigned char* partials) { \
+                    TS_MAP(x2), TS_MAP(weight), const Partials partials) { \
         conv2d_tma<HALVES, false, true, X>(p, bias, row_bias, residual, y, control, statistics, x, x2, weight, partials); \
     }
 #define CONV_WGMMA(X, W, Y) \

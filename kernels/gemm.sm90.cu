@@ -40,15 +40,15 @@ template <unsigned HALVES> struct TmaRows {
 
 template <unsigned HALVES, bool SPLIT, class X, class Y>
 TS_D void gemm_tma(const GemmParams& p, const float* bias, const Y* residual, Y* y, Control* control, const TensorMap& x,
-                   const TensorMap& weight, unsigned char* partials = nullptr) {
+                   const TensorMap& weight, const Partials& partials = {}) {
     const bool gated = (p.parts & 1u) != 0;
     const unsigned down = ceil_div(p.m, TmaTile<HALVES>::ROWS);
     const unsigned across = ceil_div(p.pitch_y, gated ? 64 : TMA_COLUMNS);
-    const TmaTiles tiles = SPLIT ? split_tiles(down, across, ceil_div(p.k, TMA_K)) : TmaTiles{down, across, 1};
+    const TmaTiles tiles = SPLIT ? split_tiles(down, across, partials) : TmaTiles{down, across};
     TmaRows<HALVES> source = {p, x, weight};
     const GemmOutput<Y> out = {p, bias, residual, y, control};
-    product_tma<HALVES, X>(source, tiles, [&](unsigned index, float(&sums)[HALVES][64]) {
-        if (SPLIT && !gather_parts(tiles, index, partials, sums)) {
+    product_tma<HALVES, X>(source, tiles, [&](unsigned index, unsigned part, float(&sums)[HALVES][64]) {
+        if (SPLIT && !gather_parts(tiles, index, part, partials, sums)) {
             return;
         }
         const uint2 tile = tiles.at(index);
@@ -63,7 +63,7 @@ TS_D void gemm_tma(const GemmParams& p, const float* bias, const Y* residual, Y*
     }
 #define GEMM_SPLIT(VARIANT, X, W, Y, HALVES) \
     TS_ENTRY_BLOCKS(TMA_THREADS, 1, gemm_##VARIANT##_##X##_##W##_##Y, const GemmParams p, const X*, const W*, const float* bias, \
-                    const Y* residual, Y* y, Control* control, TS_MAP(x), TS_MAP(weight), unsigned char* partials) { \
+                    const Y* residual, Y* y, Control* control, TS_MAP(x), TS_MAP(weight), const Partials partials) { \
         gemm_tma<HALVES, true, X>(p, bias, residual, y, control, x, weight, partials); \
     }
 #define GEMM_WGMMA(X, W, Y) \

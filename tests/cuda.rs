@@ -207,6 +207,21 @@ fn the_mock_driver_runs_products_in_parts() {
     }
 }
 
+/// With and without processors for more tiles than one item has.
+#[test]
+fn items_have_the_same_bytes_alone_on_the_mock_driver() {
+    for processors in ["3", "7", "132"] {
+        let more = [("TESSERA_CUDA_PROCESSORS", processors)];
+        pass("cuda::child_items", &[&HOPPER[..], &more].concat()).iter().for_each(|text| println!("{text}"));
+    }
+}
+
+#[test]
+#[ignore = "runs on the mock driver, see `child`"]
+fn child_items() {
+    twin::hold_cuda_items();
+}
+
 #[test]
 #[ignore = "runs on the mock driver, see `child`"]
 fn child_parts() {

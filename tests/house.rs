@@ -8,10 +8,13 @@ use tessera::abi::Stem;
 use tessera::{Kind, knobs};
 
 /// Files that may hold `unsafe`, with the reason. Each block there must carry a `SAFETY:` comment.
-const UNSAFE: [(&str, &str); 4] = [
+const UNSAFE: [(&str, &str); 7] = [
     ("benches/gemm_crate/src/main.rs", "the crate measured beside our products takes pointers"),
-    ("src/backend/cuda/driver.rs", "every call of the CUDA driver takes handles and pointers"),
-    ("src/backend/cuda/tensor_map.rs", "two more of those calls, which write to memory of ours"),
+    ("src/backend/cuda/driver/kernels.rs", "every call of the CUDA driver takes handles and pointers"),
+    ("src/backend/cuda/driver/memory.rs", "see above"),
+    ("src/backend/cuda/driver/mod.rs", "see above"),
+    ("src/backend/cuda/driver/stream.rs", "see above"),
+    ("src/backend/cuda/driver/tensor_map.rs", "two more of those calls, which write to memory of ours"),
     ("src/backend/cuda/run.rs", "what a kernel does with its pointers is the kernel table's promise"),
 ];
 

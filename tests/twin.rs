@@ -402,6 +402,53 @@ fn hold(subjects: &[Subject], stems: &[Stem], chosen: fn(&str) -> bool) -> Vec<S
     failures
 }
 
+/// Bytes of the first item of each case, alone and among the others, by what the table chooses for either; how many were compared.
+fn hold_items(backend: &mut dyn Backend, stem: Stem) -> usize {
+    let mut compared = 0;
+    for case in problem::cases(stem) {
+        let Some(alone) = case.first_item() else { continue };
+        let row = |case: &Case, backend: &dyn Backend| {
+            let row = table::select(&case.params, case.types, backend.caps()).ok()?;
+            takes(backend, row, case).then_some(row)
+        };
+        let (Some(of_one), Some(of_all)) = (row(&alone, backend), row(&case, backend)) else { continue };
+        let one = run_case(backend, of_one, &alone).unwrap_or_else(|e| panic!("`{}` alone: {e}", case.name)).1;
+        let all = run_case(backend, of_all, &case).unwrap_or_else(|e| panic!("`{}`: {e}", case.name)).1;
+        let ways = [of_one.variant, of_all.variant];
+        assert!(one == all[..one.len()], "{} `{}`: other bytes alone, {ways:?}", stem.name(), case.name);
+        compared += 1;
+    }
+    compared
+}
+
+/// The stems whose sums are long and go by items.
+pub const LONG_SUMS: [Stem; 3] = [Stem::Conv2d, Stem::Gemm, Stem::Attention];
+
+#[test]
+fn items_have_the_same_bytes_alone() {
+    for subject in &SUBJECTS[..3] {
+        let Ok(Some(mut backend)) = (subject.open)() else {
+            println!("SKIPPED {}: no such device here", kind_name(subject.kind));
+            continue;
+        };
+        for stem in LONG_SUMS {
+            let compared = hold_items(backend.as_mut(), stem);
+            println!("{} {}: {compared} cases", kind_name(subject.kind), stem.name());
+            assert!(compared >= 4, "{} {}: {compared} cases", kind_name(subject.kind), stem.name());
+        }
+    }
+}
+
+/// The same on the CUDA device, which must be there.
+pub fn hold_cuda_items() {
+    let mut backend = open_cuda().expect("the device opens").expect("a CUDA device");
+    for stem in LONG_SUMS {
+        let compared = hold_items(backend.as_mut(), stem);
+        println!("{}: {compared} cases", stem.name());
+        assert!(compared >= 4, "{}: {compared} cases", stem.name());
+    }
+}
+
 /// Panels follow the layer alone, so the number of threads changes no bit of any result.
 #[test]
 fn threads_do_not_change_the_result() {

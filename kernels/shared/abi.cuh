@@ -68,8 +68,8 @@ struct GemmParams {
     unsigned pitch_y;
     unsigned act;
     unsigned parts;
+    unsigned items;
     unsigned pad0;
-    unsigned pad1;
 };
 static_assert(sizeof(GemmParams) == 32, "layout");
 

@@ -2,7 +2,7 @@
 // kernels/*.sm90.cu alone: they are compiled for sm_90a.
 //
 // A TensorMap describes an array in global memory and the box that one copy takes from it; the host makes it for each launch
-// (src/abi/table/tma.rs). Every array here has a half type, every box 128 bytes of its fastest side, swizzled as wgmma.cuh has
+// (src/abi/table/tma/mod.rs). Every array here has a half type, every box 128 bytes of its fastest side, swizzled as wgmma.cuh has
 // operands: of each 128 bytes, 16-byte chunk c at place c ^ (r % 8), r counting rows of 128 bytes from a multiple of 1024. What
 // lies outside the array arrives as zeros and counts as bytes.
 //

@@ -59,24 +59,27 @@ template <unsigned HALVES> struct Stored {
     }
 };
 
-// What blocks take one after another: tiles of a launch, each in `parts` of its K.
+// What blocks take one after another: tiles of a launch, each in `parts` of its K, of which a block takes `together`, one part or all
+// of them, before its next tile.
 struct TmaTiles {
     unsigned down;
     unsigned across;
-    unsigned parts;
+    unsigned parts = 1;
+    unsigned together = 1;
 
     TS_D unsigned tiles() const { return down * across; }
-    TS_D unsigned count() const { return tiles() * parts; }
-    TS_D unsigned part(unsigned index) const { return index / tiles(); }
+    // Turns of blocks, and the tile and first part of one.
+    TS_D unsigned turns() const { return tiles() * (parts / together); }
+    TS_D unsigned tile(unsigned turn) const { return turn % tiles(); }
+    TS_D unsigned part(unsigned turn) const { return turn / tiles() * together; }
 
-    // First and end of the blocks of K that are number `index`'s, of `blocks`.
-    TS_D uint2 range(unsigned index, unsigned blocks) const {
-        return make_uint2(blocks * part(index) / parts, blocks * (part(index) + 1) / parts);
+    // First and end of the blocks of K that are a part's, of `blocks`.
+    TS_D uint2 range(unsigned part, unsigned blocks) const {
+        return make_uint2(blocks * part / parts, blocks * (part + 1) / parts);
     }
 
-    // Row (x) and column (y) of number `index`'s tile.
+    // Row (x) and column (y) of a tile.
     TS_D uint2 at(unsigned index) const {
-        index %= tiles();
         const unsigned first = index / (TMA_TOGETHER * across) * TMA_TOGETHER;
         const unsigned height = min(TMA_TOGETHER, down - first);
         const unsigned inside = index - first * across;
@@ -90,9 +93,11 @@ template <class Tile, class Source, class T>
 TS_D void copy_tma(Source& source, const TmaTiles& tiles, T* stages, Barrier* full, Barrier* empty) {
     Turn<Tile::STAGES> turn;
     const unsigned blocks = source.blocks();
-    for (unsigned index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
-        const uint2 range = tiles.range(index, blocks);
-        source.begin(tiles.at(index), range.x);
+    for (unsigned index = blockIdx.x; index < tiles.turns(); index += gridDim.x) {
+        // Parts of a tile that stay together follow one another in K.
+        const unsigned part = tiles.part(index);
+        const uint2 range = make_uint2(tiles.range(part, blocks).x, tiles.range(part + tiles.together - 1, blocks).y);
+        source.begin(tiles.at(tiles.tile(index)), range.x);
         for (unsigned block = range.x; block < range.y; block++) {
             mbarrier_wait(empty + turn.stage, turn.parity ^ 1);
             mbarrier_arrive_expect(full + turn.stage, Tile::STAGE * 2);
@@ -159,35 +164,39 @@ TS_D void finish_tma(const Output& out, const Columns& columns, unsigned first, 
     }
 }
 
-// A multiplying warp's part. `finish(index, sums)` takes what number `index` of `tiles` summed.
+// A multiplying warp's part. `finish(tile, part, sums)` takes what a part of a tile summed.
 template <unsigned HALVES, class T, class Finish>
 TS_D void work_tma(unsigned blocks, const TmaTiles& tiles, const T* stages, Barrier* full, Barrier* empty, const Finish& finish) {
     using Tile = TmaTile<HALVES>;
     Turn<Tile::STAGES> turn;
-    for (unsigned index = blockIdx.x; index < tiles.count(); index += gridDim.x) {
-        float sums[HALVES][64] = {};
-        const uint2 range = tiles.range(index, blocks);
-        unsigned before = 0;
-        for (unsigned block = range.x; block < range.y; block++) {
-            mbarrier_wait(full + turn.stage, turn.parity);
-            multiply_tma_stage<HALVES>(stages + turn.stage * Tile::STAGE, sums);
-            // The products of the stage before have ended: it may be filled again.
-            wgmma_wait<1>();
-            if (block != range.x && lane() == 0) {
+    for (unsigned index = blockIdx.x; index < tiles.turns(); index += gridDim.x) {
+        const unsigned first = tiles.part(index);
+#pragma unroll 1
+        for (unsigned part = first; part < first + tiles.together; part++) {
+            const uint2 range = tiles.range(part, blocks);
+            float sums[HALVES][64] = {};
+            unsigned before = 0;
+            for (unsigned block = range.x; block < range.y; block++) {
+                mbarrier_wait(full + turn.stage, turn.parity);
+                multiply_tma_stage<HALVES>(stages + turn.stage * Tile::STAGE, sums);
+                // The products of the stage before have ended: it may be filled again.
+                wgmma_wait<1>();
+                if (block != range.x && lane() == 0) {
+                    mbarrier_arrive(empty + before);
+                }
+                before = turn.stage;
+                turn.next();
+            }
+            wgmma_wait<0>();
+#pragma unroll
+            for (unsigned half = 0; half < HALVES; half++) {
+                wgmma_hold(sums[half]);
+            }
+            if (lane() == 0) {
                 mbarrier_arrive(empty + before);
             }
-            before = turn.stage;
-            turn.next();
+            finish(tiles.tile(index), part, sums);
         }
-        wgmma_wait<0>();
-#pragma unroll
-        for (unsigned half = 0; half < HALVES; half++) {
-            wgmma_hold(sums[half]);
-        }
-        if (lane() == 0) {
-            mbarrier_arrive(empty + before);
-        }
-        finish(index, sums);
     }
 }
 

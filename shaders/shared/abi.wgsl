@@ -65,8 +65,8 @@ struct GemmParams {
     pitch_y: u32,
     act: u32,
     parts: u32,
+    items: u32,
     pad0: u32,
-    pad1: u32,
 }
 
 struct AttentionParams {

@@ -148,10 +148,10 @@ params! {
         act: u32,
         /// Bit 0: GEGLU. Bit 2: `residual` present.
         parts: u32,
+        /// Items; 0 for one. No result depends on it, but the order of sums does (`tma_split`).
+        items: u32,
         /// Zero.
         pad0: u32,
-        /// Zero.
-        pad1: u32,
     }
 }
 

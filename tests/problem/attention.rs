@@ -203,6 +203,11 @@ pub fn cases() -> Vec<Case> {
             plain("head 64 past blocks", 2, 200, 300, 2, 64),
             plain("many keys", 1, 3, 519, 1, 64),
             plain("one key", 1, 5, 1, 1, 64),
+            // Half of a block of 192 queries and more, which the tensor memory accelerator may bring.
+            plain("many keys for many", 1, 97, 519, 1, 64),
+            plain("one key for many", 2, 100, 1, 1, 64),
+            Problem { fused: true, ..plain("wholly filled", 2, 192, 192, 2, 64) },
+            Problem { spread: 40.0, ..plain("peaked for many", 1, 130, 65, 1, 64) },
             Problem { causal: true, fused: true, ..plain("causal", 1, 201, 201, 1, 64) },
             Problem { causal: true, fused: true, ..plain("causal wide", 1, 77, 77, 1, 160) },
             Problem { context: true, ..plain("context", 3, 29, 77, 2, 80) },

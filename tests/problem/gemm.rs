@@ -10,6 +10,7 @@ use tessera::graph::DType;
 pub struct Problem {
     pub name: String,
     pub m: usize,
+    pub items: usize,
     pub k: usize,
     pub n: usize,
     pub act: u32,
@@ -26,6 +27,7 @@ impl Problem {
         Problem {
             name: name.into(),
             m,
+            items: 1,
             k,
             n,
             act: ACT_NONE,
@@ -67,13 +69,14 @@ impl Problem {
             pitch_y: pn as u32,
             act: self.act,
             parts: u32::from(self.geglu) | u32::from(self.residual) << 2,
+            items: self.items as u32,
             ..GemmParams::default()
         };
         Case {
             name: self.name.clone(),
             params: Params::Gemm(params),
             types: self.types,
-            items: items(1),
+            items: items(self.items),
             operands: vec![
                 Some(Operand::Data(x, self.types.x)),
                 Some(Operand::Data(weight, self.types.w)),
@@ -115,6 +118,7 @@ pub fn cases() -> Vec<Case> {
         all.push(Problem { types, residual: true, ..plain(&name, 45, 52, 36) });
         all.push(Problem { types, geglu: true, ..plain(&format!("{name} geglu"), 45, 52, 36) });
     }
+    all.push(Problem { items: 2, residual: true, ..plain("items", 2 * 70, 72, 60) });
     // Half types past the edges of the largest tiles, in every direction.
     all.push(Problem { exact: true, types: F16, residual: true, ..plain("ints f16 wide", 130, 40, 120) });
     for types in [F16, F16_F32, BF16] {
@@ -125,6 +129,9 @@ pub fn cases() -> Vec<Case> {
         // One tile, K for several parts, with a rest.
         all.push(Problem { types, residual: true, ..plain(&format!("{name} one tile"), 100, 1160, 120) });
         all.push(Problem { types, geglu: true, ..plain(&format!("{name} one tile geglu"), 90, 1160, 60) });
+        // Items that have parts alone as they have together.
+        all.push(Problem { items: 3, residual: true, ..plain(&format!("{name} items"), 3 * 60, 1160, 120) });
+        all.push(Problem { items: 3, geglu: true, ..plain(&format!("{name} items geglu"), 3 * 50, 136, 100) });
         // More tiles than processors, K with a rest.
         all.push(Problem { types, residual: true, ..plain(&format!("{name} tall"), 520, 328, 248) });
         all.push(Problem { types, geglu: true, residual: true, ..plain(&format!("{name} tall geglu"), 400, 72, 116) });

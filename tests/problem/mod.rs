@@ -20,7 +20,7 @@ pub mod time_embedding;
 use half::{bf16, f16};
 use tessera::abi::params::{ACT_GELU, ACT_LEAKY_RELU, ACT_NONE, ACT_QUICK_GELU, ACT_RELU, ACT_SILU};
 use tessera::abi::table::WeightForm;
-use tessera::abi::{Item, Params, Stem, Types};
+use tessera::abi::{Access, Item, Params, Stem, Types};
 use tessera::graph::DType;
 
 /// Content of one binding.
@@ -71,6 +71,33 @@ pub struct Rows {
 pub const MOMENTS: usize = 3;
 
 impl Case {
+    /// The case of its first item, where there are several.
+    pub fn first_item(&self) -> Option<Case> {
+        let mut alone = self.clone();
+        let items = match &mut alone.params {
+            Params::Conv2d(p) => std::mem::replace(&mut p.n, 1),
+            Params::Attention(p) if p.parts & 2 == 0 => std::mem::replace(&mut p.n, 1),
+            Params::Gemm(p) => {
+                let items = std::mem::replace(&mut p.items, 1);
+                p.m /= items;
+                items
+            }
+            _ => 1,
+        } as usize;
+        for (operand, binding) in alone.operands.iter_mut().zip(self.params.stem().bindings()) {
+            // A table has rows that items name.
+            let by_item = binding.access == Access::Read && binding.name != "row_bias";
+            match operand {
+                Some(Operand::Data(values, _)) if by_item => values.truncate(values.len() / items),
+                Some(Operand::Output(len, _)) => *len /= items,
+                _ => {}
+            }
+        }
+        alone.items.truncate(1);
+        alone.expected.truncate(self.expected.len() / items);
+        (items > 1).then_some(alone)
+    }
+
     /// How the expected values lie.
     pub fn rows(&self) -> Rows {
         let width = |pitch_x: u32, pitch_x2: u32| (pitch_x + pitch_x2) as usize;

@@ -1,7 +1,8 @@
 //! The CUDA backend's variants: rows, and how the kernel behind each is launched and called.
 
+use super::tma::parts;
 use super::{Row, WeightForm, any, columns, doubles, fold, half, product, row, tma};
-use crate::abi::params::{Conv2dParams, PRODUCT_BLOCK};
+use crate::abi::params::{AttentionParams, Conv2dParams, PRODUCT_BLOCK};
 use crate::abi::{Caps, Params, Stem, Types};
 use crate::graph::dtype::DType;
 
@@ -51,7 +52,7 @@ impl Launch {
 
     /// Bytes beside its operands, zero before it and after, that a launch on so many processors adds parts of sums in; 0 for none.
     pub fn partial_bytes(&self, processors: u32) -> u64 {
-        if self.variant.contains("split") { tma::partial_bytes(processors) } else { 0 }
+        if self.variant.contains("split") { parts::bytes(processors) } else { 0 }
     }
 
     /// Whether the tensor memory accelerator brings its operands.
@@ -129,11 +130,15 @@ fn wgmma_heads(p: &Params, t: Types, caps: &Caps) -> bool {
     caps.wgmma && half_heads::<64>(p, t, caps)
 }
 
-/// Self-attention whose operands the tensor memory accelerator brings, where every processor has a block.
+/// Attention without mask or contexts whose operands the tensor memory accelerator brings, of at least half of a block's queries
+/// for each. Its weights are scaled by the highest score of 128 keys at a time, not 64 as in the other variants, so what decides
+/// is one item's own, that batches change no bit.
 fn tma_heads(p: &Params, t: Types, caps: &Caps) -> bool {
-    let plain = matches!(p, Params::Attention(a) if a.parts == 0);
-    let blocks = queries::<3>(p, t).iter().fold(1u32, |all, &side| all.saturating_mul(side));
-    caps.tma && plain && half_heads::<64>(p, t, caps) && blocks >= caps.processors
+    let block = ATTENTION_QUERIES[3];
+    let filled =
+        |a: &AttentionParams| u64::from(a.queries) * 2 >= u64::from(a.queries.div_ceil(block)) * u64::from(block);
+    let plain = matches!(p, Params::Attention(a) if a.parts == 0 && filled(a));
+    caps.tma && plain && half_heads::<64>(p, t, caps)
 }
 
 /// Blocks of a convolution: tiles of pixels by tiles of channels; per phase, over the input's pixels, where
@@ -214,19 +219,19 @@ fn others(p: &Params, _: Types) -> [u32; 3] {
 }
 
 /// See the module. `base` serves every type on the plain units; the tiles of one kernel family sum in the same
-/// order, so which of them runs changes no bit
-/// (but those that split, whose parts are as many as the device's processors allow).
+/// order, so which of them runs changes no bit. What sums in another order is chosen by one item of the launch alone:
+/// parts of K, and attention by the tensor memory accelerator.
 pub(super) const ROWS: &[Row] = &[
     conv("up2x2_tma", tma::accepts::<0, true>, WeightForm::Up2x2, tma::grid::<0, true>),
     conv("up2x2_tma_m128", tma::accepts::<1, true>, WeightForm::Up2x2, tma::grid::<1, true>),
     conv("tma", tma::accepts::<0, false>, WeightForm::Kn, tma::grid::<0, false>),
     conv("tma_m128", tma::accepts::<1, false>, WeightForm::Kn, tma::grid::<1, false>),
-    row(Stem::Conv2d, "tma_split_m128", tma::splits::<1>, WeightForm::Kn, tma::split_grid::<1>),
-    row(Stem::Conv2d, "tma_split", tma::splits::<0>, WeightForm::Kn, tma::split_grid::<0>),
+    row(Stem::Conv2d, "tma_split_m128", parts::splits::<1>, WeightForm::Kn, parts::grid::<1>),
+    row(Stem::Conv2d, "tma_split", parts::splits::<0>, WeightForm::Kn, parts::grid::<0>),
     row(Stem::Gemm, "tma", tma::accepts::<0, false>, WeightForm::Kn, tma::grid::<0, false>),
     row(Stem::Gemm, "tma_m128", tma::accepts::<1, false>, WeightForm::Kn, tma::grid::<1, false>),
-    row(Stem::Gemm, "tma_split_m128", tma::splits::<1>, WeightForm::Kn, tma::split_grid::<1>),
-    row(Stem::Gemm, "tma_split", tma::splits::<0>, WeightForm::Kn, tma::split_grid::<0>),
+    row(Stem::Gemm, "tma_split_m128", parts::splits::<1>, WeightForm::Kn, parts::grid::<1>),
+    row(Stem::Gemm, "tma_split", parts::splits::<0>, WeightForm::Kn, parts::grid::<0>),
     conv("up2x2_wgmma", on_wgmma::<true, true>, WeightForm::Up2x2, mma_phases::<0>),
     conv("up2x2_wgmma_n64", on_wgmma::<false, true>, WeightForm::Up2x2, mma_phases::<1>),
     conv("wgmma", on_wgmma::<true, false>, WeightForm::Kn, mma::<0>),

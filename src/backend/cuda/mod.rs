@@ -11,7 +11,6 @@ mod faults;
 mod memory;
 mod modules;
 mod run;
-mod tensor_map;
 
 use super::{Account, Backend, BufferId, Launches, ListId, Rows, Stop, insert};
 use crate::abi::table::cuda::Target;

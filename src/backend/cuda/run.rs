@@ -2,12 +2,11 @@
 #![allow(unsafe_code)]
 
 use super::Gpu;
-use super::driver::{DeviceMemory, Event, Failure, Function, Graph, Launch, SPIN, Stream, TensorMap};
+use super::driver::{DeviceMemory, Event, Failure, Function, Graph, Launch, Partials, SPIN, Stream, TensorMap, encode};
 use super::faults::Faults;
 use super::memory::Memory;
 use super::modules::Modules;
-use super::tensor_map;
-use crate::abi::table::tma::{self, Map};
+use crate::abi::table::tma::{self, Map, parts};
 use crate::abi::table::{self, cuda};
 use crate::abi::{BackendKind, Params, operands};
 use crate::backend::{BufferId, Stop, segments};
@@ -26,8 +25,8 @@ struct Step {
     pointers: [u64; MAX_BINDINGS],
     count: usize,
     maps: Vec<TensorMap>,
-    /// Address of the list's memory for parts of sums, where the kernel takes it.
-    partials: Option<u64>,
+    /// Where the kernel's tiles are in parts.
+    partials: Option<Partials>,
     grid: [u32; 3],
     threads: u32,
     shared: u32,
@@ -180,13 +179,12 @@ impl List {
             let (pointers, launch) = resolve(c, memory, slots)?;
             let function =
                 modules.get(&gpu.context, &mut gpu.faults, c.stem, &launch, c.types).map_err(|e| e.at(&c.label))?;
-            let map =
-                |(binding, map): (usize, Map)| tensor_map::encode(&map, pointers[binding], c.types.x, modules.driver());
+            let map = |(binding, map): (usize, Map)| encode(&map, pointers[binding], c.types.x, modules.driver());
             let maps: Result<Vec<_>, Failure> = tma::maps(&c.params, c.variant).into_iter().map(map).collect();
             let maps = maps.map_err(|e| gpu.faults.error(format_args!("mapping the operands of {}", c.label), e))?;
-            let bytes = launch.partial_bytes(gpu.processors);
-            if bytes > 0 && partials.is_none() {
-                let made = DeviceMemory::zeroed(&gpu.stream, bytes);
+            let parts = parts::parts(&c.params, c.variant, gpu.processors);
+            if parts.is_some() && partials.is_none() {
+                let made = DeviceMemory::zeroed(&gpu.stream, launch.partial_bytes(gpu.processors));
                 partials = Some(made.map_err(|e| gpu.faults.error("memory for parts of sums", e))?);
             }
             steps.push(Step {
@@ -195,7 +193,7 @@ impl List {
                 pointers,
                 count: c.bindings.len(),
                 maps,
-                partials: partials.as_ref().filter(|_| bytes > 0).map(DeviceMemory::address),
+                partials: parts.zip(partials.as_ref()).map(|(parts, memory)| Partials::new(memory.address(), parts)),
                 grid: if launch.stays() { staying(c.grid, gpu.processors) } else { c.grid },
                 threads: launch.threads,
                 shared: launch.shared,

@@ -68,8 +68,8 @@ impl Context<'_> {
             pitch_y: ys.pitch(),
             act: act_code(p.act),
             parts: u32::from(p.geglu) | u32::from(p.residual) << 2,
+            items: xs.n,
             pad0: 0,
-            pad1: 0,
         });
         let types = self.types(x, node.output, true);
         let outs = verify::linear_outs(self.graph, p);

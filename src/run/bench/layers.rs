@@ -51,7 +51,7 @@ fn conv(name: &str, side: u32, [c, c2]: [u32; 2], oc: u32, kernel: u32, up: bool
 }
 
 fn gemm(name: &str, m: u32, k: u32, n: u32, geglu: bool) -> Layer {
-    let params = GemmParams { m, n, k, pitch_y: n, parts: u32::from(geglu), ..GemmParams::default() };
+    let params = GemmParams { m, n, k, pitch_y: n, parts: u32::from(geglu), items: 1, ..GemmParams::default() };
     let columns = if geglu { 2 * n } else { n };
     let flops = 2.0 * f64::from(m) * f64::from(k) * f64::from(columns);
     let kind = if geglu { "geglu" } else { "gemm" };
@@ -160,7 +160,7 @@ fn times4(layer: Layer) -> Layer {
     match &mut params {
         Params::Conv2d(p) => p.n = 4,
         Params::Attention(p) => p.n = 4,
-        Params::Gemm(p) => p.m *= 4,
+        Params::Gemm(p) => (p.m, p.items) = (p.m * 4, 4),
         _ => return layer,
     }
     Layer { name: format!("{} x4", layer.name), params, flops: 4.0 * layer.flops }

@@ -1,9 +1,11 @@
 //! Operands that Hopper's tensor memory accelerator brings: which products it can be told of, and the maps that tell it
 //! (`kernels/shared/tma.cuh`).
 
-use super::super::params::{AttentionParams, Conv2dParams, GemmParams};
-use super::super::{Caps, Params, Types};
+pub mod parts;
+
 use super::{columns, doubles, half};
+use crate::abi::params::{AttentionParams, Conv2dParams, GemmParams};
+use crate::abi::{Caps, Params, Types};
 
 /// Rows of the tiles: two halves of 64 for each of two warpgroups, and one.
 const ROWS: [u32; 2] = [256, 128];
@@ -17,13 +19,6 @@ const QUERIES: u32 = 64;
 const KEYS: u32 = 128;
 /// What a corner of a bounding box may be, pixels from the picture's.
 const CORNER: std::ops::RangeInclusive<i64> = -128..=127;
-
-/// Parts that a tile's K goes into at most, and blocks of K of one at least.
-const PARTS: (u32, u32) = (8, 4);
-/// Tiles of a launch that is split, at most; and the bytes that tell which parts of them are there.
-const SPLIT: (u64, u64) = (256, 8192);
-/// Bytes of the sums of one block's part, of the larger tile.
-const PART_BYTES: u64 = 131_072;
 
 /// Most maps of a launch.
 pub const MAX_MAPS: usize = 3;
@@ -103,42 +98,25 @@ fn told<const DOUBLES: bool>(p: &Params, types: Types, caps: &Caps) -> bool {
     caps.tma && half(p, types, caps) && fits && covered * 4 <= u64::from(columns(p)) * 5
 }
 
-/// What a launch takes by tiles of one size, in eighths of a row's time: the rows that each processor goes through, tile after tile.
-/// Small tiles bring less for each byte of L2; that it costs them an eighth is a guess.
+/// What a row takes in a large tile and in a small one, which brings less for each byte of L2; that it costs an eighth is a guess.
+const SMALL_COST: [u64; 2] = [8, 9];
+
+/// What a launch takes by tiles of one size: the rows that each processor goes through, tile after tile.
 fn cost(p: &Params, small: usize, phases: u64, caps: &Caps) -> u64 {
     let rounds = tiles(p, ROWS[small], phases).div_ceil(u64::from(caps.processors.max(1)));
-    rounds.saturating_mul(u64::from(ROWS[small]) * [8, 9][small])
+    rounds.saturating_mul(u64::from(ROWS[small]) * SMALL_COST[small])
 }
 
-/// An operand that can be told of, and a tile for every processor, large ones where they take no longer than small ones: launches
-/// with fewer are spread better by parts of K and by the variants with smaller tiles.
+/// An operand that can be told of, K not in parts, and a tile for every processor, large ones where they take no longer than small
+/// ones: launches with fewer are spread better by the variants with smaller tiles, which sum in the same order.
 pub(super) fn accepts<const SMALL: usize, const DOUBLES: bool>(p: &Params, types: Types, caps: &Caps) -> bool {
     let phases = if DOUBLES { 4 } else { 1 };
     let enough = tiles(p, ROWS[SMALL], phases) >= u64::from(caps.processors);
-    told::<DOUBLES>(p, types, caps) && enough && (SMALL == 1 || cost(p, 0, phases, caps) <= cost(p, 1, phases, caps))
-}
-
-/// At most half as many tiles as processors, and K for two parts: then several blocks share each tile's. Small tiles come first: of
-/// them more than half as many are left to the large ones.
-pub(super) fn splits<const SMALL: usize>(p: &Params, types: Types, caps: &Caps) -> bool {
-    let deep = match p {
-        Params::Conv2d(c) => c.kernel.pow(2) * (c.pitch_x + c.pitch_x2),
-        Params::Gemm(g) => g.k,
-        _ => 0,
-    };
-    let tiles = tiles(p, ROWS[SMALL], 1);
-    let few = tiles <= SPLIT.0 && 2 * tiles <= u64::from(caps.processors);
-    told::<false>(p, types, caps) && few && deep.div_ceil(BOX) >= 2 * PARTS.1
-}
-
-/// Blocks of a split launch before it is held to the processors: one for each part that there may be.
-pub(super) fn split_grid<const SMALL: usize>(p: &Params, _: Types) -> [u32; 3] {
-    super::fold(tiles(p, ROWS[SMALL], 1) * u64::from(PARTS.0))
-}
-
-/// Bytes for the parts of a split launch, one of each of so many blocks.
-pub(super) fn partial_bytes(processors: u32) -> u64 {
-    SPLIT.1 + u64::from(processors) * PART_BYTES
+    let whole = DOUBLES || parts::count(p, caps.processors) == 1;
+    told::<DOUBLES>(p, types, caps)
+        && whole
+        && enough
+        && (SMALL == 1 || cost(p, 0, phases, caps) <= cost(p, 1, phases, caps))
 }
 
 /// Blocks of a launch before it is held to the processors: one a tile.
@@ -235,15 +213,12 @@ mod tests {
     }
 
     #[test]
-    fn deep_products_of_few_tiles_are_split() {
+    fn tiles_are_as_large_as_takes_least() {
         let caps = Caps { tma: true, processors: 132, ..Caps::cuda_default() };
         let takes = |m, n, k| {
             let p = Params::Gemm(GemmParams { m, n, k, pitch_y: n, ..GemmParams::default() });
             super::super::select(&p, F16, &caps).map(|r| r.variant)
         };
-        assert_eq!(takes(256, 1280, 5120).ok(), Some("tma_split_m128"));
-        assert_eq!(takes(256, 1280, 448).ok(), Some("mma"), "K for one part only");
-        assert_eq!(takes(1024, 1280, 5120).ok(), Some("tma_split"), "80 tiles of 128 rows, 40 of 256");
         assert_eq!(takes(2048, 1280, 5120).ok(), Some("tma_m128"));
         assert_eq!(
             takes(16384, 320, 2880).ok(),

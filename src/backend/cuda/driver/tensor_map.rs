@@ -1,11 +1,22 @@
-//! The driver's descriptions of operands for the tensor memory accelerator. Beside `driver.rs` the only file that calls it.
+//! The driver's descriptions of operands for the tensor memory accelerator.
 #![allow(unsafe_code)]
 
-use super::driver::{Call, Failure, TensorMap};
+use super::{Call, Failure};
 use crate::abi::table::tma::Map;
 use crate::graph::dtype::DType;
 use cudarc::driver::sys;
 use std::ffi::c_void;
+
+/// What the driver made of an operand for the tensor memory accelerator; kernels take it by value.
+#[derive(Clone, Copy)]
+pub(in super::super) struct TensorMap(pub(super) sys::CUtensorMap);
+
+impl TensorMap {
+    /// As the driver wrote it.
+    pub(in super::super) fn new(made: sys::CUtensorMap) -> TensorMap {
+        TensorMap(made)
+    }
+}
 
 /// Drivers up to this version (of CUDA, 1000 times the major plus 10 times the minor number) set a bit that makes copies from small
 /// arrays wrong; CUTLASS clears it, so do we.
@@ -100,7 +111,7 @@ fn pictures(
 }
 
 /// The map of an operand at `address`, a multiple of 16, of half type `dtype`; `driver` is the driver's version.
-pub(super) fn encode(map: &Map, address: u64, dtype: DType, driver: u32) -> Call<TensorMap> {
+pub(in super::super) fn encode(map: &Map, address: u64, dtype: DType, driver: u32) -> Call<TensorMap> {
     use sys::CUtensorMapDataType_enum as Kind;
     let kind = match dtype {
         DType::F16 => Kind::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
