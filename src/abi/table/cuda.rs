@@ -1,7 +1,7 @@
 //! The CUDA backend's variants: rows, and how the kernel behind each is launched and called.
 
-use super::tma::parts;
-use super::{Row, WeightForm, any, columns, doubles, fold, half, product, row, tma};
+use super::tma::{parts, whole};
+use super::{Row, WeightForm, any, columns, doubles, fold, half, product, row};
 use crate::abi::params::{AttentionParams, Conv2dParams, PRODUCT_BLOCK};
 use crate::abi::{Caps, Params, Stem, Types};
 use crate::graph::dtype::DType;
@@ -222,14 +222,14 @@ fn others(p: &Params, _: Types) -> [u32; 3] {
 /// order, so which of them runs changes no bit. What sums in another order is chosen by one item of the launch alone:
 /// parts of K, and attention by the tensor memory accelerator.
 pub(super) const ROWS: &[Row] = &[
-    conv("up2x2_tma", tma::accepts::<0, true>, WeightForm::Up2x2, tma::grid::<0, true>),
-    conv("up2x2_tma_m128", tma::accepts::<1, true>, WeightForm::Up2x2, tma::grid::<1, true>),
-    conv("tma", tma::accepts::<0, false>, WeightForm::Kn, tma::grid::<0, false>),
-    conv("tma_m128", tma::accepts::<1, false>, WeightForm::Kn, tma::grid::<1, false>),
+    conv("up2x2_tma", whole::accepts::<0, true>, WeightForm::Up2x2, whole::grid::<0, true>),
+    conv("up2x2_tma_m128", whole::accepts::<1, true>, WeightForm::Up2x2, whole::grid::<1, true>),
+    conv("tma", whole::accepts::<0, false>, WeightForm::Kn, whole::grid::<0, false>),
+    conv("tma_m128", whole::accepts::<1, false>, WeightForm::Kn, whole::grid::<1, false>),
     row(Stem::Conv2d, "tma_split_m128", parts::splits::<1>, WeightForm::Kn, parts::grid::<1>),
     row(Stem::Conv2d, "tma_split", parts::splits::<0>, WeightForm::Kn, parts::grid::<0>),
-    row(Stem::Gemm, "tma", tma::accepts::<0, false>, WeightForm::Kn, tma::grid::<0, false>),
-    row(Stem::Gemm, "tma_m128", tma::accepts::<1, false>, WeightForm::Kn, tma::grid::<1, false>),
+    row(Stem::Gemm, "tma", whole::accepts::<0, false>, WeightForm::Kn, whole::grid::<0, false>),
+    row(Stem::Gemm, "tma_m128", whole::accepts::<1, false>, WeightForm::Kn, whole::grid::<1, false>),
     row(Stem::Gemm, "tma_split_m128", parts::splits::<1>, WeightForm::Kn, parts::grid::<1>),
     row(Stem::Gemm, "tma_split", parts::splits::<0>, WeightForm::Kn, parts::grid::<0>),
     conv("up2x2_wgmma", on_wgmma::<true, true>, WeightForm::Up2x2, mma_phases::<0>),
