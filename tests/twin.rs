@@ -402,9 +402,10 @@ fn hold(subjects: &[Subject], stems: &[Stem], chosen: fn(&str) -> bool) -> Vec<S
     failures
 }
 
-/// Bytes of the first item of each case, alone and among the others, by what the table chooses for either; how many were compared.
-fn hold_items(backend: &mut dyn Backend, stem: Stem) -> usize {
-    let mut compared = 0;
+/// Compares the bytes of the first item of each case of `stem`, alone and among the others, by what the table chooses for either. Gives how
+/// many there were, and how many of them could differ since K goes into parts and sums are rounded.
+fn hold_items(backend: &mut dyn Backend, stem: Stem) -> [usize; 2] {
+    let mut compared = [0; 2];
     for case in problem::cases(stem) {
         let Some(alone) = case.first_item() else { continue };
         let row = |case: &Case, backend: &dyn Backend| {
@@ -416,13 +417,16 @@ fn hold_items(backend: &mut dyn Backend, stem: Stem) -> usize {
         let all = run_case(backend, of_all, &case).unwrap_or_else(|e| panic!("`{}`: {e}", case.name)).1;
         let ways = [of_one.variant, of_all.variant];
         assert!(one == all[..one.len()], "{} `{}`: other bytes alone, {ways:?}", stem.name(), case.name);
-        compared += 1;
+        compared[0] += 1;
+        compared[1] += usize::from(!case.exact && ways.iter().all(|way| way.contains("split")));
     }
+    println!("{} {}: {} cases, {} in parts", kind_name(backend.caps().kind), stem.name(), compared[0], compared[1]);
+    assert!(compared[0] >= 4, "{}: {} cases", stem.name(), compared[0]);
     compared
 }
 
 /// The stems whose sums are long and go by items.
-pub const LONG_SUMS: [Stem; 3] = [Stem::Conv2d, Stem::Gemm, Stem::Attention];
+const LONG_SUMS: [Stem; 3] = [Stem::Conv2d, Stem::Gemm, Stem::Attention];
 
 #[test]
 fn items_have_the_same_bytes_alone() {
@@ -432,20 +436,17 @@ fn items_have_the_same_bytes_alone() {
             continue;
         };
         for stem in LONG_SUMS {
-            let compared = hold_items(backend.as_mut(), stem);
-            println!("{} {}: {compared} cases", kind_name(subject.kind), stem.name());
-            assert!(compared >= 4, "{} {}: {compared} cases", kind_name(subject.kind), stem.name());
+            hold_items(backend.as_mut(), stem);
         }
     }
 }
 
-/// The same on the CUDA device, which must be there.
+/// The same on the CUDA device, which must be there and put K into parts.
 pub fn hold_cuda_items() {
     let mut backend = open_cuda().expect("the device opens").expect("a CUDA device");
     for stem in LONG_SUMS {
-        let compared = hold_items(backend.as_mut(), stem);
-        println!("{}: {compared} cases", stem.name());
-        assert!(compared >= 4, "{}: {compared} cases", stem.name());
+        let [_, in_parts] = hold_items(backend.as_mut(), stem);
+        assert!(in_parts >= 3 || stem == Stem::Attention, "{}: {in_parts} cases in parts", stem.name());
     }
 }
 

@@ -323,6 +323,8 @@ fn problems() -> Vec<Problem> {
         all.push(Problem { types, act: ACT_SILU, ..plain(&name, 1, [3, 97], 64, 128) });
         let deep = plain(&format!("{name} deep"), 1, [9, 11], 64, 104);
         all.push(Problem { types, c: [64, 128], row_bias: true, residual: true, ..deep });
+        let items = plain(&format!("{name} items"), 3, [9, 7], 128, 104);
+        all.push(Problem { types, residual: true, ..items });
         let one = plain(&format!("{name} 1x1"), 5, [8, 13], 64, 208);
         all.push(Problem { types, kernel: 1, pad: [0; 4], c: [64, 128], residual: true, ..one });
     }

@@ -130,8 +130,8 @@ pub fn cases() -> Vec<Case> {
         all.push(Problem { types, residual: true, ..plain(&format!("{name} one tile"), 100, 1160, 120) });
         all.push(Problem { types, geglu: true, ..plain(&format!("{name} one tile geglu"), 90, 1160, 60) });
         // Items that have parts alone as they have together.
-        all.push(Problem { items: 3, residual: true, ..plain(&format!("{name} items"), 3 * 60, 1160, 120) });
-        all.push(Problem { items: 3, geglu: true, ..plain(&format!("{name} items geglu"), 3 * 50, 136, 100) });
+        all.push(Problem { types, items: 3, residual: true, ..plain(&format!("{name} items"), 3 * 60, 1160, 120) });
+        all.push(Problem { types, items: 3, geglu: true, ..plain(&format!("{name} items geglu"), 3 * 50, 1160, 60) });
         // More tiles than processors, K with a rest.
         all.push(Problem { types, residual: true, ..plain(&format!("{name} tall"), 520, 328, 248) });
         all.push(Problem { types, geglu: true, residual: true, ..plain(&format!("{name} tall geglu"), 400, 72, 116) });
