@@ -4,7 +4,7 @@
 
 // conv2d.sm80.cu's function on Hopper's tensor cores.
 // Bindings: abi's order; weight [tap][pitch_x + pitch_x2][pitch_y], up2x2: [phase][2 x 2][pitch_x][pitch_y]. tma: then maps of x, of x2
-//   (without one, of x again) and of the weight; tma_split: then memory for parts of sums (tma_split.cuh).
+//   (without one, of x again) and of the weight; tma_split: then its Partials (tma_split.cuh).
 // Launch: wgmma 256 threads, 98304 bytes, a block per 128 pixels x 128 channels; wgmma_n64 256 threads, 98304 bytes, 128 x 64;
 //   up2x2_wgmma, up2x2_wgmma_n64 like these, pixels being the n * h * w of the input, once per phase.
 //   Column tiles fastest, then pixel tiles, then phases.

@@ -4,7 +4,7 @@
 
 // gemm.sm80.cu's function on Hopper's tensor cores.
 // Bindings: abi's order; weight [k][pitch_y], GEGLU [k][2 * pitch_y], value columns first. tma: then maps of x and of the weight;
-//   tma_split: then memory for parts of sums (tma_split.cuh).
+//   tma_split: then its Partials (tma_split.cuh).
 // Launch: wgmma 256 threads, 98304 bytes, a block per 128 rows x 128 columns; wgmma_n64 256 threads, 98304 bytes, 128 x 64.
 //   Column tiles fastest. tma 384 threads, 217216 bytes, tiles of 256 rows x 128 columns; tma_m128 384 threads, 217216 bytes,
 //   128 x 128; tma_split and tma_split_m128 like them, a tile's K in parts; any number of blocks, in one dimension.

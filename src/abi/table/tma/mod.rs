@@ -157,7 +157,7 @@ mod tests {
         Conv2dParams { n: 2, h, w, pitch_x: 64, oh: h, ow: w, oc: 128, pitch_y: 128, ..Conv2dParams::default() }
     }
 
-    fn same() -> Conv2dParams {
+    pub(super) fn same() -> Conv2dParams {
         Conv2dParams { kernel: 3, stride: 1, pad_top: 1, pad_left: 1, ..conv() }
     }
 

@@ -5,15 +5,13 @@
 //! every batch. Who sums them follows from all items.
 
 use super::super::{fold, product};
-use super::{COLUMNS, ROWS, SMALL_COST, told};
+use super::{BOX, COLUMNS, ROWS, SMALL_COST, told};
 use crate::abi::{Caps, Params, Types};
 
 /// Parts of a tile at most, and blocks of K of one at least.
 const MOST: u64 = 8;
 /// See [`MOST`].
 const LEAST_BLOCKS: u64 = 4;
-/// Elements of a block of K.
-const BLOCK: u32 = super::BOX;
 /// Blocks that the parts of an item go to, at most. Four items of the denoiser's deep levels come to twice as many, since their tiles are
 /// twice as high or hold two items, and that fills a card of 132 processors; fewer than any Hopper card has, so that all sum in the same
 /// order.
@@ -43,7 +41,7 @@ fn item(p: &Params) -> (u64, u32) {
 
 /// Blocks of K.
 fn depth(p: &Params) -> u64 {
-    u64::from(item(p).1.div_ceil(BLOCK))
+    u64::from(item(p).1.div_ceil(BOX))
 }
 
 /// Parts of each tile's K: as many as give one item's tiles to the blocks there are for it, where that is two for a tile at least.

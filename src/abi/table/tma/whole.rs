@@ -34,18 +34,12 @@ pub(in super::super) fn grid<const SMALL: usize, const DOUBLES: bool>(p: &Params
 #[cfg(test)]
 mod tests {
     use super::super::super::select;
+    use super::super::tests::same;
     use super::*;
     use crate::abi::params::{Conv2dParams, GemmParams};
     use crate::graph::dtype::DType;
 
     const F16: Types = Types { x: DType::F16, w: DType::F16, y: DType::F16 };
-
-    fn same() -> Conv2dParams {
-        let (h, w) = (40, 30);
-        let picture =
-            Conv2dParams { n: 2, h, w, pitch_x: 64, oh: h, ow: w, oc: 128, pitch_y: 128, ..Conv2dParams::default() };
-        Conv2dParams { kernel: 3, stride: 1, pad_top: 1, pad_left: 1, ..picture }
-    }
 
     #[test]
     fn what_maps_cannot_tell_goes_to_others() {
