@@ -44,8 +44,8 @@ from train import Pool
 CONFIG = dict(
     prediction_type="v_prediction", latents=["superpixels", "stage_input"], sample="stage_input",
     planes=["noise_strength", "jpeg_strength", "inverse_scale", "cascaded"], residual="bicubic", cell=4, trained_cell=4,
-    # Trained at 1; in a long cascade, whose later stages fade what earlier ones add, it adds more (README.md).
-    sarm_token_budget=4096, sarm_pooled_side=64, sarm_scale=[1.0, 1.0, 1.6],
+    # Trained at 1; it adds less where a stage or two leave little to say, more where later stages fade it (README.md).
+    sarm_token_budget=4096, sarm_pooled_side=64, sarm_scale=[0.4, 0.4, 1.75],
 )
 # Smallest and largest factor of a stage in training.
 TRAINED_SCALES = [1.15, 4.0]
