@@ -32,10 +32,11 @@ def peak(luma):
     return best
 
 
-def worst_tile(luma):
+def worst_tile(luma, whole):
+    """The highest peak of any tile; of a picture that has none, the peak of the `whole`."""
     height, width = luma.shape
     corners = [(y, x) for y in range(0, height - TILE + 1, TILE) for x in range(0, width - TILE + 1, TILE)]
-    return max((peak(luma[y : y + TILE, x : x + TILE]) for y, x in corners), default=peak(luma))
+    return max((peak(luma[y : y + TILE, x : x + TILE]) for y, x in corners), default=whole)
 
 
 if __name__ == "__main__":
@@ -45,5 +46,6 @@ if __name__ == "__main__":
         luma = np.asarray(Image.open(name).convert("L")).astype(float)
         if min(luma.shape) < 64:
             sys.exit(f"{name}: {luma.shape[1]}x{luma.shape[0]} pixels are too few for a spectrum: 64 a side are needed")
-        (whole, period), (tile, tile_period) = peak(luma), worst_tile(luma)
-        print(f"{Path(name).name}: {whole:.1f} (period {period:.1f}), worst tile {tile:.1f} ({tile_period:.1f})", flush=True)
+        whole = peak(luma)
+        tile = worst_tile(luma, whole)
+        print(f"{Path(name).name}: {whole[0]:.1f} (period {whole[1]:.1f}), worst tile {tile[0]:.1f} ({tile[1]:.1f})", flush=True)
